@@ -1,0 +1,2 @@
+//! The `opcode` binary.
+fn main() {}

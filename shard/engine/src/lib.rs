@@ -1,0 +1,18 @@
+//! The rules of a workflow, pure: text becomes a [`definition::Definition`], a
+//! [`command::Command`] to a [`run::Run`] becomes events, events fold into the run.
+//!
+//! No clock, no randomness, no files, no sockets, no threads: times and ids come in as data, and
+//! what the rules want done in the world goes out as [`command::Effect`]s.
+
+pub mod catalogue;
+pub mod command;
+pub mod definition;
+pub mod error;
+pub mod event;
+pub mod expr;
+pub mod fsm;
+pub mod ids;
+pub mod run;
+pub mod view;
+
+pub use error::{Code, Fault, Invalid, Problem, Rejected};

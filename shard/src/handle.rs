@@ -1,0 +1,216 @@
+//! The door to a shard: what the router may ask of it. Cheap to clone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opcode_engine::Rejected;
+use opcode_engine::command::Command;
+use opcode_engine::definition::Definition;
+use opcode_engine::fsm::WorkflowStatus;
+use opcode_engine::ids::{Sequence, ShardId, Timestamp, WorkflowId};
+use serde_json::Value;
+use tokio::sync::broadcast;
+
+use crate::batch::{Batch, Committed, Position};
+use crate::error::CallError;
+use crate::record::{EventRecord, TemplateRecord};
+use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
+
+/// A run to start, parsed and checked as far as that needs no shard.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Its id, from the client or made by the router.
+    pub id: WorkflowId,
+    /// Set when the client gave the id or an idempotency key: hash of the body, so that the same
+    /// submission again gives the same run and another one with this id is refused.
+    pub body_hash: Option<u64>,
+    /// What it runs.
+    pub definition: Arc<Definition>,
+    /// Template name and version (`v3`), when it came from one.
+    pub template: Option<(Arc<str>, Arc<str>)>,
+    /// As sent.
+    pub params: Value,
+    /// Who starts it.
+    pub agent_id: Option<Arc<str>>,
+    /// As sent; an object or null.
+    pub context: Value,
+    /// As sent.
+    pub labels: BTreeMap<String, String>,
+    /// Not before.
+    pub start_at: Option<Timestamp>,
+}
+
+/// A submission accepted and committed.
+#[derive(Clone, Debug)]
+pub struct Submitted {
+    /// The run.
+    pub workflow_id: WorkflowId,
+    /// Its status at commit.
+    pub status: WorkflowStatus,
+    /// False: it was there already, from the same submission.
+    pub created: bool,
+    /// The log position that holds it.
+    pub position: Position,
+}
+
+/// A command accepted and committed.
+#[derive(Clone, Copy, Debug)]
+pub struct CommandReply {
+    /// Sequence of the event that recorded a signal, or of the run's last event.
+    pub sequence: Sequence,
+    /// The log position that holds it.
+    pub position: Position,
+}
+
+/// A run as it is shown.
+#[derive(Clone, Debug)]
+pub struct RunView {
+    /// The document of `GET /v1/workflows/{id}`.
+    pub document: Value,
+    /// Its status.
+    pub status: WorkflowStatus,
+    /// A log position that this answer reflects.
+    pub position: Position,
+}
+
+/// A run's definition as pinned, in both forms.
+#[derive(Clone, Debug)]
+pub struct PinnedDefinition {
+    /// Compiled.
+    pub definition: Arc<Definition>,
+    /// Status of each step instance by full id, for diagrams.
+    pub statuses: BTreeMap<String, String>,
+}
+
+/// What a shard says of itself.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct ShardInfo {
+    pub shard: ShardId,
+    /// The leader's term.
+    pub epoch: u64,
+    pub leads: bool,
+    pub committed: Position,
+    pub applied: Position,
+    pub workflows: u64,
+    pub bytes: u64,
+    /// Commands waiting in the queue.
+    pub queue_depth: usize,
+    /// Runs held in memory.
+    pub runs_in_memory: usize,
+}
+
+/// The door to one shard.
+#[derive(Clone)]
+pub struct ShardHandle {
+    pub(crate) inner: Arc<crate::shard::Door>,
+}
+
+impl ShardHandle {
+    /// Which shard this is.
+    pub fn id(&self) -> ShardId {
+        self.inner.id()
+    }
+
+    /// Starts runs; one answer each, in order, once all are committed. A refused one harms no
+    /// other. `Err` only when the shard took none of them.
+    pub async fn submit(
+        &self,
+        submissions: Vec<Submission>,
+    ) -> Result<Vec<Result<Submitted, Rejected>>, CallError> {
+        self.inner.submit(submissions).await
+    }
+
+    /// Gives a run a command and waits for its commit.
+    pub async fn command(&self, id: &WorkflowId, command: Command) -> Result<CommandReply, CallError> {
+        self.inner.command(id, command).await
+    }
+
+    /// A run as committed, linearizable.
+    pub async fn status(&self, id: &WorkflowId) -> Result<RunView, CallError> {
+        self.inner.status(id).await
+    }
+
+    /// The same, once the run has ended or is suspended, or after `wait` at the latest.
+    pub async fn wait(&self, id: &WorkflowId, wait: Duration) -> Result<RunView, CallError> {
+        self.inner.wait(id, wait).await
+    }
+
+    /// Why a run is not moving: the `waiting_for` list.
+    pub async fn why(&self, id: &WorkflowId) -> Result<Vec<Value>, CallError> {
+        self.inner.why(id).await
+    }
+
+    /// The definition a run is pinned to.
+    pub async fn definition(&self, id: &WorkflowId) -> Result<PinnedDefinition, CallError> {
+        self.inner.definition(id).await
+    }
+
+    /// Committed events of a run after a sequence, in order.
+    pub async fn events(
+        &self,
+        id: &WorkflowId,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<EventRecord>, CallError> {
+        self.inner.events(id, after, limit).await
+    }
+
+    /// Every batch committed from now on; a slow reader is told that it lagged and should read
+    /// [`ShardHandle::events`] again from where it was. Records carry run numbers; the id of a
+    /// run is in its first event, or from [`ShardHandle::run_no`].
+    pub fn subscribe(&self) -> broadcast::Receiver<Batch<Committed>> {
+        self.inner.subscribe()
+    }
+
+    /// A run's number in this shard, to pick its records out of the stream.
+    pub async fn run_no(&self, id: &WorkflowId) -> Result<opcode_engine::ids::RunNo, CallError> {
+        self.inner.run_no(id).await
+    }
+
+    /// Lists runs; reflects everything committed before the call.
+    pub async fn list_runs(&self, filter: RunFilter) -> Result<Vec<RunSummary>, CallError> {
+        self.inner.list_runs(filter).await
+    }
+
+    /// Lists decisions; reflects everything committed before the call.
+    pub async fn list_decisions(&self, filter: DecisionFilter) -> Result<Vec<DecisionRow>, CallError> {
+        self.inner.list_decisions(filter).await
+    }
+
+    /// Defines a template: the version it got, and whether that is new (the same definition as
+    /// the newest version gives that version). System shard only.
+    pub async fn define_template(
+        &self,
+        name: Arc<str>,
+        source: Arc<str>,
+        definition: Arc<Definition>,
+    ) -> Result<(TemplateRecord, bool), CallError> {
+        self.inner.define_template(name, source, definition).await
+    }
+
+    /// A template's newest version, or the one asked for. System shard only.
+    pub async fn template(
+        &self,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<Option<TemplateRecord>, CallError> {
+        self.inner.template(name, version).await
+    }
+
+    /// The newest version of every template, by name. System shard only.
+    pub async fn templates(&self) -> Result<Vec<TemplateRecord>, CallError> {
+        self.inner.templates().await
+    }
+
+    /// Rows of a read-only query on this shard's tables.
+    pub async fn sql(&self, query: &str, limit: usize) -> Result<Vec<Value>, CallError> {
+        self.inner.sql(query, limit).await
+    }
+
+    /// What the shard says of itself.
+    pub async fn info(&self) -> Result<ShardInfo, CallError> {
+        self.inner.info().await
+    }
+}

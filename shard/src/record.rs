@@ -1,0 +1,89 @@
+//! Records: what a batch is made of, decided facts only, the same in the log and in the tables.
+
+use std::sync::Arc;
+
+use opcode_engine::event::{Body, Event, EventType};
+use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp};
+
+/// One fact of a shard.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// An event of a run.
+    Event(EventRecord),
+    /// A definition, written before the first event that names its hash.
+    Definition {
+        /// Its hash.
+        hash: DefinitionHash,
+        /// Its canonical JSON text.
+        source: Arc<str>,
+    },
+    /// A version of a template (system shard).
+    Template(TemplateRecord),
+}
+
+/// An event as it is stored: `data` is JSON text, opaque here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventRecord {
+    /// The run's number in this shard.
+    pub no: RunNo,
+    /// The event's place in the run's log.
+    pub sequence: Sequence,
+    /// Its type.
+    pub event_type: EventType,
+    /// Full id of the step it is about.
+    pub step_id: Option<Arc<str>>,
+    /// JSON text.
+    pub data: Vec<u8>,
+    /// Who caused it.
+    pub agent_id: Option<Arc<str>>,
+    /// When it was decided.
+    pub timestamp: Timestamp,
+}
+
+/// A version of a template.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TemplateRecord {
+    /// Its name.
+    pub name: Arc<str>,
+    /// From 1; shown as `v1`.
+    pub version: u32,
+    /// Hash of its definition.
+    pub definition: DefinitionHash,
+    /// JSON text of the template file, whole: `{name, description, …, definition}`.
+    pub source: Arc<str>,
+    /// When it was defined.
+    pub created_at: Timestamp,
+}
+
+impl EventRecord {
+    /// Encodes an event of run `no`.
+    pub fn encode(no: RunNo, event: &Event) -> Self {
+        let mut data = Vec::with_capacity(96);
+        event.body.encode(&mut data);
+        Self {
+            no,
+            sequence: event.sequence,
+            event_type: event.body.event_type(),
+            step_id: event.step_id.clone(),
+            data,
+            agent_id: event.agent_id.clone(),
+            timestamp: event.timestamp,
+        }
+    }
+
+    /// Decodes it again; the error names what is broken.
+    pub fn decode(&self) -> Result<Event, String> {
+        Ok(Event {
+            sequence: self.sequence,
+            body: Body::decode(self.event_type, &self.data)?,
+            step_id: self.step_id.clone(),
+            agent_id: self.agent_id.clone(),
+            timestamp: self.timestamp,
+        })
+    }
+
+    /// About how many bytes it is in the log.
+    pub fn size_bytes(&self) -> usize {
+        32 + self.data.len() + self.step_id.as_ref().map_or(0, |s| s.len())
+    }
+}
