@@ -104,7 +104,7 @@ pub struct ShardInfo {
 /// The door to one shard.
 #[derive(Clone)]
 pub struct ShardHandle {
-    pub(crate) inner: Arc<crate::shard::Door>,
+    pub(crate) inner: Arc<crate::queue::Door>,
 }
 
 impl ShardHandle {

@@ -173,6 +173,8 @@ pub struct Decision {
     pub events: Vec<Event>,
     /// For a signal: the sequence of the event that recorded it, the first time too.
     pub sequence: Option<Sequence>,
+    /// Definitions that the events name for the first time; recorded before them.
+    pub definitions: Vec<Arc<Definition>>,
 }
 
 /// Work that a run wants done once the events it rests on are committed. Derived from the state,

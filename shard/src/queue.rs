@@ -1,0 +1,282 @@
+//! The shard's bounded queue, and the door in front of it.
+//!
+//! A full queue is [`CallError::Overloaded`], never a wait without end; what was taken in is
+//! answered, or its outcome is said to be unknown.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use opcode_engine::Rejected;
+use opcode_engine::command::Command;
+use opcode_engine::definition::Definition;
+use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
+use serde_json::Value;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::batch::{Batch, Committed};
+use crate::error::{CallError, ShardError};
+use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardInfo, Submission, Submitted};
+use crate::log::{Group, Tables};
+use crate::record::{EventRecord, TemplateRecord};
+use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary, Store};
+
+/// Most messages waiting in one shard's queue.
+pub(crate) const QUEUE_MESSAGES_MAX: usize = 8_192;
+/// Most submissions waiting in it: one message may carry many.
+pub(crate) const QUEUE_SUBMISSIONS_MAX: usize = 50_000;
+/// Longest time a read-only SQL query may take.
+const SQL_MS_MAX: u64 = 10_000;
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, CallError>>;
+
+/// What callers send to the loop.
+pub(crate) enum Message {
+    Submit {
+        submissions: Vec<Submission>,
+        reply: Reply<Vec<Result<Submitted, Rejected>>>,
+    },
+    Command {
+        id: WorkflowId,
+        command: Command,
+        reply: Reply<CommandReply>,
+    },
+    Query {
+        id: WorkflowId,
+        query: Query,
+    },
+    DefineTemplate {
+        name: Arc<str>,
+        source: Arc<str>,
+        definition: Arc<Definition>,
+        reply: Reply<(TemplateRecord, bool)>,
+    },
+    Template {
+        name: String,
+        version: Option<u32>,
+        reply: Reply<Option<TemplateRecord>>,
+    },
+    Templates {
+        reply: Reply<Vec<TemplateRecord>>,
+    },
+}
+
+/// What may be asked about one run.
+pub(crate) enum Query {
+    Status(Reply<RunView>),
+    /// Answered once the run has ended or is suspended.
+    Settled(Reply<RunView>),
+    Why(Reply<Vec<Value>>),
+    Definition(Reply<PinnedDefinition>),
+    RunNo(Reply<RunNo>),
+}
+
+impl Query {
+    pub(crate) fn refuse(self, error: CallError) {
+        match self {
+            Self::Status(reply) | Self::Settled(reply) => drop(reply.send(Err(error))),
+            Self::Why(reply) => drop(reply.send(Err(error))),
+            Self::Definition(reply) => drop(reply.send(Err(error))),
+            Self::RunNo(reply) => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            Self::Status(reply) | Self::Settled(reply) => reply.is_closed(),
+            Self::Why(reply) => reply.is_closed(),
+            Self::Definition(reply) => reply.is_closed(),
+            Self::RunNo(reply) => reply.is_closed(),
+        }
+    }
+}
+
+/// Numbers that the loop publishes for read-outs.
+#[derive(Default)]
+pub(crate) struct Gauges {
+    pub(crate) runs_in_memory: AtomicUsize,
+    pub(crate) queued_submissions: AtomicUsize,
+    pub(crate) term: AtomicU64,
+}
+
+/// The near side of a shard's queue.
+pub(crate) struct Door {
+    pub(crate) id: ShardId,
+    pub(crate) queue: mpsc::Sender<Message>,
+    pub(crate) committed: broadcast::Sender<Batch<Committed>>,
+    pub(crate) store: Store,
+    pub(crate) group: Arc<Group>,
+    pub(crate) gauges: Arc<Gauges>,
+    /// Set when the shard stops taking requests.
+    pub(crate) closed: Arc<AtomicBool>,
+}
+
+fn unavailable(error: &ShardError) -> CallError {
+    CallError::Unavailable { applied_unknown: false, message: error.to_string() }
+}
+
+impl Door {
+    pub(crate) fn id(&self) -> ShardId {
+        self.id
+    }
+
+    fn send(&self, message: Message) -> Result<(), CallError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(CallError::Unavailable {
+                applied_unknown: false,
+                message: "the node is stopping".into(),
+            });
+        }
+        self.queue.try_send(message).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => CallError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => {
+                CallError::Unavailable { applied_unknown: false, message: "the shard has stopped".into() }
+            }
+        })
+    }
+
+    /// Sends a message and waits for its answer; a loop that went away leaves it unknown.
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, CallError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(message(reply))?;
+        answer.await.unwrap_or_else(|_| {
+            Err(CallError::Unavailable {
+                applied_unknown: true,
+                message: "the shard stopped before it answered".into(),
+            })
+        })
+    }
+
+    async fn query<T>(&self, id: &WorkflowId, query: impl FnOnce(Reply<T>) -> Query) -> Result<T, CallError> {
+        self.ask(|reply| Message::Query { id: id.clone(), query: query(reply) }).await
+    }
+
+    pub(crate) async fn submit(
+        &self,
+        submissions: Vec<Submission>,
+    ) -> Result<Vec<Result<Submitted, Rejected>>, CallError> {
+        let count = submissions.len();
+        let queued = &self.gauges.queued_submissions;
+        if queued.fetch_add(count, Ordering::AcqRel) + count > QUEUE_SUBMISSIONS_MAX {
+            queued.fetch_sub(count, Ordering::AcqRel);
+            return Err(CallError::Overloaded);
+        }
+        let (reply, answer) = oneshot::channel();
+        if let Err(error) = self.send(Message::Submit { submissions, reply }) {
+            queued.fetch_sub(count, Ordering::AcqRel);
+            return Err(error);
+        }
+        answer.await.unwrap_or_else(|_| {
+            Err(CallError::Unavailable {
+                applied_unknown: true,
+                message: "the shard stopped before it answered".into(),
+            })
+        })
+    }
+
+    pub(crate) async fn command(&self, id: &WorkflowId, command: Command) -> Result<CommandReply, CallError> {
+        self.ask(|reply| Message::Command { id: id.clone(), command, reply }).await
+    }
+
+    pub(crate) async fn status(&self, id: &WorkflowId) -> Result<RunView, CallError> {
+        self.query(id, Query::Status).await
+    }
+
+    pub(crate) async fn wait(&self, id: &WorkflowId, wait: Duration) -> Result<RunView, CallError> {
+        match tokio::time::timeout(wait, self.query(id, Query::Settled)).await {
+            Ok(answer) => answer,
+            Err(_) => self.status(id).await,
+        }
+    }
+
+    pub(crate) async fn why(&self, id: &WorkflowId) -> Result<Vec<Value>, CallError> {
+        self.query(id, Query::Why).await
+    }
+
+    pub(crate) async fn definition(&self, id: &WorkflowId) -> Result<PinnedDefinition, CallError> {
+        self.query(id, Query::Definition).await
+    }
+
+    pub(crate) async fn run_no(&self, id: &WorkflowId) -> Result<RunNo, CallError> {
+        self.query(id, Query::RunNo).await
+    }
+
+    /// Waits until the tables hold everything that was committed before the call: what is read
+    /// from them afterwards lies behind no acknowledged write.
+    async fn caught_up(&self) -> Result<(), CallError> {
+        self.store.reached(self.group.committed()).await.map_err(|e| unavailable(&e))
+    }
+
+    pub(crate) async fn events(
+        &self,
+        id: &WorkflowId,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<EventRecord>, CallError> {
+        let no = self.run_no(id).await?;
+        self.caught_up().await?;
+        self.store.events(no, after, limit).await.map_err(|e| unavailable(&e))
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Batch<Committed>> {
+        self.committed.subscribe()
+    }
+
+    pub(crate) async fn list_runs(&self, filter: RunFilter) -> Result<Vec<RunSummary>, CallError> {
+        self.caught_up().await?;
+        self.store.list_runs(filter).await.map_err(|e| unavailable(&e))
+    }
+
+    pub(crate) async fn list_decisions(&self, filter: DecisionFilter) -> Result<Vec<DecisionRow>, CallError> {
+        self.caught_up().await?;
+        self.store.list_decisions(filter).await.map_err(|e| unavailable(&e))
+    }
+
+    pub(crate) async fn define_template(
+        &self,
+        name: Arc<str>,
+        source: Arc<str>,
+        definition: Arc<Definition>,
+    ) -> Result<(TemplateRecord, bool), CallError> {
+        self.ask(|reply| Message::DefineTemplate { name, source, definition, reply }).await
+    }
+
+    pub(crate) async fn template(
+        &self,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<Option<TemplateRecord>, CallError> {
+        self.ask(|reply| Message::Template { name: name.to_owned(), version, reply }).await
+    }
+
+    pub(crate) async fn templates(&self) -> Result<Vec<TemplateRecord>, CallError> {
+        self.ask(|reply| Message::Templates { reply }).await
+    }
+
+    pub(crate) async fn sql(&self, query: &str, limit: usize) -> Result<Vec<Value>, CallError> {
+        self.caught_up().await?;
+        self.store.sql(query, limit, SQL_MS_MAX).await.map_err(|error| match error {
+            ShardError::Store { message, .. } => {
+                CallError::Rejected(Rejected::new(opcode_engine::Code::ValidationError, message))
+            }
+            other => unavailable(&other),
+        })
+    }
+
+    pub(crate) async fn info(&self) -> Result<ShardInfo, CallError> {
+        let stats = self.store.stats().await.map_err(|e| unavailable(&e))?;
+        let term = self.group.leading_term();
+        Ok(ShardInfo {
+            shard: self.id,
+            epoch: term.unwrap_or_else(|| self.gauges.term.load(Ordering::Relaxed)),
+            leads: term.is_some(),
+            committed: self.group.committed(),
+            applied: self.store.applied_position(),
+            workflows: stats.workflows,
+            bytes: stats.bytes,
+            queue_depth: QUEUE_MESSAGES_MAX.saturating_sub(self.queue.capacity()) + self.store.backlog(),
+            runs_in_memory: self.gauges.runs_in_memory.load(Ordering::Relaxed),
+        })
+    }
+}

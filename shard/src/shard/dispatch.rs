@@ -1,0 +1,221 @@
+//! From a committed decision to the world: pure steps in place, the others by workers.
+
+use std::sync::Arc;
+
+use opcode_engine::command::{Command, Effect, Emission, PreparedParams, StepHandle};
+use opcode_engine::expr::interpolate::Template;
+use opcode_engine::expr::{Budget, EvalError, OwnedScope};
+use opcode_engine::ids::RunNo;
+use opcode_engine::{Code, Fault};
+use serde_json::Value;
+
+use super::commit::Release;
+use super::{Inbox, Loop};
+use crate::actions::{Actions, Call, Outcome};
+use crate::workers::pool::Permit;
+
+/// Pure steps that one run may take in one turn; the rest follow in later turns.
+const PURE_STEPS_PER_TURN: usize = 128;
+
+/// An attempt made ready: what to call, and what is left to render for it.
+struct Job {
+    call: Call,
+    costly: Option<(Arc<Template>, Arc<OwnedScope>)>,
+}
+
+impl Loop {
+    /// Takes a run's new effects: pure steps run in place and may bring up more, steps with side
+    /// effects wait for the commit of what they rest on.
+    pub(super) fn take_effects(&mut self, no: RunNo) {
+        let mut pure_left = PURE_STEPS_PER_TURN;
+        loop {
+            let Some(slot) = self.runs.slots.get_mut(&no) else { return };
+            let effects = slot.run.take_effects();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                match effect {
+                    Effect::Execute { handle, is_pure: true, .. } if pure_left > 0 => {
+                        pure_left -= 1;
+                        self.run_pure(no, handle);
+                    }
+                    Effect::Execute { handle, is_pure: true, .. } => {
+                        self.step_out(no);
+                        self.continuing.push_back((no, handle));
+                    }
+                    Effect::Execute { handle, is_pure: false, .. } => self.after_commit(no, handle),
+                    Effect::Evaluate { handle, template, scope } => {
+                        self.evaluate(no, handle, template, scope)
+                    }
+                    Effect::Abandon(handle) => {
+                        if let Some(task) = self.tasks.remove(&(no, handle)) {
+                            task.abort();
+                            self.step_done(no, handle);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn step_out(&mut self, no: RunNo) {
+        if let Some(slot) = self.runs.slots.get_mut(&no) {
+            slot.steps_out += 1;
+        }
+    }
+
+    fn after_commit(&mut self, no: RunNo, handle: StepHandle) {
+        self.step_out(no);
+        let after = self.runs.slots[&no].last_batch;
+        if let Some(Release::Step(no, handle)) =
+            self.committer.release_after(after, Release::Step(no, handle))
+        {
+            self.ready.push_back((no, handle));
+        }
+    }
+
+    /// Runs a pure step in place; one that turns out to be costly goes to a worker.
+    fn run_pure(&mut self, no: RunNo, handle: StepHandle) {
+        let Some(job) = self.job(no, handle) else { return };
+        let outcome = match job {
+            Ok(Job { call, costly: None }) => self.workers.actions().run_pure(&call),
+            Ok(Job { costly: Some(_), .. }) => None,
+            Err(fault) => Some(Outcome { result: Err(fault), emissions: Vec::new() }),
+        };
+        let Some(outcome) = outcome else {
+            self.after_commit(no, handle);
+            return;
+        };
+        let Outcome { result, emissions } = outcome;
+        let slot = self.runs.slots.get_mut(&no).expect("its step has just been prepared");
+        match slot.run.handle(Command::Finished { handle, result, emissions }, self.now) {
+            Ok(decision) => self.gather(no, decision),
+            Err(rejected) => tracing::error!(shard = %self.id, ?rejected, "a pure step's result was refused"),
+        }
+    }
+
+    /// Takes up the pure steps that were left for this turn.
+    pub(super) fn continue_pure(&mut self) {
+        for _ in 0..self.continuing.len() {
+            let Some((no, handle)) = self.continuing.pop_front() else { break };
+            self.step_done(no, handle);
+            self.run_pure(no, handle);
+            self.settle(no);
+        }
+    }
+
+    /// Gives the first ready step to a worker, and as many more as there is room for.
+    pub(super) fn dispatch(&mut self, permit: Permit) {
+        self.start_next(permit);
+        self.dispatch_ready();
+    }
+
+    pub(super) fn dispatch_ready(&mut self) {
+        while !self.ready.is_empty() && !self.draining {
+            let Some(permit) = self.workers.try_permit() else { break };
+            self.start_next(permit);
+        }
+    }
+
+    fn start_next(&mut self, permit: Permit) {
+        let Some((no, handle)) = self.ready.pop_front() else { return };
+        let Some(job) = self.job(no, handle) else {
+            // Cancelled or timed out while it waited.
+            self.step_done(no, handle);
+            return;
+        };
+        let job = match job {
+            Ok(job) => job,
+            Err(fault) => {
+                self.send_result(no, handle, Outcome { result: Err(fault), emissions: Vec::new() });
+                return;
+            }
+        };
+        let actions = self.workers.actions().clone();
+        let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
+        let task = tokio::spawn(async move {
+            let Outcome { result, emissions } = work(&actions, job).await;
+            drop(permit);
+            let command = Command::Finished { handle, result, emissions };
+            // A loop that is gone leaves the step to its successor.
+            let _ = inbox.send(Inbox::Result { no, handle, epoch, command });
+        });
+        self.tasks.insert((no, handle), task.abort_handle());
+    }
+
+    fn send_result(&self, no: RunNo, handle: StepHandle, outcome: Outcome) {
+        let Outcome { result, emissions } = outcome;
+        let command = Command::Finished { handle, result, emissions };
+        // This loop holds the receiving end itself.
+        let _ = self.inbox_in.send(Inbox::Result { no, handle, epoch: self.epoch, command });
+    }
+
+    /// The attempt, ready to be called; `None` when it is no longer current.
+    fn job(&self, no: RunNo, handle: StepHandle) -> Option<Result<Job, Fault>> {
+        let slot = self.runs.slots.get(&no)?;
+        let prepared = slot.run.prepare(handle)?;
+        let (params, costly) = match prepared.params {
+            PreparedParams::Ready(params) => (params, None),
+            PreparedParams::Costly { template, scope } => (Value::Null, Some((template, scope))),
+            PreparedParams::Failed(fault) => return Some(Err(fault)),
+        };
+        let call = Call {
+            action: prepared.action,
+            params,
+            idempotency_key: prepared.idempotency_key,
+            timeout_ms: prepared.timeout_ms,
+            workflow_id: slot.run.id().to_string(),
+            step_id: prepared.step_id,
+            program: prepared.program,
+        };
+        Some(Ok(Job { call, costly }))
+    }
+
+    /// Evaluates in a worker what was too costly for the loop. It has no side effect, so it need
+    /// not wait for a commit.
+    fn evaluate(&mut self, no: RunNo, handle: StepHandle, template: Arc<Template>, scope: Arc<OwnedScope>) {
+        self.step_out(no);
+        let workers = self.workers.clone();
+        let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
+        let task = tokio::spawn(async move {
+            let permit = workers.evaluation().await;
+            let result = render(workers.actions(), template, scope).await;
+            drop(permit);
+            let command = Command::Evaluated { handle, result };
+            // A loop that is gone leaves the evaluation to its successor.
+            let _ = inbox.send(Inbox::Result { no, handle, epoch, command });
+        });
+        self.tasks.insert((no, handle), task.abort_handle());
+    }
+}
+
+/// Renders what is left to render, then runs the action.
+async fn work(actions: &Arc<Actions>, mut job: Job) -> Outcome {
+    if let Some((template, scope)) = job.costly.take() {
+        match render(actions, template, scope).await {
+            Ok(params) => job.call.params = params,
+            Err(fault) => return Outcome { result: Err(fault), emissions: Vec::<Emission>::new() },
+        }
+    }
+    actions.run(job.call).await
+}
+
+/// Renders with a worker's budget, on a thread that may block.
+async fn render(
+    actions: &Arc<Actions>,
+    template: Arc<Template>,
+    scope: Arc<OwnedScope>,
+) -> Result<Value, Fault> {
+    let actions = actions.clone();
+    let rendered =
+        tokio::task::spawn_blocking(move || template.render(scope.as_ref(), Budget::WORKER, actions.jq()))
+            .await;
+    match rendered {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error @ (EvalError::Failed { .. } | EvalError::OverBudget | EvalError::NeedsWorker))) => {
+            Err(Fault::new(Code::InterpolationError, error.to_string()))
+        }
+        Err(panic) => Err(Fault::new(Code::InterpolationError, format!("the evaluation panicked: {panic}"))),
+    }
+}

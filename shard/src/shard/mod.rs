@@ -1,0 +1,283 @@
+//! One shard's loop: sole owner of its runs, a cache of the log.
+//!
+//! It decides commands on runs in memory and folds the events in at once, ahead of the disk
+//! ([`turn`]); gathers records into batches and releases what rests on them once they are
+//! committed ([`commit`]); hands steps to workers ([`dispatch`]); loads runs that are not in
+//! memory and lets go of idle ones ([`runs`]). If the log is lost, everything optimistic is
+//! dropped and loaded again.
+
+mod commit;
+mod dispatch;
+mod runs;
+mod templates;
+mod turn;
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use opcode_engine::command::StepHandle;
+use opcode_engine::ids::{RunNo, ShardId, Timestamp};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::clock::Clock;
+use crate::definitions::Definitions;
+use crate::error::ShardError;
+use crate::handle::ShardHandle;
+use crate::log::{Group, GroupOptions, LogStore};
+use crate::queue::{Door, Gauges, Message, QUEUE_MESSAGES_MAX};
+use crate::store::{Store, StoreOptions};
+use crate::workers::Workers;
+
+use commit::Committer;
+use runs::{Key, Loaded, Parked, Runs};
+use templates::Templates;
+
+/// Longest wait for one proposal; after it everything is reloaded.
+const PROPOSE_MS_MAX: u64 = 10_000;
+/// Committed batches that a slow subscriber may lag behind.
+const SUBSCRIBER_BATCHES_MAX: usize = 1_024;
+/// How often the log is purged.
+const PURGE_EVERY: Duration = Duration::from_secs(2);
+/// Longest wait for steps in flight when the shard stops.
+const DRAIN_MAX: Duration = Duration::from_secs(7);
+
+/// How to start a shard.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    /// Which shard.
+    pub shard: ShardId,
+    /// This node's number in the group.
+    pub node_id: u64,
+    /// The cluster's id, checked against the files.
+    pub cluster_id: String,
+    /// The libSQL file.
+    pub tables_path: PathBuf,
+}
+
+/// What a node shares between its shards.
+#[derive(Clone)]
+pub struct Shared {
+    /// The node-wide log store.
+    pub log: Arc<LogStore>,
+    /// The node-wide worker pool with its actions.
+    pub workers: Workers,
+    /// Compiled definitions.
+    pub definitions: Arc<Definitions>,
+    /// The clock.
+    pub clock: Arc<Clock>,
+}
+
+/// A running shard.
+pub struct Shard {
+    handle: ShardHandle,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), ShardError>>,
+}
+
+impl Shard {
+    /// Opens the tables, joins the log, goes on with what was under way, and takes requests.
+    pub async fn start(options: ShardOptions, shared: Shared) -> Result<Self, ShardError> {
+        let store = Store::open(StoreOptions {
+            path: options.tables_path.clone(),
+            shard: options.shard,
+            cluster_id: options.cluster_id.clone(),
+        })
+        .await?;
+        let group_options = GroupOptions {
+            shard: options.shard,
+            node_id: options.node_id,
+            propose_timeout_ms: PROPOSE_MS_MAX,
+        };
+        let group = Group::start(group_options, shared.log.clone(), Arc::new(store.clone())).await?;
+        let group = Arc::new(group);
+        let (queue_in, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        let (inbox_in, inbox) = mpsc::unbounded_channel();
+        let (committed, _) = broadcast::channel(SUBSCRIBER_BATCHES_MAX);
+        let gauges = Arc::new(Gauges::default());
+        let closed = Arc::new(AtomicBool::new(false));
+        let (stop, stopping) = watch::channel(false);
+        let door = Door {
+            id: options.shard,
+            queue: queue_in,
+            committed: committed.clone(),
+            store: store.clone(),
+            group: group.clone(),
+            gauges: gauges.clone(),
+            closed: closed.clone(),
+        };
+        let mut shard = Loop {
+            id: options.shard,
+            clock: shared.clock,
+            definitions: shared.definitions,
+            workers: shared.workers,
+            committer: Committer::new(options.shard, group.clone(), committed, inbox_in.clone()),
+            group,
+            store,
+            queue,
+            inbox,
+            inbox_in,
+            gauges,
+            closed,
+            stopping,
+            runs: Runs::default(),
+            templates: Templates::default(),
+            loading: HashMap::new(),
+            ready: VecDeque::new(),
+            continuing: VecDeque::new(),
+            tasks: HashMap::new(),
+            epoch: 0,
+            now: Timestamp(0),
+            draining: false,
+        };
+        shard.reload().await?;
+        let task = tokio::spawn(shard.run());
+        Ok(Self { handle: ShardHandle { inner: Arc::new(door) }, stop, task })
+    }
+
+    /// The door to it.
+    pub fn handle(&self) -> ShardHandle {
+        self.handle.clone()
+    }
+
+    /// Waits until the shard has stopped by itself, which only a fault makes it do.
+    pub async fn failed(&mut self) -> ShardError {
+        match (&mut self.task).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => ShardError::Stopped("asked to".into()),
+            Err(panic) => ShardError::Stopped(format!("its loop panicked: {panic}")),
+        }
+    }
+
+    /// Takes no more requests, lets steps in flight end for a while, commits what they did,
+    /// checkpoints, and stops.
+    pub async fn stop(self) -> Result<(), ShardError> {
+        // A loop that has ended already has dropped its receiver; its result is in the task.
+        let _ = self.stop.send(true);
+        self.task
+            .await
+            .unwrap_or_else(|panic| Err(ShardError::Stopped(format!("its loop panicked: {panic}"))))
+    }
+}
+
+/// What the loop's own tasks send back to it; each is bounded by what the loop has started.
+enum Inbox {
+    /// A batch has been committed, or its fate is unknown.
+    Committed(Result<crate::batch::Batch<crate::batch::Committed>, ShardError>),
+    /// A run has been read from the tables.
+    Loaded { key: Key, epoch: u64, result: Result<Option<Box<Loaded>>, ShardError> },
+    /// Ids of a submission have been looked up.
+    Checked { submission: turn::CheckedSubmission, epoch: u64 },
+    /// A worker's result.
+    Result { no: RunNo, handle: StepHandle, epoch: u64, command: opcode_engine::command::Command },
+}
+
+struct Loop {
+    id: ShardId,
+    clock: Arc<Clock>,
+    definitions: Arc<Definitions>,
+    workers: Workers,
+    committer: Committer,
+    group: Arc<Group>,
+    store: Store,
+    queue: mpsc::Receiver<Message>,
+    inbox: mpsc::UnboundedReceiver<Inbox>,
+    inbox_in: mpsc::UnboundedSender<Inbox>,
+    gauges: Arc<Gauges>,
+    closed: Arc<AtomicBool>,
+    stopping: watch::Receiver<bool>,
+    runs: Runs,
+    templates: Templates,
+    loading: HashMap<Key, Vec<Parked>>,
+    /// Committed steps that wait for a worker.
+    ready: VecDeque<(RunNo, StepHandle)>,
+    /// Pure steps left for a later turn, so that one run cannot hold the loop.
+    continuing: VecDeque<(RunNo, StepHandle)>,
+    /// Steps in workers' hands.
+    tasks: HashMap<(RunNo, StepHandle), AbortHandle>,
+    /// Grows at every reload: what was begun before it no longer counts.
+    epoch: u64,
+    now: Timestamp,
+    /// Stopping: no step is started any more.
+    draining: bool,
+}
+
+impl Loop {
+    async fn run(mut self) -> Result<(), ShardError> {
+        let mut purge = tokio::time::interval(PURGE_EVERY);
+        purge.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let result = loop {
+            let waits_for_worker = !self.ready.is_empty();
+            let accepts = self.accepts();
+            let idle = self.continuing.is_empty();
+            let due = self.runs.timers.next_wait(self.clock.now());
+            tokio::select! {
+                biased;
+                stopped = self.stopping.changed() => {
+                    let _ = stopped;
+                    break self.drain().await;
+                }
+                Some(item) = self.inbox.recv() => {
+                    if let Err(error) = self.on_inbox(item).await { break Err(error) }
+                }
+                permit = self.workers.permit(), if waits_for_worker => self.dispatch(permit),
+                () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
+                Some(message) = self.queue.recv(), if accepts => self.on_message(message),
+                _ = purge.tick() => self.tend(),
+                () = std::future::ready(()), if !idle => {}
+            }
+            if let Err(error) = self.turn().await {
+                break Err(error);
+            }
+        };
+        self.closed.store(true, Ordering::Release);
+        self.committer.abandon("the shard has stopped", true);
+        result
+    }
+
+    /// Housekeeping off the path: purges the log below what the tables have checkpointed.
+    fn tend(&mut self) {
+        let group = self.group.clone();
+        tokio::spawn(async move {
+            if let Err(error) = group.purge().await {
+                tracing::warn!(%error, "the log could not be purged");
+            }
+        });
+    }
+
+    /// Stops: no new requests, no new steps; what is in flight may end.
+    async fn drain(&mut self) -> Result<(), ShardError> {
+        self.closed.store(true, Ordering::Release);
+        self.queue.close();
+        self.draining = true;
+        let deadline = tokio::time::Instant::now() + DRAIN_MAX;
+        loop {
+            while let Ok(message) = self.queue.try_recv() {
+                self.on_message(message);
+            }
+            self.turn().await?;
+            if self.tasks.is_empty() && self.committer.is_idle() && self.loading.is_empty() {
+                break;
+            }
+            match tokio::time::timeout_at(deadline, self.inbox.recv()).await {
+                Ok(Some(item)) => self.on_inbox(item).await?,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        // Steps still in flight are told to their successor by the log: it interrupts them.
+        self.tasks.drain().for_each(|(_, task)| task.abort());
+        while !self.committer.is_idle() {
+            match self.inbox.recv().await {
+                Some(item @ Inbox::Committed(_)) => self.on_inbox(item).await?,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        self.store.close().await?;
+        self.group.shutdown().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,350 @@
+//! Runs in memory: loaded when something comes for them, let go when they are idle or ended.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use opcode_engine::command::{Command, StepHandle};
+use opcode_engine::ids::{DefinitionHash, RunNo, Timestamp, WorkflowId};
+use opcode_engine::run::Run;
+
+use super::commit::BatchNo;
+use super::turn::Ask;
+use super::{Inbox, Loop};
+use crate::error::{CallError, ShardError};
+use crate::queue::Query;
+use crate::store::Store;
+
+/// How long a run that waits stays in memory after it was last touched.
+const IDLE_MS: u64 = 2_000;
+/// With more runs in memory than this, those that wait are let go at once.
+const RUNS_IN_MEMORY_MAX: usize = 20_000;
+/// How often runs are looked at for letting go, and how many at a time.
+const EVICTION_EVERY_MS: u64 = 10;
+const EVICTIONS_PER_TURN: usize = 10_000;
+/// Hashes of definitions remembered as written to the log.
+pub(super) const RECORDED_MAX: usize = 10_000;
+/// A run whose timer is due sooner than this stays in memory.
+const SOON_MS: u64 = 2_000;
+/// Live runs loaded at a time after a start.
+const RECOVERIES_AT_A_TIME: usize = 64;
+
+/// A run in memory.
+pub(super) struct Slot {
+    pub(super) run: Run,
+    /// The batch that holds its last event.
+    pub(super) last_batch: BatchNo,
+    /// Its entry in the timers.
+    pub(super) timer: Option<Timestamp>,
+    /// Steps waiting for a commit, for a worker, or in a worker's hands.
+    pub(super) steps_out: usize,
+    /// Who waits for it to settle.
+    pub(super) watchers: Vec<Query>,
+    /// When something last happened to it.
+    pub(super) touched: Timestamp,
+}
+
+/// A run fresh from the tables.
+pub(super) struct Loaded {
+    pub(super) run: Run,
+}
+
+/// How a run is looked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Id(WorkflowId),
+    No(RunNo),
+}
+
+/// What waits for a run to be loaded.
+pub(super) enum Parked {
+    Ask(Ask),
+    /// It is live after a start, or its timer is due.
+    Wake,
+}
+
+/// When which run is next due: one entry a run, also for runs that are not in memory.
+#[derive(Default)]
+pub(super) struct Timers {
+    due: BTreeSet<(Timestamp, RunNo)>,
+}
+
+impl Timers {
+    /// Moves a run's entry.
+    pub(super) fn set(&mut self, no: RunNo, old: Option<Timestamp>, new: Option<Timestamp>) {
+        if old == new {
+            return;
+        }
+        if let Some(old) = old {
+            self.due.remove(&(old, no));
+        }
+        if let Some(new) = new {
+            self.due.insert((new, no));
+        }
+    }
+
+    /// How long until the first is due, if there is one.
+    pub(super) fn next_wait(&self, now: Timestamp) -> Option<Duration> {
+        self.due.first().map(|(due, _)| Duration::from_millis(due.since_ms(now)))
+    }
+
+    /// Takes the first run that is due.
+    pub(super) fn pop(&mut self, now: Timestamp) -> Option<RunNo> {
+        let (due, no) = *self.due.first()?;
+        if due > now {
+            return None;
+        }
+        self.due.pop_first();
+        Some(no)
+    }
+}
+
+/// Everything the loop knows of runs.
+#[derive(Default)]
+pub(super) struct Runs {
+    pub(super) slots: HashMap<RunNo, Slot>,
+    pub(super) ids: HashMap<WorkflowId, RunNo>,
+    pub(super) timers: Timers,
+    /// The highest number given out.
+    pub(super) last_no: u64,
+    /// Candidates for letting go, with the batch that must be in the tables first.
+    idle: VecDeque<(RunNo, BatchNo)>,
+    /// Live runs still to be loaded after a start.
+    recovering: VecDeque<RunNo>,
+    next_eviction: Timestamp,
+    /// Definitions that this process has written to the log.
+    pub(super) recorded: HashSet<DefinitionHash>,
+}
+
+impl Runs {
+    /// Takes a run in. One that is there already stays.
+    pub(super) fn insert(&mut self, run: Run, last_batch: BatchNo, now: Timestamp) -> RunNo {
+        let no = run.no();
+        if !self.slots.contains_key(&no) {
+            self.ids.insert(run.id().clone(), no);
+            let timer = run.next_due();
+            self.timers.set(no, None, timer);
+            let slot = Slot { run, last_batch, timer, steps_out: 0, watchers: Vec::new(), touched: now };
+            self.slots.insert(no, slot);
+        }
+        no
+    }
+
+    /// Marks a run as a candidate for letting go.
+    pub(super) fn consider(&mut self, no: RunNo, last_batch: BatchNo) {
+        self.idle.push_back((no, last_batch));
+    }
+}
+
+/// What the tables say of live work, read when the loop begins.
+async fn read_live(store: &Store) -> Result<(RunNo, Vec<RunNo>, Vec<(Timestamp, RunNo)>), ShardError> {
+    Ok((store.last_run_no().await?, store.live_runs().await?, store.timers().await?))
+}
+
+impl Loop {
+    /// Drops everything optimistic and begins from the log: waits until every earlier proposal's
+    /// fate is decided and the tables have it, then goes on with all live runs.
+    pub(super) async fn reload(&mut self) -> Result<(), ShardError> {
+        self.epoch += 1;
+        self.committer.abandon("the shard lost its log for a moment", false);
+        self.tasks.drain().for_each(|(_, task)| task.abort());
+        self.ready.clear();
+        self.continuing.clear();
+        for (_, parked) in std::mem::take(&mut self.loading) {
+            for item in parked {
+                if let Parked::Ask(ask) = item {
+                    ask.refuse(CallError::Unavailable {
+                        applied_unknown: false,
+                        message: "the shard lost its log for a moment".into(),
+                    });
+                }
+            }
+        }
+        for (_, slot) in std::mem::take(&mut self.runs).slots {
+            for watcher in slot.watchers {
+                watcher.refuse(CallError::Unavailable {
+                    applied_unknown: false,
+                    message: "the shard lost its log for a moment".into(),
+                });
+            }
+        }
+        let position = self.committer.barrier().await?;
+        self.store.reached(position).await?;
+        let (last_no, live, timers) = read_live(&self.store).await?;
+        self.runs.last_no = last_no.0;
+        self.runs.recovering = live.into();
+        for (due, no) in timers {
+            self.runs.timers.set(no, None, Some(due));
+        }
+        self.templates = super::templates::Templates::load(self.store.templates().await?);
+        self.now = self.clock.now();
+        self.recover_some();
+        Ok(())
+    }
+
+    /// Starts loading the next live runs.
+    pub(super) fn recover_some(&mut self) {
+        while self.loading.len() < RECOVERIES_AT_A_TIME
+            && let Some(no) = self.runs.recovering.pop_front()
+        {
+            if !self.runs.slots.contains_key(&no) {
+                self.load(Key::No(no), Parked::Wake);
+            }
+        }
+    }
+
+    /// Reads a run from the tables, with `parked` to follow once it is here.
+    pub(super) fn load(&mut self, key: Key, parked: Parked) {
+        let waiting = self.loading.entry(key.clone()).or_default();
+        waiting.push(parked);
+        if waiting.len() > 1 {
+            return;
+        }
+        let (store, definitions) = (self.store.clone(), self.definitions.clone());
+        let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
+        tokio::spawn(async move {
+            let result = async {
+                let stored = match &key {
+                    Key::Id(id) => store.load_run(id).await?,
+                    Key::No(no) => store.load_run_no(*no).await?,
+                };
+                match stored {
+                    None => Ok(None),
+                    Some(stored) => {
+                        Ok(Some(Box::new(Loaded { run: definitions.replay(&store, stored).await? })))
+                    }
+                }
+            }
+            .await;
+            // A loop that is gone needs no run.
+            let _ = inbox.send(Inbox::Loaded { key, epoch, result });
+        });
+    }
+
+    /// A run has come from the tables: takes it in, recovers it, and goes on with what waited.
+    pub(super) fn on_loaded(&mut self, key: Key, result: Result<Option<Box<Loaded>>, ShardError>) {
+        let parked = self.loading.remove(&key).unwrap_or_default();
+        let no = match result {
+            Ok(Some(loaded)) => self.take_in(loaded.run),
+            // It may have been submitted while the tables were being read.
+            Ok(None) => match &key {
+                Key::Id(id) => self.runs.ids.get(id).copied(),
+                Key::No(no) => self.runs.slots.contains_key(no).then_some(*no),
+            },
+            Err(error) => {
+                tracing::error!(shard = %self.id, ?key, %error, "a run could not be loaded");
+                for item in parked {
+                    if let Parked::Ask(ask) = item {
+                        let message = format!("the run could not be loaded: {error}");
+                        ask.refuse(CallError::Unavailable { applied_unknown: false, message });
+                    }
+                }
+                return;
+            }
+        };
+        for item in parked {
+            match (item, no) {
+                (Parked::Ask(ask), Some(no)) => self.on_ask(no, ask),
+                (Parked::Ask(ask), None) => {
+                    let id = match &key {
+                        Key::Id(id) => id.to_string(),
+                        Key::No(no) => no.0.to_string(),
+                    };
+                    ask.refuse(CallError::NotFound(id));
+                }
+                (Parked::Wake, Some(no)) => self.wake(no),
+                (Parked::Wake, None) => {}
+            }
+        }
+    }
+
+    /// Takes a replayed run into memory. Only a run with nothing in flight is ever let go, so
+    /// what it has in flight now was interrupted by a crash.
+    pub(super) fn take_in(&mut self, run: Run) -> Option<RunNo> {
+        let no = run.no();
+        if self.runs.slots.contains_key(&no) {
+            return Some(no);
+        }
+        let is_terminal = run.status().is_terminal();
+        self.runs.insert(run, BatchNo::default(), self.now);
+        if !is_terminal {
+            // A recovery has nothing to be refused for.
+            if let Err(rejected) = self.decide(no, Command::Recover) {
+                tracing::error!(shard = %self.id, ?rejected, "a recovery was refused");
+            }
+        }
+        self.runs.consider(no, BatchNo::default());
+        Some(no)
+    }
+
+    /// Loads or wakes every run whose timer is due.
+    pub(super) fn fire_timers(&mut self) {
+        for _ in 0..super::turn::TIMERS_PER_TURN {
+            let Some(no) = self.runs.timers.pop(self.now) else { return };
+            match self.runs.slots.get_mut(&no) {
+                Some(slot) => {
+                    slot.timer = None;
+                    self.wake(no);
+                }
+                None => self.load(Key::No(no), Parked::Wake),
+            }
+        }
+    }
+
+    pub(super) fn wake(&mut self, no: RunNo) {
+        if let Err(rejected) = self.decide(no, Command::Wake) {
+            tracing::error!(shard = %self.id, ?rejected, "a wake was refused");
+        }
+    }
+
+    /// Lets go of runs that are ended or idle, once the tables have all of them.
+    pub(super) fn evict(&mut self) {
+        if self.now < self.runs.next_eviction {
+            return;
+        }
+        self.runs.next_eviction = self.now.plus_ms(EVICTION_EVERY_MS);
+        let first_unapplied = self.committer.first_unapplied(self.store.applied_position());
+        for _ in 0..EVICTIONS_PER_TURN.min(self.runs.idle.len()) {
+            let Some((no, batch)) = self.runs.idle.pop_front() else { break };
+            let Some(slot) = self.runs.slots.get(&no) else { continue };
+            if slot.last_batch != batch {
+                // Touched since: a later entry stands for it.
+                continue;
+            }
+            if batch >= first_unapplied {
+                // Entries are in the order of their batches: those behind are no further.
+                self.runs.idle.push_front((no, batch));
+                break;
+            }
+            if !self.may_go(no) {
+                self.runs.idle.push_back((no, batch));
+                continue;
+            }
+            if let Some(slot) = self.runs.slots.remove(&no) {
+                self.runs.ids.remove(slot.run.id());
+            }
+        }
+        self.gauges.runs_in_memory.store(self.runs.slots.len(), Ordering::Relaxed);
+    }
+
+    fn may_go(&mut self, no: RunNo) -> bool {
+        let crowded = self.runs.slots.len() > RUNS_IN_MEMORY_MAX;
+        let now = self.now;
+        let Some(slot) = self.runs.slots.get_mut(&no) else { return false };
+        slot.watchers.retain(|w| !w.is_closed());
+        if slot.steps_out > 0 || !slot.watchers.is_empty() {
+            return false;
+        }
+        let is_idle = crowded || now.since_ms(slot.touched) >= IDLE_MS;
+        let is_due_soon = slot.timer.is_some_and(|due| due.since_ms(now) < SOON_MS);
+        slot.run.status().is_terminal() || (is_idle && !is_due_soon)
+    }
+
+    /// Steps of a run that no longer exist for it.
+    pub(super) fn step_done(&mut self, no: RunNo, handle: StepHandle) {
+        self.tasks.remove(&(no, handle));
+        if let Some(slot) = self.runs.slots.get_mut(&no) {
+            slot.steps_out = slot.steps_out.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! One turn of the loop: messages and results become decisions, decisions become records.
+
+use std::sync::atomic::Ordering;
+
+use opcode_engine::command::{Command, Decision, Start};
+use opcode_engine::fsm::WorkflowStatus;
+use opcode_engine::ids::{RunNo, Sequence};
+use opcode_engine::run::Run;
+use opcode_engine::{Code, Rejected};
+
+use super::commit::{BatchNo, GATHERED_BYTES_MAX, Release};
+use super::runs::{Key, Parked};
+use super::{Inbox, Loop};
+use crate::error::{CallError, ShardError};
+use crate::handle::{CommandReply, PinnedDefinition, RunView, Submission, Submitted};
+use crate::log::Tables;
+use crate::queue::{Message, Query, Reply};
+use crate::record::{EventRecord, Record};
+
+/// Messages taken in one turn.
+const MESSAGES_PER_TURN: usize = 256;
+/// Results and loaded runs taken in one turn.
+const INBOX_PER_TURN: usize = 4_096;
+/// Timers fired in one turn.
+pub(super) const TIMERS_PER_TURN: usize = 4_096;
+/// Records committed and not yet applied, above which nothing new is accepted.
+const BACKLOG_RECORDS_MAX: usize = 400_000;
+
+/// Something asked of one run.
+pub(super) enum Ask {
+    Command(Command, Reply<CommandReply>),
+    Query(Query),
+}
+
+impl Ask {
+    pub(super) fn refuse(self, error: CallError) {
+        match self {
+            Self::Command(_, reply) => drop(reply.send(Err(error))),
+            Self::Query(query) => query.refuse(error),
+        }
+    }
+}
+
+/// A submission whose ids have been looked up in the tables.
+pub(super) struct CheckedSubmission {
+    submissions: Vec<Submission>,
+    found: Result<Vec<Run>, ShardError>,
+    reply: Reply<Vec<Result<Submitted, Rejected>>>,
+}
+
+impl Loop {
+    /// Whether new requests are taken: not while the disk is far behind.
+    pub(super) fn accepts(&self) -> bool {
+        self.committer.gathered_bytes() < GATHERED_BYTES_MAX && self.store.backlog() < BACKLOG_RECORDS_MAX
+    }
+
+    /// Takes what else has come, decides it all, and sends the next batch on its way.
+    pub(super) async fn turn(&mut self) -> Result<(), ShardError> {
+        self.now = self.clock.now();
+        for _ in 0..INBOX_PER_TURN {
+            let Ok(item) = self.inbox.try_recv() else { break };
+            self.on_inbox(item).await?;
+        }
+        self.fire_timers();
+        self.continue_pure();
+        for _ in 0..MESSAGES_PER_TURN {
+            if !self.accepts() {
+                break;
+            }
+            let Ok(message) = self.queue.try_recv() else { break };
+            self.on_message(message);
+        }
+        self.dispatch_ready();
+        let position = self.committer.last_position();
+        for release in self.committer.flush() {
+            self.release(release, position);
+        }
+        self.recover_some();
+        self.evict();
+        Ok(())
+    }
+
+    pub(super) async fn on_inbox(&mut self, item: Inbox) -> Result<(), ShardError> {
+        self.now = self.clock.now();
+        match item {
+            Inbox::Committed(Ok(batch)) => {
+                let position = batch.position();
+                self.gauges.term.store(position.term, Ordering::Relaxed);
+                for release in self.committer.committed(batch) {
+                    self.release(release, position);
+                }
+            }
+            Inbox::Committed(Err(ShardError::Unknown(why))) => {
+                tracing::warn!(shard = %self.id, why, "a commit's outcome is unknown: reloading");
+                self.reload().await?;
+            }
+            Inbox::Committed(Err(error)) => return Err(error),
+            Inbox::Loaded { key, epoch, result } => {
+                if epoch == self.epoch {
+                    self.on_loaded(key, result);
+                }
+            }
+            Inbox::Checked { submission, epoch } => {
+                if epoch == self.epoch {
+                    self.on_checked(submission);
+                } else {
+                    let message = "the shard lost its log for a moment".to_owned();
+                    drop(
+                        submission
+                            .reply
+                            .send(Err(CallError::Unavailable { applied_unknown: false, message })),
+                    );
+                }
+            }
+            Inbox::Result { no, handle, epoch, command } => {
+                if epoch == self.epoch {
+                    self.step_done(no, handle);
+                    if let Err(rejected) = self.decide(no, command) {
+                        tracing::error!(shard = %self.id, ?rejected, "a step's result was refused");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, release: Release, position: crate::batch::Position) {
+        match release {
+            Release::Answer(answer) => answer(Ok(position)),
+            Release::Step(no, handle) => self.ready.push_back((no, handle)),
+        }
+    }
+
+    pub(super) fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Submit { submissions, reply } => {
+                self.gauges.queued_submissions.fetch_sub(submissions.len(), Ordering::AcqRel);
+                self.on_submit(submissions, reply);
+            }
+            Message::Command { id, command, reply } => self.ask(id, Ask::Command(command, reply)),
+            Message::Query { id, query } => self.ask(id, Ask::Query(query)),
+            Message::DefineTemplate { name, source, definition, reply } => {
+                let (record, is_new) = self.templates.define(name, source, &definition, self.now);
+                if is_new {
+                    self.committer.push(Record::Template(record.clone()));
+                }
+                self.answer_after(self.committer.gathering_no(), reply, move |_| (record, is_new));
+            }
+            Message::Template { name, version, reply } => {
+                let found = self.templates.get(&name, version);
+                self.answer_after(self.committer.gathering_no(), reply, move |_| found);
+            }
+            Message::Templates { reply } => {
+                let all = self.templates.newest();
+                self.answer_after(self.committer.gathering_no(), reply, move |_| all);
+            }
+        }
+    }
+
+    fn ask(&mut self, id: opcode_engine::ids::WorkflowId, ask: Ask) {
+        match self.runs.ids.get(&id) {
+            Some(no) => self.on_ask(*no, ask),
+            None => self.load(Key::Id(id), Parked::Ask(ask)),
+        }
+    }
+
+    pub(super) fn on_ask(&mut self, no: RunNo, ask: Ask) {
+        match ask {
+            Ask::Command(command, reply) => match self.decide(no, command) {
+                Ok(sequence) => {
+                    // Also when nothing was written: an answer may rest on events not yet committed.
+                    let after = self.runs.slots[&no].last_batch;
+                    self.answer_after(after, reply, move |position| CommandReply { sequence, position });
+                }
+                Err(rejected) => {
+                    let after = self.runs.slots[&no].last_batch;
+                    self.refuse_after(after, reply, CallError::Rejected(rejected));
+                }
+            },
+            Ask::Query(query) => self.on_query(no, query),
+        }
+    }
+
+    fn on_query(&mut self, no: RunNo, query: Query) {
+        let now = self.now;
+        let slot = self.runs.slots.get_mut(&no).expect("asked of a run in memory");
+        slot.touched = now;
+        let (after, status) = (slot.last_batch, slot.run.status());
+        match query {
+            Query::Status(reply) => {
+                let document = slot.run.render();
+                self.answer_after(after, reply, move |position| RunView { document, status, position });
+            }
+            Query::Settled(reply) if is_settled(status) => {
+                let document = slot.run.render();
+                self.answer_after(after, reply, move |position| RunView { document, status, position });
+            }
+            Query::Settled(reply) => slot.watchers.push(Query::Settled(reply)),
+            Query::Why(reply) => {
+                let why = slot.run.why(now);
+                self.answer_after(after, reply, move |_| why);
+            }
+            Query::Definition(reply) => {
+                let definition = slot.run.definition().clone();
+                let statuses = statuses(&slot.run);
+                self.answer_after(after, reply, move |_| PinnedDefinition { definition, statuses });
+            }
+            Query::RunNo(reply) => self.answer_after(after, reply, move |_| no),
+        }
+        self.runs.consider(no, after);
+    }
+
+    /// Answers once batch `after` is committed.
+    fn answer_after<T: Send + 'static>(
+        &mut self,
+        after: BatchNo,
+        reply: Reply<T>,
+        make: impl FnOnce(crate::batch::Position) -> T + Send + 'static,
+    ) {
+        // A caller that has gone away wants no answer.
+        let answer = Box::new(move |result: Result<_, CallError>| drop(reply.send(result.map(make))));
+        let position = self.committer.last_position();
+        if let Some(release) = self.committer.release_after(after, Release::Answer(answer)) {
+            self.release(release, position);
+        }
+    }
+
+    /// Refuses once batch `after` is committed: a refusal may rest on it too.
+    fn refuse_after<T: Send + 'static>(&mut self, after: BatchNo, reply: Reply<T>, error: CallError) {
+        let answer = Box::new(move |result: Result<_, CallError>| drop(reply.send(result.and(Err(error)))));
+        let position = self.committer.last_position();
+        if let Some(release) = self.committer.release_after(after, Release::Answer(answer)) {
+            self.release(release, position);
+        }
+    }
+
+    /// Takes submissions; those with ids from clients are looked up in the tables first.
+    fn on_submit(&mut self, submissions: Vec<Submission>, reply: Reply<Vec<Result<Submitted, Rejected>>>) {
+        let unknown: Vec<_> = submissions
+            .iter()
+            .filter(|s| s.body_hash.is_some() && !self.runs.ids.contains_key(&s.id))
+            .map(|s| s.id.clone())
+            .collect();
+        if unknown.is_empty() {
+            self.start_all(submissions, reply);
+            return;
+        }
+        let (store, definitions) = (self.store.clone(), self.definitions.clone());
+        let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
+        tokio::spawn(async move {
+            let found = async {
+                let mut found = Vec::new();
+                for id in &unknown {
+                    if store.find(id).await?.is_some()
+                        && let Some(stored) = store.load_run(id).await?
+                    {
+                        found.push(definitions.replay(&store, stored).await?);
+                    }
+                }
+                Ok(found)
+            }
+            .await;
+            let submission = CheckedSubmission { submissions, found, reply };
+            // A loop that is gone has dropped every reply with it.
+            let _ = inbox.send(Inbox::Checked { submission, epoch });
+        });
+    }
+
+    fn on_checked(&mut self, checked: CheckedSubmission) {
+        match checked.found {
+            Ok(found) => {
+                for run in found {
+                    self.take_in(run);
+                }
+                self.start_all(checked.submissions, checked.reply);
+            }
+            Err(error) => {
+                let message = format!("the ids could not be looked up: {error}");
+                drop(checked.reply.send(Err(CallError::Unavailable { applied_unknown: false, message })));
+            }
+        }
+    }
+
+    fn start_all(&mut self, submissions: Vec<Submission>, reply: Reply<Vec<Result<Submitted, Rejected>>>) {
+        let mut after = BatchNo::default();
+        let results: Vec<_> = submissions
+            .into_iter()
+            .map(|submission| {
+                let (no, created) = self.start_one(submission)?;
+                let slot = &self.runs.slots[&no];
+                after = after.max(slot.last_batch);
+                Ok((slot.run.id().clone(), slot.run.status(), created))
+            })
+            .collect();
+        self.answer_after(after, reply, move |position| {
+            results
+                .into_iter()
+                .map(|result| {
+                    result.map(|(workflow_id, status, created)| Submitted {
+                        workflow_id,
+                        status,
+                        created,
+                        position,
+                    })
+                })
+                .collect()
+        });
+    }
+
+    /// Starts a run, or finds the one that the same submission started before.
+    fn start_one(&mut self, submission: Submission) -> Result<(RunNo, bool), Rejected> {
+        if let Some(no) = self.runs.ids.get(&submission.id) {
+            let slot = &self.runs.slots[no];
+            return if slot.run.body_hash().is_some() && slot.run.body_hash() == submission.body_hash {
+                Ok((*no, false))
+            } else {
+                let message = format!(
+                    "workflow {} exists already, from another submission: use another id, or send the same body again",
+                    submission.id
+                );
+                Err(Rejected::new(Code::ValidationError, message))
+            };
+        }
+        let no = RunNo(self.runs.last_no + 1);
+        let definition = submission.definition;
+        let start = Start {
+            no,
+            id: submission.id,
+            definition: definition.clone(),
+            template: submission.template,
+            params: submission.params,
+            agent_id: submission.agent_id,
+            context: submission.context,
+            labels: submission.labels,
+            start_at: submission.start_at,
+            body_hash: submission.body_hash,
+        };
+        let (run, decision) = Run::start(start, self.now)?;
+        self.runs.last_no = no.0;
+        if !self.runs.recorded.contains(&definition.hash) {
+            self.record_definition(&definition);
+        }
+        self.definitions.insert(definition);
+        self.runs.insert(run, self.committer.gathering_no(), self.now);
+        self.gather(no, decision);
+        self.settle(no);
+        Ok((no, true))
+    }
+
+    fn record_definition(&mut self, definition: &opcode_engine::definition::Definition) {
+        self.committer.push(Record::Definition { hash: definition.hash, source: definition.source.clone() });
+        if self.runs.recorded.len() >= super::runs::RECORDED_MAX {
+            // Recording one again is harmless: the tables keep the first.
+            self.runs.recorded.clear();
+        }
+        self.runs.recorded.insert(definition.hash);
+    }
+
+    /// Decides a command on a run in memory, and everything that follows from it by itself.
+    /// Returns the sequence to answer with.
+    pub(super) fn decide(&mut self, no: RunNo, command: Command) -> Result<Sequence, Rejected> {
+        let Some(slot) = self.runs.slots.get_mut(&no) else { return Ok(Sequence(0)) };
+        let decision = slot.run.handle(command, self.now)?;
+        let sequence = decision.sequence;
+        self.gather(no, decision);
+        self.settle(no);
+        Ok(sequence.unwrap_or_else(|| self.runs.slots[&no].run.sequence()))
+    }
+
+    /// Puts a decision's events into the batch.
+    pub(super) fn gather(&mut self, no: RunNo, decision: Decision) {
+        for definition in &decision.definitions {
+            self.record_definition(definition);
+            self.definitions.insert(definition.clone());
+        }
+        if decision.events.is_empty() {
+            return;
+        }
+        for event in &decision.events {
+            self.committer.push(Record::Event(EventRecord::encode(no, event)));
+        }
+        let slot = self.runs.slots.get_mut(&no).expect("decided by a run in memory");
+        slot.last_batch = self.committer.gathering_no();
+        slot.touched = self.now;
+    }
+
+    /// After a run has moved: its effects, its timer, its watchers.
+    pub(super) fn settle(&mut self, no: RunNo) {
+        self.take_effects(no);
+        let Some(slot) = self.runs.slots.get_mut(&no) else { return };
+        let due = slot.run.next_due();
+        self.runs.timers.set(no, slot.timer, due);
+        slot.timer = due;
+        let (after, status) = (slot.last_batch, slot.run.status());
+        if is_settled(status) && !slot.watchers.is_empty() {
+            for watcher in std::mem::take(&mut slot.watchers) {
+                self.on_query(no, watcher);
+            }
+        }
+        self.runs.consider(no, after);
+    }
+}
+
+/// It has ended, or waits for the outside.
+fn is_settled(status: WorkflowStatus) -> bool {
+    status.is_terminal() || status == WorkflowStatus::Suspended
+}
+
+/// Status of each step by full id.
+fn statuses(run: &Run) -> std::collections::BTreeMap<String, String> {
+    let document = run.render();
+    let steps = document.get("steps").and_then(serde_json::Value::as_object);
+    steps
+        .map(|steps| {
+            steps
+                .iter()
+                .filter_map(|(id, step)| Some((id.clone(), step.get("status")?.as_str()?.to_owned())))
+                .collect()
+        })
+        .unwrap_or_default()
+}

@@ -1,0 +1,5 @@
+//! What runs steps: the pool, the circuit breakers, the processes that jq runs in.
+
+pub mod pool;
+
+pub use pool::Workers;

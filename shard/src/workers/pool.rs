@@ -1,0 +1,52 @@
+//! The node's worker pool: a semaphore that all shards share. Waiting for it is back-pressure.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::actions::Actions;
+
+/// Evaluations too costly for a loop that may run at a time.
+const EVALUATIONS_MAX: usize = 4;
+
+/// A right to run one step.
+pub(crate) type Permit = OwnedSemaphorePermit;
+
+/// The pool and the actions it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Workers {
+    actions: Arc<Actions>,
+    permits: Arc<Semaphore>,
+    evaluations: Arc<Semaphore>,
+}
+
+impl Workers {
+    /// A pool of `size` steps at a time.
+    pub fn new(actions: Arc<Actions>, size: usize) -> Self {
+        Self {
+            actions,
+            permits: Arc::new(Semaphore::new(size.max(1))),
+            evaluations: Arc::new(Semaphore::new(EVALUATIONS_MAX)),
+        }
+    }
+
+    /// The actions.
+    pub(crate) fn actions(&self) -> &Arc<Actions> {
+        &self.actions
+    }
+
+    /// Waits for a place.
+    pub(crate) async fn permit(&self) -> Permit {
+        self.permits.clone().acquire_owned().await.expect("the pool is never closed")
+    }
+
+    /// A place, if there is one now.
+    pub(crate) fn try_permit(&self) -> Option<Permit> {
+        self.permits.clone().try_acquire_owned().ok()
+    }
+
+    /// Waits for a place among the evaluations.
+    pub(crate) async fn evaluation(&self) -> Permit {
+        self.evaluations.clone().acquire_owned().await.expect("the pool is never closed")
+    }
+}
