@@ -8,10 +8,13 @@
 pub mod cel;
 #[allow(clippy::module_inception)]
 pub mod expr;
+pub mod guard;
 pub mod interpolate;
 pub mod jq;
+mod meter;
 pub mod scope;
 
+pub use meter::Meter;
 pub use scope::{OwnedScope, References, Scope};
 
 use serde_json::Value;
