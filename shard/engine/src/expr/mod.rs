@@ -13,6 +13,7 @@ pub mod interpolate;
 pub mod jq;
 mod meter;
 pub mod scope;
+pub(crate) mod suggest;
 
 pub use meter::Meter;
 pub use scope::{OwnedScope, References, Scope};
