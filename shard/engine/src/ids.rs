@@ -56,9 +56,14 @@ impl Sequence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShardId(pub u32);
 
+impl ShardId {
+    /// The shard of templates and other things that belong to no workflow.
+    pub const SYSTEM: Self = Self(u32::MAX);
+}
+
 impl fmt::Display for ShardId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        if *self == Self::SYSTEM { f.write_str("system") } else { write!(f, "{}", self.0) }
     }
 }
 

@@ -1,0 +1,136 @@
+//! A node: opens the data folder, starts the shards, serves HTTP, and stops in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use opcode_router::{NodeInfo, RouterOptions, RouterParts, RouterState};
+use opcode_shard::actions::{ActionOptions, Actions};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::shards::{DataDir, Shards};
+use crate::telemetry;
+
+/// Longest time a stop may take; a supervisor kills the process soon after.
+const STOP_MAX: Duration = Duration::from_secs(10);
+/// Longest time that requests under way may take once the node is stopping.
+const REQUESTS_END_MAX: Duration = Duration::from_secs(2);
+/// Processes that run jq, at most.
+const JQ_WORKERS_MAX: usize = 4;
+
+/// Runs a node until it is told to stop, or a shard fails. `ready` is told the URL when requests
+/// are served.
+pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> {
+    if !config.listen.ip().is_loopback() {
+        bail!(
+            "{} is not a loopback address, and this node cannot check tokens yet: listen on 127.0.0.1 \
+             and put a proxy that authenticates in front of it",
+            config.listen
+        );
+    }
+    let metrics = telemetry::start_metrics()?;
+    let mut signals = Signals::new()?;
+    let data = DataDir::open(&config.data_dir, config.shards)?;
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("{} cannot be listened on", config.listen))?;
+    let address = listener.local_addr().context("a bound listener has an address")?;
+    let actions = Actions::new(action_options(&config)?);
+    let shared = crate::shards::shared(&config, actions)?;
+    let mut shards = Shards::start(&data, &shared).await?;
+
+    let (ready_in, ready_out) = watch::channel(true);
+    let (stop_in, stop_out) = watch::channel(false);
+    let (workflow, system) = shards.handles();
+    let state = RouterState::new(RouterParts {
+        shards: workflow,
+        system,
+        node: NodeInfo {
+            node_id: data.identity.node_id.to_string(),
+            cluster_id: data.identity.cluster_id.clone(),
+            addr: address.to_string(),
+            peer_addr: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        ready: ready_out,
+        shutdown: stop_out.clone(),
+        metrics: Arc::new(move || metrics.render()),
+        listener_is_loopback: true,
+        options: RouterOptions::default(),
+    });
+    let mut stopping = stop_out;
+    let server = axum::serve(listener, opcode_router::app(state)).with_graceful_shutdown(async move {
+        // The sender lives as long as the node runs.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    });
+    let mut server = tokio::spawn(server.into_future());
+    tracing::info!(%address, cluster = data.identity.cluster_id, shards = data.identity.shards, "ready");
+    ready(&format!("http://{address}"));
+
+    let outcome = tokio::select! {
+        () = signals.stop() => Ok(()),
+        error = shards.failed() => Err(error),
+        result = &mut server => {
+            Err(anyhow::anyhow!("the HTTP server ended by itself: {result:?}"))
+        }
+    };
+    ready_in.send_replace(false);
+    stop_in.send_replace(true);
+    outcome?;
+    tracing::info!("stopping: requests and steps under way may end");
+    let stop = async {
+        // Requests that will not end are cut off; what they asked for is committed or refused.
+        let _ = tokio::time::timeout(REQUESTS_END_MAX, server).await;
+        shards.stop().await
+    };
+    tokio::select! {
+        result = tokio::time::timeout(STOP_MAX, stop) => {
+            result.context("the shards did not stop in time; what was acknowledged is durable")??;
+        }
+        () = signals.stop() => bail!("stopped at once, as asked; what was acknowledged is durable"),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn action_options(config: &Config) -> Result<ActionOptions> {
+    let program = std::env::current_exe().context("the program's own path is needed for jq workers")?;
+    let working_dir = std::env::current_dir().context("the current folder cannot be read")?;
+    let fs_roots = config
+        .fs_roots
+        .iter()
+        .map(|root| root.canonicalize().with_context(|| format!("fs root {}", root.display())))
+        .collect::<Result<_>>()?;
+    Ok(ActionOptions {
+        allow_shell: config.allow_shell,
+        allow_private_network: config.allow_private_network,
+        fs_roots,
+        working_dir,
+        jq_worker: vec![program.display().to_string(), "jq-worker".into()],
+        jq_workers_max: JQ_WORKERS_MAX,
+    })
+}
+
+/// The signals that ask a node to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
