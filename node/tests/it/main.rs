@@ -1,0 +1,9 @@
+//! The real binary, over HTTP and with signals, and the rules of the repository.
+
+mod bad_input;
+mod cluster;
+mod crash;
+mod durable;
+mod examples;
+mod service;
+mod tidy;
