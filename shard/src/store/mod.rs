@@ -3,13 +3,30 @@
 //! The commit point is the log; these files lag behind it by at most a moment under load, and
 //! can be rebuilt from it, and their views from their events.
 
+mod apply;
+mod codec;
+mod connection;
+mod fold;
+mod lists;
+mod reader;
+mod schema;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod writer;
+
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, ShardId, Timestamp, WorkflowId};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 
+use self::apply::Applier;
+use self::reader::Readers;
+use self::writer::{Shared, Writer};
 use crate::batch::Position;
 use crate::error::ShardError;
 use crate::log::{Applied, CommittedEntry, Tables};
@@ -26,10 +43,20 @@ pub struct StoreOptions {
     pub cluster_id: String,
 }
 
-/// A shard's tables: handle to the writer, door to the readers. Cheap to clone.
+/// A shard's tables: handle to the writer, door to the readers. Cheap to clone; when the last
+/// clone goes, the writer ends after its current transaction, and the log has the rest.
 #[derive(Clone)]
 pub struct Store {
-    _private: (),
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    /// How far the tables had come when they were opened.
+    opened: Applied,
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    writer: Option<JoinHandle<()>>,
 }
 
 /// A run as stored: its key and its whole log.
@@ -125,58 +152,102 @@ impl Store {
     /// Opens or makes the file and starts its writer thread. Refuses a file of another shard,
     /// cluster or newer format, unchanged.
     pub async fn open(options: StoreOptions) -> Result<Self, ShardError> {
-        let _ = options;
-        Ok(Self { _private: () })
+        let path = options.path.clone();
+        let shared = Arc::new(Shared::new());
+        let (opened, opening) = oneshot::channel();
+        let writer = std::thread::Builder::new()
+            .name(format!("tables-{}", options.shard))
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || write(&options, shared, opened)
+            })
+            .map_err(|source| ShardError::Io { what: "start the tables' writer".into(), source })?;
+        let opened =
+            opening.await.map_err(|_| ShardError::Stopped("the tables' writer panicked".into()))??;
+        let readers = Arc::new(Readers::new(path.clone()));
+        Ok(Self { inner: Arc::new(Inner { path, opened, shared, readers, writer: Some(writer) }) })
     }
 
-    /// The position applied last.
+    /// The position applied last; the default before the first entry.
     pub fn applied_position(&self) -> Position {
-        Position::default()
+        self.inner.shared.watch().borrow().position.unwrap_or_default()
     }
 
     /// Waits until everything up to `position` is applied; asks the writer to be quick about it.
     pub async fn reached(&self, position: Position) -> Result<(), ShardError> {
-        let _ = position;
-        Ok(())
+        let mut progress = self.inner.shared.watch();
+        let is_there = progress.borrow().position >= Some(position);
+        if !is_there {
+            self.inner.shared.hurry(position);
+        }
+        let ended = || ShardError::Stopped("the tables are closed".into());
+        let progress = progress
+            .wait_for(|p| p.position >= Some(position) || p.failed.is_some() || p.is_closed)
+            .await
+            .map_err(|_| ended())?;
+        match &progress.failed {
+            Some(why) => Err(ShardError::Stopped(why.to_string())),
+            None if progress.position >= Some(position) => Ok(()),
+            None => Err(ended()),
+        }
+    }
+
+    /// Why the tables have stopped for good, if they have. What is committed stays in the log;
+    /// the shard must stop as well.
+    pub fn failed(&self) -> Option<Arc<str>> {
+        self.inner.shared.watch().borrow().failed.clone()
+    }
+
+    /// Waits until the tables stop for good, and tells why; never ends while they are well.
+    pub async fn failure(&self) -> Arc<str> {
+        let mut progress = self.inner.shared.watch();
+        let failed = progress.wait_for(|p| p.failed.is_some()).await.map(|p| p.failed.clone());
+        match failed {
+            Ok(Some(why)) => why,
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Transactions committed since the tables were opened.
+    pub fn commits(&self) -> u64 {
+        self.inner.shared.commits()
     }
 
     /// A run's key by id.
     pub async fn find(&self, id: &WorkflowId) -> Result<Option<RunNo>, ShardError> {
-        let _ = id;
-        Ok(None)
+        let id = id.clone();
+        self.inner.readers.read(move |connection| reader::find(connection, &id)).await
     }
 
     /// A run with its whole log.
     pub async fn load_run(&self, id: &WorkflowId) -> Result<Option<StoredRun>, ShardError> {
-        let _ = id;
-        Ok(None)
+        let id = id.clone();
+        self.inner.readers.read(move |connection| reader::load_run(connection, id)).await
     }
 
     /// The same by number.
     pub async fn load_run_no(&self, no: RunNo) -> Result<Option<StoredRun>, ShardError> {
-        let _ = no;
-        Ok(None)
+        self.inner.readers.read(move |connection| reader::load_run_no(connection, no)).await
     }
 
     /// The highest run number in use, 0 when none.
     pub async fn last_run_no(&self) -> Result<RunNo, ShardError> {
-        Ok(RunNo(0))
+        self.inner.readers.read(reader::last_run_no).await
     }
 
     /// Numbers of runs that are pending or active, ascending: those to go on with after a start.
     pub async fn live_runs(&self) -> Result<Vec<RunNo>, ShardError> {
-        Ok(Vec::new())
+        self.inner.readers.read(reader::live_runs).await
     }
 
     /// Every run that has a timer, with its earliest: `(due, run)`, by due.
     pub async fn timers(&self) -> Result<Vec<(Timestamp, RunNo)>, ShardError> {
-        Ok(Vec::new())
+        self.inner.readers.read(reader::timers).await
     }
 
     /// A definition's canonical text.
     pub async fn definition(&self, hash: DefinitionHash) -> Result<Option<Arc<str>>, ShardError> {
-        let _ = hash;
-        Ok(None)
+        self.inner.readers.read(move |connection| reader::definition(connection, hash)).await
     }
 
     /// Events of a run after a sequence.
@@ -186,60 +257,101 @@ impl Store {
         after: Sequence,
         limit: usize,
     ) -> Result<Vec<EventRecord>, ShardError> {
-        let _ = (no, after, limit);
-        Ok(Vec::new())
+        self.inner.readers.read(move |connection| reader::events(connection, no, after, limit)).await
     }
 
     /// Lists runs.
     pub async fn list_runs(&self, filter: RunFilter) -> Result<Vec<RunSummary>, ShardError> {
-        let _ = filter;
-        Ok(Vec::new())
+        self.inner.readers.read(move |connection| lists::runs(connection, &filter)).await
     }
 
     /// Lists decisions.
     pub async fn list_decisions(&self, filter: DecisionFilter) -> Result<Vec<DecisionRow>, ShardError> {
-        let _ = filter;
-        Ok(Vec::new())
+        self.inner.readers.read(move |connection| lists::decisions(connection, &filter)).await
     }
 
     /// Every version of every template, by name and version.
     pub async fn templates(&self) -> Result<Vec<TemplateRecord>, ShardError> {
-        Ok(Vec::new())
+        self.inner.readers.read(reader::templates).await
     }
 
-    /// Rows of a read-only `SELECT`, at most `limit`, within `timeout_ms`, as JSON objects.
+    /// Rows of a read-only `SELECT`, at most `limit`, within `timeout_ms`, as JSON objects. A
+    /// query that writes, fails, or takes too long is [`ShardError::Refused`].
     pub async fn sql(
         &self,
         query: &str,
         limit: usize,
         timeout_ms: u64,
     ) -> Result<Vec<serde_json::Value>, ShardError> {
-        let _ = (query, limit, timeout_ms);
-        Ok(Vec::new())
+        let query = query.to_owned();
+        self.inner.readers.read_apart(move |c| sql::query(c, &query, limit, timeout_ms)).await
     }
 
-    /// Counts for people.
+    /// Counts for people. Runs are numbered from 1 without gaps, so the last number counts them.
     pub async fn stats(&self) -> Result<StoreStats, ShardError> {
-        Ok(StoreStats::default())
+        let workflows = self.last_run_no().await?.0;
+        let wal = self.inner.path.with_file_name(
+            self.inner.path.file_name().map_or_else(String::new, |n| format!("{}-wal", n.to_string_lossy())),
+        );
+        let bytes = schema::file_bytes(&self.inner.path)? + schema::file_bytes(&wal)?;
+        Ok(StoreStats { workflows, bytes })
     }
 
-    /// Applies what is enqueued, checkpoints and syncs: for a graceful stop.
+    /// Applies what is enqueued, checkpoints and syncs: for a graceful stop. Nothing can be read
+    /// afterwards.
     pub async fn close(&self) -> Result<(), ShardError> {
-        Ok(())
+        let mut progress = self.inner.shared.watch();
+        self.inner.readers.close();
+        self.inner.shared.close();
+        let ended = progress.wait_for(|p| p.failed.is_some() || p.is_closed).await;
+        match ended.ok().and_then(|p| p.failed.clone()) {
+            Some(why) => Err(ShardError::Stopped(why.to_string())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The writer thread: opens, tells how far the tables have come, and works.
+fn write(options: &StoreOptions, shared: Arc<Shared>, opened: oneshot::Sender<Result<Applied, ShardError>>) {
+    let opening = schema::open_for_writing(options).and_then(Applier::new);
+    let (answer, writer) = match opening {
+        Ok(applier) => {
+            let applied = applier.standing().map(|s| s.applied.clone()).unwrap_or_default();
+            (Ok(applied), Some(Writer::new(applier, shared)))
+        }
+        Err(error) => (Err(error), None),
+    };
+    // Nobody waits any more when the opening was given up; then there is nothing to write either.
+    if opened.send(answer).is_ok()
+        && let Some(writer) = writer
+    {
+        writer.run();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.abandon();
+        // Waited for, so that whoever opens the file next is its only writer.
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the tables' writer had panicked");
+        }
     }
 }
 
 impl Tables for Store {
     fn applied(&self) -> Applied {
-        Applied::default()
+        self.inner.opened.clone()
     }
     fn enqueue(&self, entries: Vec<CommittedEntry>) {
-        let _ = entries;
+        self.inner.shared.enqueue(entries);
     }
     fn backlog(&self) -> usize {
-        0
+        self.inner.shared.backlog()
     }
     fn checkpointed(&self) -> Option<Applied> {
-        None
+        self.inner.shared.checkpointed()
     }
 }

@@ -1,0 +1,333 @@
+//! Committed entries into the tables: many in one transaction, sorted, each view row once.
+//!
+//! The position of the last entry is written in the same transaction, so that an entry is never
+//! applied twice; a gap or a repetition in the log or in a run's events is damage and changes
+//! nothing.
+
+use std::collections::HashMap;
+
+use opcode_engine::ids::{RunNo, Sequence};
+
+use super::codec::{integer, no_bind};
+use super::connection::{Bind, Connection, StatementId};
+use super::fold::{
+    DECISION_COLUMNS, DecisionFold, RUN_COLUMNS, RunFold, STEP_COLUMNS, decision_row, json, step_row,
+};
+use crate::batch::Position;
+use crate::crash;
+use crate::error::ShardError;
+use crate::log::{Applied, CommittedEntry};
+use crate::record::{EventRecord, Record, TemplateRecord};
+
+/// Most runs whose last sequence is kept at hand; over it they are read again.
+const SEQUENCES_MAX: usize = 65_536;
+
+/// Where the tables stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Of the last entry applied.
+    pub(super) position: Position,
+    /// Its log id, and the last membership.
+    pub(super) applied: Applied,
+}
+
+/// The statements that write, prepared once.
+#[derive(Clone, Copy)]
+struct Statements {
+    insert_event: StatementId,
+    last_sequence: StatementId,
+    insert_definition: StatementId,
+    insert_template: StatementId,
+    set_applied: StatementId,
+    folded: FoldedStatements,
+}
+
+/// Those of the tables that are views of events.
+#[derive(Clone, Copy)]
+pub(super) struct FoldedStatements {
+    insert_run: StatementId,
+    update_run: StatementId,
+    insert_label: StatementId,
+    upsert_step: StatementId,
+    upsert_decision: StatementId,
+    close_decision: StatementId,
+    withdraw_decisions: StatementId,
+}
+
+impl FoldedStatements {
+    pub(super) fn prepare(connection: &mut Connection) -> Result<Self, ShardError> {
+        Ok(Self {
+            insert_run: connection.prepare(&insert("workflows", RUN_COLUMNS))?,
+            update_run: connection.prepare(
+                "UPDATE workflows SET status = coalesce(?2, status), definition = coalesce(?3, definition),
+                    started_at = coalesce(?4, started_at),
+                    completed_at = CASE WHEN ?5 THEN ?6 ELSE completed_at END,
+                    output = coalesce(?7, output),
+                    error = CASE WHEN ?8 THEN ?9 ELSE error END,
+                    due = CASE WHEN ?10 THEN ?11 ELSE due END
+                 WHERE no = ?1",
+            )?,
+            insert_label: connection.prepare(&insert("labels", "key, value, created_at, workflow_no"))?,
+            upsert_step: connection.prepare(&format!(
+                "INSERT INTO step_rows({STEP_COLUMNS})
+                 VALUES (?1, ?2, ?3, coalesce(?4, 0), ?5, ?6, ?7, ?8, ?9)
+                 ON CONFLICT DO UPDATE SET status = ?3, attempts = coalesce(?4, attempts),
+                    started_at = coalesce(?5, started_at), completed_at = coalesce(?6, completed_at),
+                    output = coalesce(?7, output), error = coalesce(?8, error), due = ?9"
+            ))?,
+            upsert_decision: connection.prepare(&format!(
+                "INSERT INTO decision_rows({DECISION_COLUMNS})
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+                 ON CONFLICT DO UPDATE SET step_id = ?3, status = ?4, context = ?5, options = ?6,
+                    target_agent = ?7, fallback = ?8, timeout_at = ?9, created_at = ?10, resolution = ?11"
+            ))?,
+            close_decision: connection.prepare(
+                "UPDATE decision_rows SET status = ?3, resolution = ?4
+                 WHERE workflow_no = ?1 AND decision_id = ?2 AND status = 'pending'",
+            )?,
+            withdraw_decisions: connection.prepare(
+                "UPDATE decision_rows SET status = 'cancelled'
+                 WHERE workflow_no = ?1 AND status = 'pending'",
+            )?,
+        })
+    }
+
+    /// Writes what one run's events change. Within the caller's transaction.
+    pub(super) fn write(
+        &self,
+        connection: &mut Connection,
+        no: RunNo,
+        fold: &RunFold<'_>,
+    ) -> Result<(), ShardError> {
+        if let (Some(started), Some(row)) = (&fold.started, fold.run_row(no)) {
+            connection.run(self.insert_run, &row)?;
+            for (key, value) in &started.labels {
+                let created_at = Bind::Int(started.created_at.0);
+                let binds = [Bind::Text(key), Bind::Text(value), created_at, no_bind(no)];
+                connection.run(self.insert_label, &binds)?;
+            }
+        } else if let Some(update) = fold.run_update(no) {
+            connection.run(self.update_run, &update)?;
+            if connection.changes() != 1 {
+                return Err(ShardError::Damaged(format!("run {} has events but no row", no.0)));
+            }
+        }
+        for (id, step) in &fold.steps {
+            connection.run(self.upsert_step, &step_row(no, id, step))?;
+        }
+        for change in &fold.decisions {
+            match change {
+                DecisionFold::Requested(requested) => {
+                    connection.run(self.upsert_decision, &decision_row(no, requested, "pending", None))?;
+                }
+                DecisionFold::Closed { decision_id, status, resolution } => {
+                    let resolution = json(resolution.as_deref());
+                    let binds = [no_bind(no), Bind::Text(decision_id), Bind::Text(status), resolution];
+                    connection.run(self.close_decision, &binds)?;
+                }
+                DecisionFold::Withdrawn => connection.run(self.withdraw_decisions, &[no_bind(no)])?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn insert(table: &str, columns: &str) -> String {
+    let places: Vec<String> = (1..=columns.split(',').count()).map(|n| format!("?{n}")).collect();
+    format!("INSERT INTO {table}({columns}) VALUES ({})", places.join(", "))
+}
+
+/// Applies entries on the one connection that writes.
+pub(super) struct Applier {
+    connection: Connection,
+    statements: Statements,
+    standing: Option<Standing>,
+    /// Last sequence of runs met lately.
+    sequences: HashMap<RunNo, Sequence>,
+}
+
+impl Applier {
+    /// Takes over the writing connection.
+    pub(super) fn new(mut connection: Connection) -> Result<Self, ShardError> {
+        let standing = load_standing(&mut connection)?;
+        let event_columns = super::codec::EVENT_COLUMNS;
+        let statements = Statements {
+            insert_event: connection.prepare(&insert("event_rows", event_columns))?,
+            last_sequence: connection
+                .prepare("SELECT max(sequence) FROM event_rows WHERE workflow_no = ?1")?,
+            insert_definition: connection
+                .prepare("INSERT INTO definitions(hash, source) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?,
+            insert_template: connection
+                .prepare(&insert("templates", "name, version, definition, source, created_at"))?,
+            set_applied: connection.prepare(
+                "INSERT INTO applied(one, term, position, log_id, membership) VALUES (1, ?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET term = ?1, position = ?2, log_id = ?3, membership = ?4",
+            )?,
+            folded: FoldedStatements::prepare(&mut connection)?,
+        };
+        Ok(Self { connection, statements, standing, sequences: HashMap::new() })
+    }
+
+    /// Where the tables stand; none before the first entry.
+    pub(super) fn standing(&self) -> Option<&Standing> {
+        self.standing.as_ref()
+    }
+
+    /// The connection, for checkpoints.
+    pub(super) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Applies entries in one transaction; those at or below the standing are left out. Returns
+    /// whether there was anything to do. After an error nothing of them is in the tables, and
+    /// this must not be used again.
+    pub(super) fn apply(&mut self, entries: &[CommittedEntry]) -> Result<bool, ShardError> {
+        let done = self.standing.as_ref().map(|s| s.position.index);
+        let entries = match done {
+            Some(index) => {
+                let fresh = entries.partition_point(|e| e.batch.position().index <= index);
+                &entries[fresh..]
+            }
+            None => entries,
+        };
+        let Some(standing) = self.follow(entries)? else { return Ok(false) };
+        crash::point("tables.begin");
+        self.connection.execute("BEGIN IMMEDIATE")?;
+        match self.write(entries, &standing) {
+            Ok(()) => {}
+            Err(error) => {
+                // The first error is the one to tell; closing the connection rolls back as well.
+                let _ = self.connection.execute("ROLLBACK");
+                return Err(error);
+            }
+        }
+        crash::point("tables.commit.before");
+        self.connection.execute("COMMIT")?;
+        crash::point("tables.commit.after");
+        self.standing = Some(standing);
+        Ok(true)
+    }
+
+    /// Checks that entries follow on the standing and on each other; gives the standing after
+    /// them, or none when there are none.
+    fn follow(&self, entries: &[CommittedEntry]) -> Result<Option<Standing>, ShardError> {
+        let mut last = self.standing.as_ref().map(|s| s.position);
+        for entry in entries {
+            let position = entry.batch.position();
+            let follows = match last {
+                Some(before) => position.index == before.index + 1 && position.term >= before.term,
+                // Logs begin at 0 or 1.
+                None => position.index <= 1,
+            };
+            if !follows {
+                return Err(ShardError::Damaged(format!(
+                    "the log's entry {position:?} came after {last:?}: entries in between are missing"
+                )));
+            }
+            last = Some(position);
+        }
+        let (Some(position), Some(entry)) = (last, entries.last()) else { return Ok(None) };
+        let membership = entries.iter().rev().find_map(|e| e.membership.clone()).unwrap_or_else(|| {
+            self.standing.as_ref().map(|s| s.applied.membership.clone()).unwrap_or_default()
+        });
+        let applied = Applied { log_id: entry.log_id.clone(), membership };
+        Ok(Some(Standing { position, applied }))
+    }
+
+    fn write(&mut self, entries: &[CommittedEntry], standing: &Standing) -> Result<(), ShardError> {
+        let mut events: Vec<&EventRecord> = Vec::new();
+        for record in entries.iter().flat_map(|entry| entry.batch.records().iter()) {
+            match record {
+                Record::Event(event) => events.push(event),
+                Record::Definition { hash, source } => {
+                    let binds = [Bind::Blob(&hash.0), Bind::Text(source)];
+                    self.connection.run(self.statements.insert_definition, &binds)?;
+                }
+                Record::Template(template) => self.write_template(template)?,
+            }
+        }
+        events.sort_unstable_by_key(|event| (event.no, event.sequence));
+        for run in events.chunk_by(|a, b| a.no == b.no) {
+            self.write_run(run)?;
+        }
+        let binds = [
+            Bind::Int(integer(standing.position.term)),
+            Bind::Int(integer(standing.position.index)),
+            Bind::Blob(&standing.applied.log_id),
+            Bind::Blob(&standing.applied.membership),
+        ];
+        self.connection.run(self.statements.set_applied, &binds)
+    }
+
+    fn write_template(&mut self, template: &TemplateRecord) -> Result<(), ShardError> {
+        let binds = [
+            Bind::Text(&template.name),
+            Bind::Int(i64::from(template.version)),
+            Bind::Blob(&template.definition.0),
+            Bind::Text(&template.source),
+            Bind::Int(template.created_at.0),
+        ];
+        self.connection.run(self.statements.insert_template, &binds)
+    }
+
+    /// Writes the events of one run, sorted by sequence, and what they change.
+    fn write_run(&mut self, events: &[&EventRecord]) -> Result<(), ShardError> {
+        let no = events[0].no;
+        let mut last = self.last_sequence(no, events[0].sequence)?;
+        let mut fold = RunFold::default();
+        for event in events {
+            if event.sequence != last.next() {
+                return Err(ShardError::Damaged(format!(
+                    "event {} of run {} came after event {}",
+                    event.sequence.0, no.0, last.0
+                )));
+            }
+            last = event.sequence;
+            let binds = [
+                no_bind(no),
+                Bind::Int(integer(event.sequence.0)),
+                Bind::Int(i64::from(event.event_type.code())),
+                Bind::text(event.step_id.as_deref()),
+                Bind::Json(&event.data),
+                Bind::text(event.agent_id.as_deref()),
+                Bind::Int(event.timestamp.0),
+            ];
+            self.connection.run(self.statements.insert_event, &binds)?;
+            fold.fold(event)?;
+        }
+        self.statements.folded.write(&mut self.connection, no, &fold)?;
+        if fold.has_ended() {
+            self.sequences.remove(&no);
+        } else {
+            if self.sequences.len() >= SEQUENCES_MAX {
+                self.sequences.clear();
+            }
+            self.sequences.insert(no, last);
+        }
+        Ok(())
+    }
+
+    fn last_sequence(&mut self, no: RunNo, first: Sequence) -> Result<Sequence, ShardError> {
+        if let Some(last) = self.sequences.get(&no) {
+            return Ok(*last);
+        }
+        if first == Sequence(1) {
+            // Should the run be there already, the table's own constraint refuses the event.
+            return Ok(Sequence(0));
+        }
+        let binds = [no_bind(no)];
+        let mut rows = self.connection.rows(self.statements.last_sequence, &binds)?;
+        let last = rows.next()?.map_or(Ok(None), |row| row.optional_int(0))?;
+        Ok(Sequence(last.map_or(0, i64::unsigned_abs)))
+    }
+}
+
+/// Where the tables stand, as they say themselves.
+pub(super) fn load_standing(connection: &mut Connection) -> Result<Option<Standing>, ShardError> {
+    let mut rows = connection.select("SELECT term, position, log_id, membership FROM applied", &[])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    Ok(Some(Standing {
+        position: Position { term: row.unsigned(0)?, index: row.unsigned(1)? },
+        applied: Applied { log_id: row.bytes(2)?.to_vec(), membership: row.bytes(3)?.to_vec() },
+    }))
+}

@@ -1,0 +1,87 @@
+//! Records and rows of the tables, one into the other. A row that does not read is damage, never
+//! skipped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use opcode_engine::event::EventType;
+use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId};
+use serde_json::value::RawValue;
+
+use super::connection::{Bind, Datum, Row};
+use crate::error::ShardError;
+use crate::record::{EventRecord, TemplateRecord};
+
+/// Columns that [`event`] reads, in its order.
+pub(super) const EVENT_COLUMNS: &str = "workflow_no, sequence, type, step_id, data, agent_id, timestamp";
+
+/// A run's number as the tables hold it.
+pub(super) fn no_bind(no: RunNo) -> Bind<'static> {
+    Bind::Int(integer(no.0))
+}
+
+/// A count or number that fits libSQL's signed integers, as every one of ours does.
+pub(super) fn integer(value: u64) -> i64 {
+    i64::try_from(value).expect("numbers of runs, events and positions stay below 2^63")
+}
+
+/// A row of [`EVENT_COLUMNS`].
+pub(super) fn event(row: &Row<'_>) -> Result<EventRecord, ShardError> {
+    let code = row.int(2)?;
+    let event_type = u8::try_from(code)
+        .ok()
+        .and_then(EventType::from_code)
+        .ok_or_else(|| ShardError::Damaged(format!("no event type has the code {code}")))?;
+    Ok(EventRecord {
+        no: RunNo(row.unsigned(0)?),
+        sequence: Sequence(row.unsigned(1)?),
+        event_type,
+        step_id: row.optional_text(3)?.map(Arc::from),
+        data: row.bytes(4)?.to_vec(),
+        agent_id: row.optional_text(5)?.map(Arc::from),
+        timestamp: Timestamp(row.int(6)?),
+    })
+}
+
+/// A row of `name, version, definition, source, created_at`.
+pub(super) fn template(row: &Row<'_>) -> Result<TemplateRecord, ShardError> {
+    let version = row.int(1)?;
+    Ok(TemplateRecord {
+        name: row.text(0)?.into(),
+        version: u32::try_from(version)
+            .map_err(|_| ShardError::Damaged(format!("a template has the version {version}")))?,
+        definition: hash(row.bytes(2)?)?,
+        source: row.text(3)?.into(),
+        created_at: Timestamp(row.int(4)?),
+    })
+}
+
+/// A definition's hash.
+pub(super) fn hash(bytes: &[u8]) -> Result<DefinitionHash, ShardError> {
+    let bytes: [u8; 32] = bytes
+        .try_into()
+        .map_err(|_| ShardError::Damaged(format!("a definition's hash has {} bytes", bytes.len())))?;
+    Ok(DefinitionHash(bytes))
+}
+
+/// A run's id.
+pub(super) fn workflow_id(text: &str) -> Result<WorkflowId, ShardError> {
+    WorkflowId::parse(text).map_err(|why| ShardError::Damaged(format!("workflow id {text:?}: {why}")))
+}
+
+/// JSON text of a column.
+pub(super) fn json(row: &Row<'_>, at: usize) -> Result<Box<RawValue>, ShardError> {
+    let text = row.text(at)?;
+    RawValue::from_string(text.to_owned())
+        .map_err(|why| ShardError::Damaged(format!("a column that should hold JSON does not: {why}")))
+}
+
+/// JSON text of a column, or nothing.
+pub(super) fn optional_json(row: &Row<'_>, at: usize) -> Result<Option<Box<RawValue>>, ShardError> {
+    if row.get(at) == Datum::Null { Ok(None) } else { json(row, at).map(Some) }
+}
+
+/// Labels of a run.
+pub(super) fn labels(text: &str) -> Result<BTreeMap<String, String>, ShardError> {
+    serde_json::from_str(text).map_err(|why| ShardError::Damaged(format!("a run's labels: {why}")))
+}

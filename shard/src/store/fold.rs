@@ -1,0 +1,225 @@
+//! What events leave in the tables: the changes of one run's events, folded to one state per row.
+//!
+//! The writer folds the events of one transaction, the rebuild those of a whole run, through the
+//! same code; so a step that starts and completes within a transaction is written once.
+
+use std::collections::BTreeMap;
+
+use opcode_engine::fsm::WorkflowStatus;
+use opcode_engine::ids::{DefinitionHash, RunNo, Timestamp};
+use opcode_engine::view::{self, Change, DecisionRequested, RunStarted, StepChange};
+use serde_json::value::RawValue;
+
+use super::codec::no_bind;
+use super::connection::Bind;
+use crate::error::ShardError;
+use crate::record::EventRecord;
+
+/// Columns of `workflows`, in the order of [`RunFold::run_row`].
+pub(super) const RUN_COLUMNS: &str = "no, id, status, definition, template, version, agent_id, body_hash, \
+     labels, output, error, created_at, started_at, completed_at, due";
+/// Columns of `step_rows`, in the order of [`step_row`].
+pub(super) const STEP_COLUMNS: &str =
+    "workflow_no, step_id, status, attempts, started_at, completed_at, output, error, due";
+/// Columns of `decision_rows`, in the order of [`decision_row`].
+pub(super) const DECISION_COLUMNS: &str = "workflow_no, decision_id, step_id, status, context, options, \
+     target_agent, fallback, timeout_at, created_at, resolution";
+
+/// The changes of some consecutive events of one run. Empty at first.
+#[derive(Default)]
+pub(super) struct RunFold<'e> {
+    /// Set when the first event is among them: the row is new.
+    pub(super) started: Option<Box<RunStarted>>,
+    /// The new run's labels as JSON text.
+    labels: String,
+    status: Option<WorkflowStatus>,
+    definition: Option<DefinitionHash>,
+    started_at: Option<Timestamp>,
+    completed_at: Option<Option<Timestamp>>,
+    output: Option<Box<RawValue>>,
+    error: Option<Option<Box<RawValue>>>,
+    due: Option<Option<Timestamp>>,
+    /// Last state of each step, by full id.
+    pub(super) steps: BTreeMap<&'e str, StepChange>,
+    /// What happened to decisions, in order.
+    pub(super) decisions: Vec<DecisionFold>,
+}
+
+/// A change of a run's decisions.
+pub(super) enum DecisionFold {
+    /// One is asked for.
+    Requested(Box<DecisionRequested>),
+    /// One that is pending is closed.
+    Closed { decision_id: String, status: &'static str, resolution: Option<Box<RawValue>> },
+    /// All that are pending are withdrawn.
+    Withdrawn,
+}
+
+impl<'e> RunFold<'e> {
+    /// Folds the next event in.
+    pub(super) fn fold(&mut self, event: &'e EventRecord) -> Result<(), ShardError> {
+        let changes = view::changes(event.event_type, event.step_id.as_ref(), &event.data, event.timestamp)
+            .map_err(|why| self::damaged(event, &why))?;
+        for change in changes {
+            match change {
+                Change::RunStarted(started) => self.start(started),
+                Change::Run { status, started_at, completed_at, output, error, due } => {
+                    self.status = Some(status);
+                    self.started_at = started_at.or(self.started_at);
+                    self.completed_at = completed_at.or(self.completed_at);
+                    self.output = output.or(self.output.take());
+                    self.error = error.or(self.error.take());
+                    self.due = due.or(self.due);
+                }
+                Change::Definition(hash) => self.definition = Some(hash),
+                Change::Step(change) => {
+                    let id = event.step_id.as_deref().ok_or_else(|| damaged(event, "it names no step"))?;
+                    self.step(id, change);
+                }
+                Change::DecisionRequested(requested) => {
+                    self.decisions.push(DecisionFold::Requested(requested));
+                }
+                Change::DecisionClosed { decision_id, status, resolution } => {
+                    self.decisions.push(DecisionFold::Closed { decision_id, status, resolution });
+                }
+                Change::DecisionsWithdrawn => self.decisions.push(DecisionFold::Withdrawn),
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, started: Box<RunStarted>) {
+        let labels: BTreeMap<&str, &str> =
+            started.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        self.labels = serde_json::to_string(&labels).expect("a map of texts is JSON");
+        self.status = Some(started.status);
+        self.definition = Some(started.definition);
+        self.started_at = started.started_at;
+        self.due = Some(started.due);
+        self.started = Some(started);
+    }
+
+    fn step(&mut self, id: &'e str, change: StepChange) {
+        use std::collections::btree_map::Entry;
+        match self.steps.entry(id) {
+            Entry::Vacant(entry) => {
+                entry.insert(change);
+            }
+            Entry::Occupied(mut entry) => {
+                let earlier = entry.get_mut();
+                earlier.status = change.status;
+                earlier.attempts = change.attempts.or(earlier.attempts);
+                earlier.started_at = change.started_at.or(earlier.started_at);
+                earlier.completed_at = change.completed_at.or(earlier.completed_at);
+                earlier.output = change.output.or(earlier.output.take());
+                earlier.error = change.error.or(earlier.error.take());
+                earlier.due = change.due;
+            }
+        }
+    }
+
+    /// The whole row of a run whose first event was folded.
+    pub(super) fn run_row(&self, no: RunNo) -> Option<[Bind<'_>; 15]> {
+        let started = self.started.as_ref()?;
+        Some([
+            no_bind(no),
+            Bind::Text(&started.workflow_id),
+            Bind::text(self.status.map(WorkflowStatus::as_str)),
+            Bind::Blob(self.definition.as_ref().map_or(&[], |hash| &hash.0)),
+            Bind::text(started.template.as_deref()),
+            Bind::text(started.version.as_deref()),
+            Bind::text(started.agent_id.as_deref()),
+            Bind::int(started.body_hash.map(u64::cast_signed)),
+            Bind::Text(&self.labels),
+            json(self.output.as_deref()),
+            json(self.error.as_ref().and_then(Option::as_deref)),
+            Bind::Int(started.created_at.0),
+            time(self.started_at),
+            time(self.completed_at.flatten()),
+            time(self.due.flatten()),
+        ])
+    }
+
+    /// Values for the update of a run's row, `None` when nothing in it changes: number, status,
+    /// definition, started_at, then for completed_at, output, error and due whether it changes
+    /// and to what.
+    pub(super) fn run_update(&self, no: RunNo) -> Option<[Bind<'_>; 11]> {
+        if self.status.is_none() && self.definition.is_none() {
+            return None;
+        }
+        let flag = |is_set: bool| Bind::Int(i64::from(is_set));
+        Some([
+            no_bind(no),
+            Bind::text(self.status.map(WorkflowStatus::as_str)),
+            self.definition.as_ref().map_or(Bind::Null, |hash| Bind::Blob(&hash.0)),
+            time(self.started_at),
+            flag(self.completed_at.is_some()),
+            time(self.completed_at.flatten()),
+            json(self.output.as_deref()),
+            flag(self.error.is_some()),
+            json(self.error.as_ref().and_then(Option::as_deref)),
+            flag(self.due.is_some()),
+            time(self.due.flatten()),
+        ])
+    }
+
+    /// Whether the run has ended by these events.
+    pub(super) fn has_ended(&self) -> bool {
+        self.status.is_some_and(WorkflowStatus::is_terminal)
+    }
+}
+
+/// The row of a step; on an update, nothing leaves attempts, times, output and error as they are.
+pub(super) fn step_row<'b>(no: RunNo, id: &'b str, step: &'b StepChange) -> [Bind<'b>; 9] {
+    [
+        no_bind(no),
+        Bind::Text(id),
+        Bind::Text(step.status.as_str()),
+        Bind::int(step.attempts.map(i64::from)),
+        time(step.started_at),
+        time(step.completed_at),
+        json(step.output.as_deref()),
+        json(step.error.as_deref()),
+        time(step.due),
+    ]
+}
+
+/// The row of a decision.
+pub(super) fn decision_row<'b>(
+    no: RunNo,
+    decision: &'b DecisionRequested,
+    status: &'b str,
+    resolution: Option<&'b RawValue>,
+) -> [Bind<'b>; 11] {
+    [
+        no_bind(no),
+        Bind::Text(&decision.decision_id),
+        Bind::Text(&decision.step_id),
+        Bind::Text(status),
+        json(Some(&decision.context)),
+        json(Some(&decision.options)),
+        Bind::text(decision.target_agent.as_deref()),
+        Bind::text(decision.fallback.as_deref()),
+        time(decision.timeout_at),
+        Bind::Int(decision.created_at.0),
+        json(resolution),
+    ]
+}
+
+/// A value of JSON, or nothing.
+pub(super) fn json(value: Option<&RawValue>) -> Bind<'_> {
+    value.map_or(Bind::Null, |raw| Bind::Json(raw.get().as_bytes()))
+}
+
+fn time(at: Option<Timestamp>) -> Bind<'static> {
+    Bind::int(at.map(|t| t.0))
+}
+
+fn damaged(event: &EventRecord, why: &str) -> ShardError {
+    ShardError::Damaged(format!(
+        "event {} ({}) of run {}: {why}",
+        event.sequence.0,
+        event.event_type.as_str(),
+        event.no.0
+    ))
+}

@@ -1,0 +1,178 @@
+//! The readers: a few read-only connections, each read on a blocking thread within one snapshot.
+//!
+//! A read that fails is an error, never an empty answer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::codec::{self, no_bind};
+use super::connection::{Access, Bind, Connection};
+use super::{StoredRun, codec::integer};
+use crate::error::ShardError;
+use crate::record::{EventRecord, TemplateRecord};
+
+/// Reads of one shard at the same time; more wait for one to end.
+const READERS_MAX: usize = 4;
+
+/// The pool of reading connections.
+pub(super) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, idle: Mutex::default(), permits: Arc::new(Semaphore::new(READERS_MAX)) }
+    }
+
+    /// Runs `read` on a blocking thread, within one snapshot of the tables.
+    pub(super) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&mut Connection) -> Result<T, ShardError> + Send + 'static,
+    ) -> Result<T, ShardError> {
+        let readers = Arc::clone(self);
+        self.blocking(move || {
+            let idle = readers.idle.lock().pop();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => Connection::open(&readers.path, Access::Read)?,
+            };
+            let (begin, commit) = (connection.cached("BEGIN")?, connection.cached("COMMIT")?);
+            connection.run(begin, &[])?;
+            // After an error the connection is dropped, and its snapshot with it.
+            let answer = read(&mut connection)?;
+            connection.run(commit, &[])?;
+            readers.idle.lock().push(connection);
+            Ok(answer)
+        })
+        .await
+    }
+
+    /// Runs `read` on a blocking thread with a connection of its own.
+    pub(super) async fn read_apart<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(Connection) -> Result<T, ShardError> + Send + 'static,
+    ) -> Result<T, ShardError> {
+        let path = self.path.clone();
+        self.blocking(move || read(Connection::open(&path, Access::Read)?)).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, ShardError> + Send + 'static,
+    ) -> Result<T, ShardError> {
+        let closed = |_| ShardError::Stopped("the tables are closed".into());
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(closed)?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            read()
+        });
+        match reading.await {
+            Ok(answer) => answer,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(ShardError::Stopped("the process is ending".into())),
+        }
+    }
+
+    /// Refuses further reads and closes the connections that rest.
+    pub(super) fn close(&self) {
+        self.permits.close();
+        self.idle.lock().clear();
+    }
+}
+
+pub(super) fn find(connection: &mut Connection, id: &WorkflowId) -> Result<Option<RunNo>, ShardError> {
+    let binds = [Bind::Text(id.as_str())];
+    let mut rows = connection.select("SELECT no FROM workflows WHERE id = ?1", &binds)?;
+    rows.next()?.map(|row| row.unsigned(0).map(RunNo)).transpose()
+}
+
+pub(super) fn load_run(connection: &mut Connection, id: WorkflowId) -> Result<Option<StoredRun>, ShardError> {
+    let Some(no) = find(connection, &id)? else { return Ok(None) };
+    let events = events(connection, no, Sequence(0), usize::MAX)?;
+    Ok(Some(StoredRun { no, id, events }))
+}
+
+pub(super) fn load_run_no(connection: &mut Connection, no: RunNo) -> Result<Option<StoredRun>, ShardError> {
+    let id = {
+        let binds = [no_bind(no)];
+        let mut rows = connection.select("SELECT id FROM workflows WHERE no = ?1", &binds)?;
+        match rows.next()? {
+            Some(row) => codec::workflow_id(row.text(0)?)?,
+            None => return Ok(None),
+        }
+    };
+    let events = events(connection, no, Sequence(0), usize::MAX)?;
+    Ok(Some(StoredRun { no, id, events }))
+}
+
+pub(super) fn last_run_no(connection: &mut Connection) -> Result<RunNo, ShardError> {
+    let mut rows = connection.select("SELECT coalesce(max(no), 0) FROM workflows", &[])?;
+    rows.next()?.map_or(Ok(RunNo(0)), |row| row.unsigned(0).map(RunNo))
+}
+
+pub(super) fn live_runs(connection: &mut Connection) -> Result<Vec<RunNo>, ShardError> {
+    let sql = "SELECT no FROM workflows WHERE status IN ('pending', 'active') ORDER BY no";
+    let mut rows = connection.select(sql, &[])?;
+    let mut runs = Vec::new();
+    while let Some(row) = rows.next()? {
+        runs.push(RunNo(row.unsigned(0)?));
+    }
+    Ok(runs)
+}
+
+pub(super) fn timers(connection: &mut Connection) -> Result<Vec<(Timestamp, RunNo)>, ShardError> {
+    let sql = "SELECT min(due), no FROM (
+            SELECT due, no FROM workflows WHERE due IS NOT NULL
+            UNION ALL
+            SELECT due, workflow_no FROM step_rows WHERE due IS NOT NULL)
+        GROUP BY no ORDER BY 1, 2";
+    let mut rows = connection.select(sql, &[])?;
+    let mut timers = Vec::new();
+    while let Some(row) = rows.next()? {
+        timers.push((Timestamp(row.int(0)?), RunNo(row.unsigned(1)?)));
+    }
+    Ok(timers)
+}
+
+pub(super) fn definition(
+    connection: &mut Connection,
+    hash: DefinitionHash,
+) -> Result<Option<Arc<str>>, ShardError> {
+    let binds = [Bind::Blob(&hash.0)];
+    let mut rows = connection.select("SELECT source FROM definitions WHERE hash = ?1", &binds)?;
+    rows.next()?.map(|row| row.text(0).map(Arc::from)).transpose()
+}
+
+pub(super) fn events(
+    connection: &mut Connection,
+    no: RunNo,
+    after: Sequence,
+    limit: usize,
+) -> Result<Vec<EventRecord>, ShardError> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let binds = [no_bind(no), Bind::Int(integer(after.0)), Bind::Int(limit)];
+    let sql = "SELECT workflow_no, sequence, type, step_id, data, agent_id, timestamp FROM event_rows
+        WHERE workflow_no = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3";
+    let mut rows = connection.select(sql, &binds)?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(codec::event(&row)?);
+    }
+    Ok(events)
+}
+
+pub(super) fn templates(connection: &mut Connection) -> Result<Vec<TemplateRecord>, ShardError> {
+    let sql = "SELECT name, version, definition, source, created_at FROM templates ORDER BY name, version";
+    let mut rows = connection.select(sql, &[])?;
+    let mut templates = Vec::new();
+    while let Some(row) = rows.next()? {
+        templates.push(codec::template(&row)?);
+    }
+    Ok(templates)
+}

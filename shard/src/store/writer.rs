@@ -1,0 +1,375 @@
+//! The writer: one thread that owns the only connection that writes, and does every checkpoint.
+//!
+//! It is lazy: alone it applies at once, under load it gathers, since large sorted transactions
+//! are what makes applying cheap. It never skips an entry: what it cannot apply stops it for
+//! good, and the shard with it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
+
+use super::apply::Applier;
+use super::connection::CheckpointMode;
+use super::schema::PAGE_BYTES;
+use crate::batch::Position;
+use crate::crash;
+use crate::error::ShardError;
+use crate::log::{Applied, CommittedEntry};
+use crate::record::Record;
+
+/// Records that make a transaction worth it; more wait for the next one.
+const RECORDS_MAX: usize = 20_000;
+/// Bytes of records that do so.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest wait of an entry under load.
+const AGE_MAX: Duration = Duration::from_millis(100);
+/// An entry that comes this long after the last commit finds the writer idle: it is applied at once.
+const IDLE_AFTER: Duration = Duration::from_millis(20);
+/// Quiet time after which the WAL is moved into the main file, so that the log can be purged.
+const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
+/// WAL frames after which it is moved also under load: 64 MiB.
+const CHECKPOINT_FRAMES: u32 = (64 * 1024 * 1024 / PAGE_BYTES) as u32;
+/// From this many times that on, readers are waited for.
+const RESTART_FACTOR: u32 = 4;
+/// How long they are waited for.
+const RESTART_TIMEOUT: Duration = Duration::from_millis(100);
+/// The same in other cases, where only people's tools could hold a lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How far the writer is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    /// Applied and committed.
+    pub(super) position: Option<Position>,
+    /// Why it has stopped for good.
+    pub(super) failed: Option<Arc<str>>,
+    /// It was closed and the connection is gone.
+    pub(super) is_closed: bool,
+}
+
+/// What the writer thread shares with the handles.
+pub(super) struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    progress: watch::Sender<Progress>,
+    backlog: AtomicUsize,
+    checkpointed: Mutex<Option<Applied>>,
+    commits: AtomicU64,
+}
+
+/// Entries that wait. Its bound is the log's: a group slows down when [`Shared::backlog`] grows.
+#[derive(Default)]
+struct Queue {
+    entries: VecDeque<Waiting>,
+    records: usize,
+    bytes: usize,
+    /// Somebody waits for this position.
+    wanted: Option<Position>,
+    stop: Option<Stop>,
+}
+
+struct Waiting {
+    entry: CommittedEntry,
+    bytes: usize,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Apply all, checkpoint, end.
+    Close,
+    /// End after the current transaction: the handles are gone.
+    Abandon,
+}
+
+enum Work {
+    Apply(Vec<CommittedEntry>),
+    Checkpoint,
+    Stop(Stop),
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            progress: watch::Sender::default(),
+            backlog: AtomicUsize::new(0),
+            checkpointed: Mutex::new(None),
+            commits: AtomicU64::new(0),
+        }
+    }
+
+    /// Puts entries in the queue. They are let go when the writer has stopped for good, which
+    /// the shard learns from [`Progress::failed`].
+    pub(super) fn enqueue(&self, entries: Vec<CommittedEntry>) {
+        if self.progress.borrow().failed.is_some() {
+            return;
+        }
+        let since = Instant::now();
+        let mut queue = self.queue.lock();
+        for entry in entries {
+            let records = entry.batch.records().len();
+            let bytes = entry.batch.records().iter().map(record_bytes).sum();
+            queue.records += records;
+            queue.bytes += bytes;
+            self.backlog.fetch_add(records, Ordering::Relaxed);
+            queue.entries.push_back(Waiting { entry, bytes, since });
+        }
+        self.wake.notify_one();
+    }
+
+    /// Records that wait or are being applied.
+    pub(super) fn backlog(&self) -> usize {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
+    /// What is synced in the main file.
+    pub(super) fn checkpointed(&self) -> Option<Applied> {
+        self.checkpointed.lock().clone()
+    }
+
+    /// Transactions committed since the start.
+    pub(super) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// A look at the progress, and news of it.
+    pub(super) fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Asks the writer not to wait before `position` is applied.
+    pub(super) fn hurry(&self, position: Position) {
+        let mut queue = self.queue.lock();
+        queue.wanted = queue.wanted.max(Some(position));
+        self.wake.notify_one();
+    }
+
+    /// Asks the writer to apply all, checkpoint and end.
+    pub(super) fn close(&self) {
+        self.stop(Stop::Close);
+    }
+
+    /// Asks the writer to end after the current transaction.
+    pub(super) fn abandon(&self) {
+        self.stop(Stop::Abandon);
+    }
+
+    fn stop(&self, stop: Stop) {
+        self.queue.lock().stop = Some(stop);
+        self.wake.notify_one();
+    }
+
+    fn fail(&self, why: &str) {
+        tracing::error!(why, "the tables have stopped: nothing more is applied");
+        self.progress.send_modify(|progress| {
+            progress.failed.get_or_insert_with(|| why.into());
+        });
+        let mut queue = self.queue.lock();
+        queue.entries.clear();
+        queue.records = 0;
+        queue.bytes = 0;
+        self.backlog.store(0, Ordering::Relaxed);
+    }
+
+    /// Waits until there is something to do. `last_commit` is when the last transaction ended,
+    /// `checkpoint_at` when the WAL is to be moved if nothing comes.
+    fn next_work(
+        &self,
+        applied: Option<Position>,
+        last_commit: Instant,
+        checkpoint_at: Option<Instant>,
+    ) -> Work {
+        let mut queue = self.queue.lock();
+        loop {
+            if queue.stop == Some(Stop::Abandon) {
+                return Work::Stop(Stop::Abandon);
+            }
+            let now = Instant::now();
+            let wake_at = match (queue.ready_at(applied, last_commit), queue.stop) {
+                (Some(ready_at), _) if ready_at <= now => return Work::Apply(queue.take()),
+                (Some(ready_at), _) => Some(ready_at),
+                (None, Some(stop)) => return Work::Stop(stop),
+                (None, None) => match checkpoint_at {
+                    Some(at) if at <= now => return Work::Checkpoint,
+                    at => at,
+                },
+            };
+            match wake_at {
+                Some(at) => {
+                    self.wake.wait_until(&mut queue, at);
+                }
+                None => self.wake.wait(&mut queue),
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// When the entries that wait are worth a transaction; `None` when there are none.
+    fn ready_at(&self, applied: Option<Position>, last_commit: Instant) -> Option<Instant> {
+        let oldest = self.entries.front()?.since;
+        let is_urgent = self.stop.is_some() || self.wanted > applied;
+        if is_urgent || self.records >= RECORDS_MAX || self.bytes >= BYTES_MAX {
+            return Some(oldest);
+        }
+        let is_idle = oldest >= last_commit + IDLE_AFTER;
+        Some(if is_idle { oldest } else { oldest + AGE_MAX })
+    }
+
+    /// Entries for one transaction: at least one.
+    fn take(&mut self) -> Vec<CommittedEntry> {
+        let (mut records, mut bytes, mut taken) = (0, 0, Vec::new());
+        while records < RECORDS_MAX
+            && bytes < BYTES_MAX
+            && let Some(waiting) = self.entries.pop_front()
+        {
+            records += waiting.entry.batch.records().len();
+            bytes += waiting.bytes;
+            taken.push(waiting.entry);
+        }
+        self.records -= records;
+        self.bytes -= bytes;
+        taken
+    }
+}
+
+fn record_bytes(record: &Record) -> usize {
+    match record {
+        Record::Event(event) => event.size_bytes(),
+        Record::Definition { source, .. } => source.len(),
+        Record::Template(template) => template.source.len(),
+    }
+}
+
+/// Stops the tables when the thread ends by a panic.
+struct FailOnPanic(Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("the writer panicked");
+        }
+    }
+}
+
+/// The writer's side.
+pub(super) struct Writer {
+    applier: Applier,
+    shared: Arc<Shared>,
+    last_commit: Instant,
+    /// When to checkpoint if nothing comes; none when all is in the main file.
+    checkpoint_at: Option<Instant>,
+    /// WAL frames at which to checkpoint under load.
+    checkpoint_frames: u32,
+}
+
+impl Writer {
+    /// Takes over the applier. What a former process applied counts as checkpointed only once
+    /// this one has moved it.
+    pub(super) fn new(applier: Applier, shared: Arc<Shared>) -> Self {
+        let now = Instant::now();
+        let position = applier.standing().map(|s| s.position);
+        shared.progress.send_modify(|progress| progress.position = position);
+        Self {
+            applier,
+            shared,
+            last_commit: now.checked_sub(IDLE_AFTER).unwrap_or(now),
+            checkpoint_at: position.map(|_| now + CHECKPOINT_AFTER),
+            checkpoint_frames: CHECKPOINT_FRAMES,
+        }
+    }
+
+    /// Works until it is stopped or fails.
+    pub(super) fn run(mut self) {
+        let guard = FailOnPanic(Arc::clone(&self.shared));
+        let result = self.work();
+        let shared = Arc::clone(&self.shared);
+        drop(self);
+        match result {
+            Ok(()) => shared.progress.send_modify(|progress| progress.is_closed = true),
+            Err(error) => shared.fail(&error.to_string()),
+        }
+        drop(guard);
+    }
+
+    fn work(&mut self) -> Result<(), ShardError> {
+        loop {
+            let applied = self.applier.standing().map(|s| s.position);
+            match self.shared.next_work(applied, self.last_commit, self.checkpoint_at) {
+                Work::Apply(entries) => self.apply(&entries)?,
+                Work::Checkpoint => {
+                    let is_whole = self.checkpoint(CheckpointMode::Passive)?;
+                    self.checkpoint_at = (!is_whole).then(|| Instant::now() + CHECKPOINT_AFTER);
+                }
+                Work::Stop(Stop::Abandon) => return Ok(()),
+                Work::Stop(Stop::Close) => {
+                    self.applier.connection().busy_timeout(RESTART_TIMEOUT);
+                    return self.checkpoint(CheckpointMode::Truncate).map(drop);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, entries: &[CommittedEntry]) -> Result<(), ShardError> {
+        let started = Instant::now();
+        let records = entries.iter().map(|entry| entry.batch.records().len()).sum::<usize>();
+        let has_committed = self.applier.apply(entries)?;
+        self.shared.backlog.fetch_sub(records, Ordering::Relaxed);
+        self.last_commit = Instant::now();
+        if !has_committed {
+            return Ok(());
+        }
+        self.shared.commits.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("opcode_tables_records_total").increment(records as u64);
+        metrics::histogram!("opcode_tables_commit_seconds").record(started.elapsed().as_secs_f64());
+        let position = self.applier.standing().map(|s| s.position);
+        self.shared.progress.send_modify(|progress| progress.position = position);
+        self.checkpoint_at = Some(self.last_commit + CHECKPOINT_AFTER);
+        self.checkpoint_under_load()
+    }
+
+    fn checkpoint_under_load(&mut self) -> Result<(), ShardError> {
+        let frames = self.applier.connection().wal_frames();
+        if frames < CHECKPOINT_FRAMES {
+            // The WAL has started over.
+            self.checkpoint_frames = CHECKPOINT_FRAMES;
+        }
+        if frames < self.checkpoint_frames {
+            return Ok(());
+        }
+        let is_whole = if frames < CHECKPOINT_FRAMES * RESTART_FACTOR {
+            self.checkpoint(CheckpointMode::Passive)?
+        } else {
+            self.applier.connection().busy_timeout(RESTART_TIMEOUT);
+            let is_whole = self.checkpoint(CheckpointMode::Restart)?;
+            self.applier.connection().busy_timeout(LOCK_TIMEOUT);
+            is_whole
+        };
+        let step = if is_whole { CHECKPOINT_FRAMES } else { CHECKPOINT_FRAMES / 4 };
+        self.checkpoint_frames = frames.saturating_add(step);
+        Ok(())
+    }
+
+    /// Moves the WAL into the main file; whether all of it was. libSQL syncs the WAL before and,
+    /// with `synchronous = NORMAL`, the main file after it has moved everything, so the standing
+    /// is then on stable storage there.
+    fn checkpoint(&mut self, mode: CheckpointMode) -> Result<bool, ShardError> {
+        crash::point("tables.checkpoint.before");
+        let started = Instant::now();
+        let checkpoint = self.applier.connection().checkpoint(mode)?;
+        crash::point("tables.checkpoint.after");
+        metrics::histogram!("opcode_tables_checkpoint_seconds").record(started.elapsed().as_secs_f64());
+        if checkpoint.is_whole() {
+            *self.shared.checkpointed.lock() = self.applier.standing().map(|s| s.applied.clone());
+        } else {
+            tracing::debug!(?checkpoint, "a reader keeps part of the WAL");
+        }
+        Ok(checkpoint.is_whole())
+    }
+}
