@@ -19,6 +19,7 @@
 pub mod actions;
 pub mod batch;
 pub mod clock;
+pub mod coalescer;
 pub mod crash;
 pub mod definitions;
 pub mod error;
