@@ -1,34 +1,118 @@
 //! `${{ … }}`: values put into parsed JSON in one pass, so that none can change its shape.
+//!
+//! A template is compiled once into a tree as its value is, in which only the strings with tokens
+//! are anything but literal. Rendering goes through that tree once: a value put in is never looked
+//! at again, so text that looks like a token stays text.
+//!
+//! **Secrets.** `${{secrets.KEY}}` is left as it is by [`Template::render`], so that what is
+//! rendered may be stored and shown. [`Template::render_secrets`], in the worker, puts the values
+//! in, and only at the places where *the template* has such a token: it never searches the
+//! rendered value for them. A value that was put in and contains `${{secrets.KEY}}` is therefore
+//! never resolved; where it stands beside a secret in one string, so that one could be taken for
+//! the other, rendering fails instead.
 
 use serde_json::Value;
 
 use crate::error::Problem;
 
+use super::cel::Cel;
+use super::expr::Expr;
+use super::jq::Jq;
+use super::path::Path;
 use super::{Budget, Env, EvalError, JqRunner, References, Scope};
+
+mod compile;
+mod render;
+#[cfg(test)]
+mod tests;
+
+use compile::Compiler;
+use render::Renderer;
+
+/// Most tokens of one template.
+pub const TEMPLATE_TOKENS_MAX: usize = 1_000;
+
+const OPEN: &str = "${{";
+const CLOSE: &str = "}}";
+/// How a secret starts in what is rendered, whatever blanks it was written with.
+const SECRET: &str = "${{secrets.";
 
 /// A JSON value with compiled tokens in its strings (never in its keys).
 #[derive(Clone, Debug)]
 pub struct Template {
     source: Value,
+    root: Node,
     references: References,
+    needs_worker: bool,
+    /// How many tokens of Expr it holds; they share what is left of a budget.
+    exprs: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Node {
+    /// Nothing to interpolate anywhere inside.
+    Literal(Value),
+    /// A string that is one token: takes the value with its type.
+    Whole(Token),
+    /// A string with tokens in it.
+    Text(Vec<Part>),
+    Array(Vec<Node>),
+    Object(Vec<(String, Node)>),
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Literal(String),
+    Token(Token),
+    /// The key of a secret.
+    Secret(String),
+}
+
+#[derive(Clone, Debug)]
+struct Token {
+    /// As written, without `${{ }}`, for messages.
+    source: String,
+    program: Program,
+}
+
+#[derive(Clone, Debug)]
+enum Program {
+    Path(Path),
+    Cel(Cel),
+    Jq(Jq),
+    Expr(Expr),
 }
 
 impl Template {
     /// Compiles every token of every string in `value`; problems carry `pointer` + their place
     /// and the column in that string. `${{secrets.KEY}}` is checked and left as it is.
-    pub fn compile(value: &Value, _env: &Env<'_>, _pointer: &str) -> Result<Self, Vec<Problem>> {
-        Ok(Self { source: value.clone(), references: References::default() })
+    pub fn compile(value: &Value, env: &Env<'_>, pointer: &str) -> Result<Self, Vec<Problem>> {
+        let mut compiler = Compiler::new(env, pointer);
+        let root = compiler.value(value);
+        compiler.finish(value.clone(), root)
     }
 
     /// Compiles one bare expression, without `${{ }}`: a path, else CEL, or `jq:`/`expr:` and
     /// that language; as in `config.data_inject`, where a string with `${{` is a template too.
-    pub fn compile_expression(source: &str, _env: &Env<'_>, _pointer: &str) -> Result<Self, Vec<Problem>> {
-        Ok(Self { source: Value::String(source.into()), references: References::default() })
+    pub fn compile_expression(source: &str, env: &Env<'_>, pointer: &str) -> Result<Self, Vec<Problem>> {
+        let mut compiler = Compiler::new(env, pointer);
+        let root = if source.contains(OPEN) {
+            compiler.string(source)
+        } else {
+            compiler.token(source, 0, source).map_or(Node::Literal(Value::Null), Node::Whole)
+        };
+        compiler.finish(Value::String(source.into()), root)
     }
 
     /// A value with nothing to interpolate.
     pub fn literal(value: Value) -> Self {
-        Self { source: value, references: References::default() }
+        Self {
+            root: Node::Literal(value.clone()),
+            source: value,
+            references: References::default(),
+            needs_worker: false,
+            exprs: 0,
+        }
     }
 
     /// What was compiled.
@@ -41,24 +125,89 @@ impl Template {
         &self.references
     }
 
-    /// Whether there is nothing to interpolate.
+    /// Whether there is nothing to interpolate, secrets neither.
     pub fn is_literal(&self) -> bool {
-        true
+        matches!(self.root, Node::Literal(_))
     }
 
     /// Whether it holds jq, which only a worker runs.
     pub fn needs_worker(&self) -> bool {
-        false
+        self.needs_worker
     }
 
     /// The value, within the budget. A token that reads a missing *field* is `null`; one that
-    /// reads a step that is not done is a failure.
-    pub fn render(
-        &self,
-        _scope: &dyn Scope,
-        _budget: Budget,
-        _jq: &dyn JqRunner,
-    ) -> Result<Value, EvalError> {
-        Ok(self.source.clone())
+    /// reads a step that is not done is a failure. Secrets are left as `${{secrets.KEY}}`.
+    pub fn render(&self, scope: &dyn Scope, budget: Budget, jq: &dyn JqRunner) -> Result<Value, EvalError> {
+        // With nothing to interpolate nothing is computed, and the copy is bounded by the
+        // definition's own size.
+        if let Node::Literal(value) = &self.root {
+            return Ok(value.clone());
+        }
+        Renderer::new(scope, jq, budget, self.exprs).node(&self.root)
     }
+
+    /// Puts secrets into `rendered`, which [`Template::render`] of this template gave, at the
+    /// places where the template has them and nowhere else. The first failure of `resolve` ends it.
+    pub fn render_secrets<E>(
+        &self,
+        rendered: &mut Value,
+        resolve: &mut dyn FnMut(&str) -> Result<String, E>,
+    ) -> Result<(), E> {
+        put_secrets(&self.root, rendered, resolve)
+    }
+
+    /// Whether [`Template::render_secrets`] has anything to do.
+    pub fn has_secrets(&self) -> bool {
+        has_secrets(&self.root)
+    }
+}
+
+fn has_secrets(node: &Node) -> bool {
+    match node {
+        Node::Literal(_) | Node::Whole(_) => false,
+        Node::Text(parts) => parts.iter().any(|part| matches!(part, Part::Secret(_))),
+        Node::Array(items) => items.iter().any(has_secrets),
+        Node::Object(fields) => fields.iter().any(|(_, field)| has_secrets(field)),
+    }
+}
+
+fn put_secrets<E>(
+    node: &Node,
+    rendered: &mut Value,
+    resolve: &mut dyn FnMut(&str) -> Result<String, E>,
+) -> Result<(), E> {
+    match (node, rendered) {
+        (Node::Text(parts), Value::String(text)) if has_secrets(node) => {
+            let mut rest = text.as_str();
+            let mut whole = String::new();
+            for key in
+                parts.iter().filter_map(|part| if let Part::Secret(key) = part { Some(key) } else { None })
+            {
+                // Rendering has made sure that the string holds as many of these as the template.
+                let Some((before, after)) = rest.split_once(SECRET) else { break };
+                whole.push_str(before);
+                whole.push_str(&resolve(key)?);
+                rest = after
+                    .strip_prefix(key.as_str())
+                    .and_then(|after| after.strip_prefix(CLOSE))
+                    .unwrap_or(after);
+            }
+            whole.push_str(rest);
+            *text = whole;
+        }
+        (Node::Array(nodes), Value::Array(items)) => {
+            for (node, item) in nodes.iter().zip(items) {
+                put_secrets(node, item, resolve)?;
+            }
+        }
+        (Node::Object(nodes), Value::Object(fields)) => {
+            for (name, node) in nodes {
+                if let Some(field) = fields.get_mut(name) {
+                    put_secrets(node, field, resolve)?;
+                }
+            }
+        }
+        (Node::Literal(_) | Node::Whole(_) | Node::Text(_) | Node::Array(_) | Node::Object(_), _) => {}
+    }
+    Ok(())
 }

@@ -12,8 +12,9 @@ pub mod guard;
 pub mod interpolate;
 pub mod jq;
 mod meter;
+mod names;
+mod path;
 pub mod scope;
-pub(crate) mod suggest;
 
 pub use meter::Meter;
 pub use scope::{OwnedScope, References, Scope};

@@ -12,7 +12,7 @@ use super::node::{
     Style, TYPES, Ty,
 };
 use super::{operators, pattern};
-use crate::expr::{Env, ExprProblem, References, Visibility, suggest};
+use crate::expr::{Env, ExprProblem, References, names};
 
 /// What a check came to.
 pub(super) struct Checked {
@@ -41,9 +41,6 @@ pub(super) fn check(expr: &IdedExpr, info: &SourceInfo, source: &str, env: &Env<
     checker.problems.sort_by_key(|problem| problem.column);
     Checked { root, references, problems: checker.problems }
 }
-
-/// Names of the roots as an author sees them.
-const ROOTS: [&str; 6] = ["steps", "inputs", "workflow", "context", "iter", "data"];
 
 struct Checker<'c> {
     env: &'c Env<'c>,
@@ -128,7 +125,7 @@ impl Checker<'_> {
             "iter" if self.env.in_loop => Root::Iter,
             "data" if self.env.has_data => Root::Data,
             _ => {
-                let message = self.unknown_name(name);
+                let message = names::unknown_root(name, self.vars.iter().map(String::as_str));
                 self.problem(column, message);
                 return (Kind::Null, Ty::Any);
             }
@@ -136,34 +133,13 @@ impl Checker<'_> {
         (Kind::Root(root), Ty::Any)
     }
 
-    fn unknown_name(&self, name: &str) -> String {
-        match name {
-            "iter" | "loop" => "`loop` and `iter` exist only inside a loop or map".into(),
-            "data" => "`data` exists only where an action was given `data`".into(),
-            "secrets" => {
-                "a secret stands alone in its token, `${{secrets.KEY}}`; no expression sees it".into()
-            }
-            _ => {
-                let vars = self.vars.iter().map(String::as_str);
-                format!("unknown name `{name:.64}`{}", suggest::clause(name, vars.chain(ROOTS)))
-            }
-        }
-    }
-
     fn is_root(&self, expr: &IdedExpr, root: &str) -> bool {
         matches!(&expr.expr, Expr::Ident(name) if name == root) && !self.vars.iter().any(|var| var == root)
     }
 
     fn step(&mut self, id: &str, column: u32) -> Kind {
-        match (self.env.step)(id) {
-            Visibility::Visible => {}
-            Visibility::Unknown { suggestion } => {
-                let clause = suggestion.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
-                self.problem(column, format!("there is no step '{id:.128}'{clause}"));
-            }
-            Visibility::TooLate { reason } => {
-                self.problem(column, format!("step '{id:.128}' cannot have finished by then: {reason}"));
-            }
+        if let Some(message) = names::step_problem(self.env, id) {
+            self.problem(column, message);
         }
         let id: Arc<str> = id.into();
         self.references.steps.push(Arc::clone(&id));
@@ -250,7 +226,7 @@ impl Checker<'_> {
                 "item" => Root::IterItem,
                 "index" => Root::IterIndex,
                 _ => {
-                    let near = suggest::clause(field, ["item", "index"]);
+                    let near = names::clause(field, ["item", "index"]);
                     self.problem(column, format!("a loop has `item` and `index`, no `{field:.64}`{near}"));
                     Root::Iter
                 }
@@ -466,7 +442,7 @@ fn unknown_function(name: &str) -> String {
         _ => {
             let names = FUNCTIONS.iter().map(|signature| signature.name);
             let macros = ["has", "all", "exists", "exists_one", "map", "filter"];
-            format!("unknown function `{name:.64}`{}", suggest::clause(name, names.chain(macros)))
+            format!("unknown function `{name:.64}`{}", names::clause(name, names.chain(macros)))
         }
     }
 }
