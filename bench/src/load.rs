@@ -21,7 +21,13 @@ const END_MAX: Duration = Duration::from_secs(120);
 
 /// Offers `runs` at `rate` a second in requests of `batch`, whatever the answers do. Latency is
 /// from the moment a request was due to its acknowledgement.
-pub(crate) async fn batch(server: &Server, work: Work, runs: usize, rate: u64, batch: usize) -> Result<Report> {
+pub(crate) async fn batch(
+    server: &Server,
+    work: Work,
+    runs: usize,
+    rate: u64,
+    batch: usize,
+) -> Result<Report> {
     let definition = work.definition();
     let before = server.usage();
     let begun = Instant::now();
@@ -56,7 +62,17 @@ pub(crate) async fn batch(server: &Server, work: Work, runs: usize, rate: u64, b
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let scenario = format!("batch {work:?}: {rate} runs/s offered, {batch} a request");
-    Ok(report(server, before, begun, scenario, accepted, refused, work, "submission acknowledged", &latencies))
+    Ok(report(
+        server,
+        before,
+        begun,
+        scenario,
+        accepted,
+        refused,
+        work,
+        "submission acknowledged",
+        &latencies,
+    ))
 }
 
 /// One batch request: accepted, refused, and how long after it was due it was answered.
@@ -111,7 +127,6 @@ pub(crate) async fn closed(server: &Server, work: Work, runs: usize, open: usize
     let scenario = format!("closed {work:?}: {open} open");
     Ok(report(server, before, begun, scenario, runs, 0, work, "submission to result", &latencies))
 }
-
 
 #[expect(clippy::too_many_arguments, reason = "the figures of a report, put together in one place")]
 fn report(

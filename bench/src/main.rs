@@ -16,10 +16,14 @@ use serde_json::{Value, json};
 
 /// Load benchmarks of OPCODE cluster.
 #[derive(Parser)]
-#[command(version, about, after_help = "Examples:
+#[command(
+    version,
+    about,
+    after_help = "Examples:
   opcode-bench batch --runs 50000 --rate 5000
   opcode-bench closed --open 64 --runs 20000 --work chain10
-  opcode-bench batch --server http://127.0.0.1:4100 --runs 1000")]
+  opcode-bench batch --server http://127.0.0.1:4100 --runs 1000"
+)]
 struct Cli {
     #[command(subcommand)]
     scenario: Scenario,

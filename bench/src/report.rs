@@ -21,7 +21,13 @@ impl Latencies {
 
     pub(crate) fn percentiles(&self) -> Percentiles {
         let at = |q: f64| self.0.value_at_quantile(q) as f64 / 1000.0;
-        Percentiles { p50_ms: at(0.5), p90_ms: at(0.9), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1.0) }
+        Percentiles {
+            p50_ms: at(0.5),
+            p90_ms: at(0.9),
+            p99_ms: at(0.99),
+            p999_ms: at(0.999),
+            max_ms: at(1.0),
+        }
     }
 }
 

@@ -64,7 +64,8 @@ impl Server {
     /// What the node's process has used; zeros for somebody's own node.
     pub(crate) fn usage(&self) -> Usage {
         let Some((child, _)) = &self.child else { return Usage::default() };
-        let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap_or_default();
+        let read =
+            |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap_or_default();
         let stat = read("stat");
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |index: usize| fields.get(index).and_then(|f| f.parse::<f64>().ok()).unwrap_or_default();

@@ -12,7 +12,8 @@ fn one_step(step: Value) -> Value {
 
 /// Bodies, the status they get, and a word of the answer.
 fn refused() -> Vec<(Value, u16, &'static str)> {
-    let many: Vec<Value> = (0..100_000).map(|n| json!({"id": format!("s{n}"), "action": "crypto.uuid"})).collect();
+    let many: Vec<Value> =
+        (0..100_000).map(|n| json!({"id": format!("s{n}"), "action": "crypto.uuid"})).collect();
     let mut deep = json!({"id": "leaf", "action": "crypto.uuid"});
     for level in 0..40 {
         deep = json!({"id": format!("l{level}"), "type": "parallel", "config": {"branches": [[deep]]}});
@@ -53,16 +54,25 @@ async fn bad_submissions_are_refused_and_write_nothing() {
         let (got, answer) = node.post("/v1/workflows", &body).await;
         let text = answer.to_string();
         let shown: String = body.to_string().chars().take(200).collect();
-        assert!(got == status && text.contains(word), "{shown}\nwanted {status} with {word}, got {got}: {text}");
+        assert!(
+            got == status && text.contains(word),
+            "{shown}\nwanted {status} with {word}, got {got}: {text}"
+        );
         assert!(answer["trace_id"].is_string() && answer["title"].is_string(), "{text}");
     }
     let raw = |text: &'static str| {
-        node.request(reqwest::Method::POST, "/v1/workflows").header("content-type", "application/json").body(text)
+        node.request(reqwest::Method::POST, "/v1/workflows")
+            .header("content-type", "application/json")
+            .body(text)
     };
     let malformed = raw("{\"definition\": {\n  \"steps\": [}").send().await.unwrap();
     assert_eq!(malformed.status(), 400);
     let answer: Value = malformed.json().await.unwrap();
-    assert_eq!((&answer["errors"][0]["line"], answer["errors"][0]["column"].is_u64()), (&json!(2), true), "{answer}");
+    assert_eq!(
+        (&answer["errors"][0]["line"], answer["errors"][0]["column"].is_u64()),
+        (&json!(2), true),
+        "{answer}"
+    );
     let words = node.request(reqwest::Method::POST, "/v1/workflows").body("words").send().await.unwrap();
     assert_eq!(words.status(), 415);
     let (_, list) = node.get("/v1/workflows").await;
@@ -75,9 +85,18 @@ async fn hostile_expressions_stall_nothing() {
     let home = tempfile::tempdir().unwrap();
     let node = NodeBuilder::new(&home.path().join("data")).start();
     let list = "[0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9]";
-    let nested = format!("{list}.map(a, {list}.map(b, {list}.map(c, {list}.map(d, {list}.map(e, a+b+c+d+e))))).size() > 0");
+    let nested = format!(
+        "{list}.map(a, {list}.map(b, {list}.map(c, {list}.map(d, {list}.map(e, a+b+c+d+e))))).size() > 0"
+    );
     let mut steps = vec![json!({"id": "cel", "action": "crypto.uuid", "condition": nested})];
-    let filters = ["[range(1e12)]", "def f: f; f", "last(repeat(1))", "until(false; .)", "def f: [f]; f", "\"a\" * 1e9"];
+    let filters = [
+        "[range(1e12)]",
+        "def f: f; f",
+        "last(repeat(1))",
+        "until(false; .)",
+        "def f: [f]; f",
+        "\"a\" * 1e9",
+    ];
     for (n, filter) in filters.iter().enumerate() {
         steps.push(json!({"id": format!("jq{n}"), "action": "jq", "params": {"filter": filter, "data": 1},
                           "on_error": {"strategy": "ignore"}}));

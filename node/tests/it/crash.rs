@@ -23,7 +23,8 @@ fn cycles() -> usize {
 fn chain(url: &str) -> Value {
     let steps: Vec<Value> = (0..STEPS)
         .map(|n| {
-            let depends_on: Vec<String> = n.checked_sub(1).map(|before| format!("s{before}")).into_iter().collect();
+            let depends_on: Vec<String> =
+                n.checked_sub(1).map(|before| format!("s{before}")).into_iter().collect();
             json!({"id": format!("s{n}"), "action": "http.post", "depends_on": depends_on,
                    "params": {"url": url, "body": {"run": "${{workflow.run_id}}", "step": n}},
                    "retry": {"max": 5, "backoff": "constant", "delay": "50ms"}})

@@ -33,7 +33,8 @@ async fn a_decision_asked_before_a_crash_is_answered_after_it() {
     let signal = json!({"type": "decision", "step_id": "ask", "payload": {"choice": "maybe"}});
     let (status, refused) = node.post("/v1/workflows/d-1/signals", &signal).await;
     assert_eq!((status, &refused["code"]), (422, &json!("VALIDATION_ERROR")), "{refused}");
-    let signal = json!({"type": "decision", "step_id": "ask", "payload": {"choice": "yes"}, "signal_id": "s-1"});
+    let signal =
+        json!({"type": "decision", "step_id": "ask", "payload": {"choice": "yes"}, "signal_id": "s-1"});
     let (status, first) = node.post("/v1/workflows/d-1/signals", &signal).await;
     assert_eq!(status, 202, "{first}");
     let (status, again) = node.post("/v1/workflows/d-1/signals", &signal).await;
@@ -87,7 +88,11 @@ async fn an_early_signal_is_kept_across_a_crash() {
     let (status, body) = node.post(&format!("/v1/workflows/{id}/signals"), &go).await;
     assert_eq!(status, 202, "{body}");
     let run = node.end(&id).await;
-    assert_eq!(run["steps"]["gate"]["output"]["payload"]["amount"], json!(12345678901234567890u64), "{run:#}");
+    assert_eq!(
+        run["steps"]["gate"]["output"]["payload"]["amount"],
+        json!(12345678901234567890u64),
+        "{run:#}"
+    );
     assert!(node.stop().success());
     assert_tables_equal_fold(&data);
 }
@@ -143,7 +148,8 @@ fn resident_bytes(pid: u32) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn suspended_runs_leave_memory_and_come_back() {
-    let count: usize = std::env::var("OPCODE_TEST_SUSPENDED").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
+    let count: usize =
+        std::env::var("OPCODE_TEST_SUSPENDED").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     let builder = NodeBuilder::new(&data);

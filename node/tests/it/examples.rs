@@ -85,7 +85,10 @@ async fn run(node: &Node, name: &str, params: Value, choice: &str) -> Value {
         assert!(!pending.is_empty(), "{name} waits for something else: {run}");
         for decision in pending {
             answer(node, &id, &decision, choice).await;
-            assert!(answered.insert(decision["decision_id"].to_string()), "{name}: a decision was asked twice");
+            assert!(
+                answered.insert(decision["decision_id"].to_string()),
+                "{name}: a decision was asked twice"
+            );
         }
     }
 }
@@ -108,7 +111,10 @@ fn status_of<'a>(run: &'a Value, step: &str) -> &'a str {
 }
 
 /// Example, its params, the choice for its decisions, and steps with the status they end in.
-fn cases(service: &Service, dir: &Path) -> Vec<(&'static str, Value, &'static str, Vec<(&'static str, &'static str)>)> {
+fn cases(
+    service: &Service,
+    dir: &Path,
+) -> Vec<(&'static str, Value, &'static str, Vec<(&'static str, &'static str)>)> {
     let url = |path: &str| service.url(path);
     let path = |name: &str| dir.join(name).display().to_string();
     let order = json!({"order": {"id": "o-1", "product": "tea", "quantity": 2, "price": 9.5},
@@ -116,69 +122,186 @@ fn cases(service: &Service, dir: &Path) -> Vec<(&'static str, Value, &'static st
         "fulfillment_api_url": url("fulfil"), "notification_api_url": url("notify")});
     let mut no_stock = order.clone();
     no_stock["stock_api_url"] = json!(url("no-stock"));
-    let notify = |severity: &str| json!({"severity": severity, "title": "t", "message": "m",
-        "slack_webhook_url": url("slack"), "email_api_url": url("email")});
+    let notify = |severity: &str| {
+        json!({"severity": severity, "title": "t", "message": "m",
+        "slack_webhook_url": url("slack"), "email_api_url": url("email")})
+    };
     vec![
-        ("approval-chain", json!({"request_id": "r-1", "request_summary": "s"}), "approve",
-         vec![("reviewer2", "completed"), ("log-completed", "completed")]),
-        ("auto-responder", json!({"message": "reset my password", "faq_keywords": ["password"],
-            "respond_api_url": url("respond"), "sender_id": "s", "template_response": "hello"}), "",
-         vec![("check-faq.true.send-template", "completed")]),
-        ("auto-responder", json!({"message": "other", "faq_keywords": ["password"],
-            "respond_api_url": url("respond"), "sender_id": "s"}), "free words",
-         vec![("check-faq.default.draft-response", "completed")]),
-        ("backup-verification", json!({"backup_dir": path("in"), "max_age_hours": 24}), "investigate",
-         vec![("verify-exists.true.check-freshness.default.stale-decision", "completed")]),
-        ("backup-verification", json!({"backup_dir": path("in"), "max_age_hours": 99}), "",
-         vec![("verify-exists.true.check-freshness.true.log-ok", "completed")]),
-        ("batch-file-processor", json!({"input_dir": path("in"), "output_dir": path("out")}), "",
-         vec![("process-each.iter_1.hash-file", "completed"), ("log-complete", "completed")]),
-        ("content-pipeline", json!({"content": "c", "publish_api_url": url("p"), "slack_webhook_url": url("s"),
-            "email_api_url": url("e")}), "publish", vec![("log-review-complete", "completed")]),
-        ("content-summarizer", json!({"url": url("page"), "output_path": path("summary.txt")}), "approve",
-         vec![("write-result", "completed"), ("review-quality", "completed")]),
-        ("csv-to-api", json!({"csv_path": path("rows.csv"), "api_url": url("rows")}), "",
-         vec![("upload-data", "completed")]),
-        ("dependency-audit", json!({"notification_url": url("audit")}), "defer",
-         vec![("triage", "completed"), ("notify-vulns", "completed")]),
-        ("escalation-ladder", json!({"health_url": url("down"), "escalation_webhook_url": url("x")}), "resolve",
-         vec![("check-health.true.agent-triage", "completed"), ("check-health.true.log-triage", "completed")]),
-        ("escalation-ladder", json!({"health_url": url("up"), "escalation_webhook_url": url("x")}), "",
-         vec![("check-health.false.log-healthy", "completed")]),
-        ("git-branch-cleanup", json!({"repo_dir": path("repo")}), "",
-         vec![("cleanup-loop", "completed")]),
-        ("image-processing", json!({"source_path": path("image.png"), "output_path": path("copy.png"),
-            "cdn_upload_url": url("cdn")}), "", vec![("upload-cdn", "completed")]),
-        ("iterative-refinement", json!({"draft_content": "d"}), "approve", vec![("log-review-complete", "completed")]),
-        ("knowledge-base-updater", json!({"source_url": url("page"), "last_hash": "x", "kb_path": path("kb.md")}),
-         "relevant", vec![("check-changed.true.append-kb", "completed")]),
-        ("log-anomaly-triage", json!({"log_path": path("app.log"), "notification_url": url("n")}), "ignore",
-         vec![("notify", "completed")]),
-        ("multi-agent-review", json!({"data_url": url("scores"), "threshold": 0.8}), "reject",
-         vec![("publish", "skipped"), ("log-result", "completed")]),
-        ("multi-source-research", json!({"source_a_url": url("a"), "source_b_url": url("b"),
-            "source_c_url": url("c")}), "source_b", vec![("log-selection", "completed")]),
-        ("notification-router", notify("critical"), "delegated",
-         vec![("route-severity.critical.critical-alerts.branch_2.acknowledge", "completed"),
-              ("route-severity.critical.emit-critical-sent", "completed")]),
-        ("notification-router", notify("info"), "", vec![("route-severity.info.emit-info-logged", "completed")]),
+        (
+            "approval-chain",
+            json!({"request_id": "r-1", "request_summary": "s"}),
+            "approve",
+            vec![("reviewer2", "completed"), ("log-completed", "completed")],
+        ),
+        (
+            "auto-responder",
+            json!({"message": "reset my password", "faq_keywords": ["password"],
+            "respond_api_url": url("respond"), "sender_id": "s", "template_response": "hello"}),
+            "",
+            vec![("check-faq.true.send-template", "completed")],
+        ),
+        (
+            "auto-responder",
+            json!({"message": "other", "faq_keywords": ["password"],
+            "respond_api_url": url("respond"), "sender_id": "s"}),
+            "free words",
+            vec![("check-faq.default.draft-response", "completed")],
+        ),
+        (
+            "backup-verification",
+            json!({"backup_dir": path("in"), "max_age_hours": 24}),
+            "investigate",
+            vec![("verify-exists.true.check-freshness.default.stale-decision", "completed")],
+        ),
+        (
+            "backup-verification",
+            json!({"backup_dir": path("in"), "max_age_hours": 99}),
+            "",
+            vec![("verify-exists.true.check-freshness.true.log-ok", "completed")],
+        ),
+        (
+            "batch-file-processor",
+            json!({"input_dir": path("in"), "output_dir": path("out")}),
+            "",
+            vec![("process-each.iter_1.hash-file", "completed"), ("log-complete", "completed")],
+        ),
+        (
+            "content-pipeline",
+            json!({"content": "c", "publish_api_url": url("p"), "slack_webhook_url": url("s"),
+            "email_api_url": url("e")}),
+            "publish",
+            vec![("log-review-complete", "completed")],
+        ),
+        (
+            "content-summarizer",
+            json!({"url": url("page"), "output_path": path("summary.txt")}),
+            "approve",
+            vec![("write-result", "completed"), ("review-quality", "completed")],
+        ),
+        (
+            "csv-to-api",
+            json!({"csv_path": path("rows.csv"), "api_url": url("rows")}),
+            "",
+            vec![("upload-data", "completed")],
+        ),
+        (
+            "dependency-audit",
+            json!({"notification_url": url("audit")}),
+            "defer",
+            vec![("triage", "completed"), ("notify-vulns", "completed")],
+        ),
+        (
+            "escalation-ladder",
+            json!({"health_url": url("down"), "escalation_webhook_url": url("x")}),
+            "resolve",
+            vec![
+                ("check-health.true.agent-triage", "completed"),
+                ("check-health.true.log-triage", "completed"),
+            ],
+        ),
+        (
+            "escalation-ladder",
+            json!({"health_url": url("up"), "escalation_webhook_url": url("x")}),
+            "",
+            vec![("check-health.false.log-healthy", "completed")],
+        ),
+        ("git-branch-cleanup", json!({"repo_dir": path("repo")}), "", vec![("cleanup-loop", "completed")]),
+        (
+            "image-processing",
+            json!({"source_path": path("image.png"), "output_path": path("copy.png"),
+            "cdn_upload_url": url("cdn")}),
+            "",
+            vec![("upload-cdn", "completed")],
+        ),
+        (
+            "iterative-refinement",
+            json!({"draft_content": "d"}),
+            "approve",
+            vec![("log-review-complete", "completed")],
+        ),
+        (
+            "knowledge-base-updater",
+            json!({"source_url": url("page"), "last_hash": "x", "kb_path": path("kb.md")}),
+            "relevant",
+            vec![("check-changed.true.append-kb", "completed")],
+        ),
+        (
+            "log-anomaly-triage",
+            json!({"log_path": path("app.log"), "notification_url": url("n")}),
+            "ignore",
+            vec![("notify", "completed")],
+        ),
+        (
+            "multi-agent-review",
+            json!({"data_url": url("scores"), "threshold": 0.8}),
+            "reject",
+            vec![("publish", "skipped"), ("log-result", "completed")],
+        ),
+        (
+            "multi-source-research",
+            json!({"source_a_url": url("a"), "source_b_url": url("b"),
+            "source_c_url": url("c")}),
+            "source_b",
+            vec![("log-selection", "completed")],
+        ),
+        (
+            "notification-router",
+            notify("critical"),
+            "delegated",
+            vec![
+                ("route-severity.critical.critical-alerts.branch_2.acknowledge", "completed"),
+                ("route-severity.critical.emit-critical-sent", "completed"),
+            ],
+        ),
+        (
+            "notification-router",
+            notify("info"),
+            "",
+            vec![("route-severity.info.emit-info-logged", "completed")],
+        ),
         ("notification-router", notify("unheard-of"), "", vec![("route-severity", "completed")]),
-        ("onboarding-checklist", json!({"checklist_items": ["vpn-access", "email-setup"]}), "approve",
-         vec![("verify-items.iter_0.verify", "completed"), ("review-results", "completed")]),
-        ("openclaw-version-checker", json!({"repo_url": path("repo"), "current_version": "v1.0.0",
-            "install_dir": path("repo"), "notification_url": url("v")}), "",
-         vec![("route-update.true.notify-update", "completed")]),
+        (
+            "onboarding-checklist",
+            json!({"checklist_items": ["vpn-access", "email-setup"]}),
+            "approve",
+            vec![("verify-items.iter_0.verify", "completed"), ("review-results", "completed")],
+        ),
+        (
+            "openclaw-version-checker",
+            json!({"repo_url": path("repo"), "current_version": "v1.0.0",
+            "install_dir": path("repo"), "notification_url": url("v")}),
+            "",
+            vec![("route-update.true.notify-update", "completed")],
+        ),
         ("order-processing", order, "", vec![("stock-decision.true.send-confirmation", "completed")]),
         ("order-processing", no_stock, "", vec![("stock-decision.default.notify-out-of-stock", "completed")]),
-        ("price-monitor", json!({"products": [{"name": "tea", "url": url("tea"), "threshold": 3}],
-            "notification_api_url": url("n")}), "", vec![("check-prices.iter_0.notify", "completed")]),
-        ("social-cross-post", json!({"content": "c", "twitter_api_url": url("t"),
-            "linkedin_api_url": "http://127.0.0.1:1/refused", "blog_api_url": url("b")}), "",
-         vec![("cross-post.branch_1.post-linkedin", "completed"), ("log-summary", "completed")]),
-        ("sync-drift-detection", json!({"source_a_url": url("page"), "source_b_url": url("b"),
-            "sync_url": url("s")}), "sync", vec![("check-drift.true.sync-data", "completed")]),
-        ("task-triage", json!({"tickets_url": url("tickets"), "update_url": url("u")}), "p1-high",
-         vec![("triage-loop.iter_1.prioritize", "completed"), ("log-complete", "completed")]),
+        (
+            "price-monitor",
+            json!({"products": [{"name": "tea", "url": url("tea"), "threshold": 3}],
+            "notification_api_url": url("n")}),
+            "",
+            vec![("check-prices.iter_0.notify", "completed")],
+        ),
+        (
+            "social-cross-post",
+            json!({"content": "c", "twitter_api_url": url("t"),
+            "linkedin_api_url": "http://127.0.0.1:1/refused", "blog_api_url": url("b")}),
+            "",
+            vec![("cross-post.branch_1.post-linkedin", "completed"), ("log-summary", "completed")],
+        ),
+        (
+            "sync-drift-detection",
+            json!({"source_a_url": url("page"), "source_b_url": url("b"),
+            "sync_url": url("s")}),
+            "sync",
+            vec![("check-drift.true.sync-data", "completed")],
+        ),
+        (
+            "task-triage",
+            json!({"tickets_url": url("tickets"), "update_url": url("u")}),
+            "p1-high",
+            vec![("triage-loop.iter_1.prioritize", "completed"), ("log-complete", "completed")],
+        ),
     ]
 }
 

@@ -60,11 +60,19 @@ async fn answer(
     let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
     let idempotency_key = headers.get("idempotency-key").map(|v| v.to_str().expect("ASCII").to_owned());
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    service.calls.lock().await.push(Call { path: path.clone(), method, idempotency_key, body: body.clone(), at_ms });
+    service.calls.lock().await.push(Call {
+        path: path.clone(),
+        method,
+        idempotency_key,
+        body: body.clone(),
+        at_ms,
+    });
     match path.as_str() {
         "stock" => axum::Json(json!({"available": true, "quantity": 7})).into_response(),
         "no-stock" => axum::Json(json!({"available": false})).into_response(),
-        "tickets" => axum::Json(json!([{"id": 1, "title": "down"}, {"id": 2, "title": "slow"}])).into_response(),
+        "tickets" => {
+            axum::Json(json!([{"id": 1, "title": "down"}, {"id": 2, "title": "slow"}])).into_response()
+        }
         "scores" => {
             axum::Json(json!({"items": [{"n": "a", "score": 0.9}, {"n": "b", "score": 0.2}]})).into_response()
         }

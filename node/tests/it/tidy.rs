@@ -41,8 +41,21 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// What the engine may depend on: nothing that knows a clock, a file, a socket or a thread.
 const ENGINE_MAY_USE: &[&str] = &[
-    "base64", "cel", "chrono", "humantime", "jaq-core", "jaq-json", "jaq-std", "jsonschema", "petgraph", "regex",
-    "serde", "serde_json", "sha2", "strsim", "thiserror",
+    "base64",
+    "cel",
+    "chrono",
+    "humantime",
+    "jaq-core",
+    "jaq-json",
+    "jaq-std",
+    "jsonschema",
+    "petgraph",
+    "regex",
+    "serde",
+    "serde_json",
+    "sha2",
+    "strsim",
+    "thiserror",
 ];
 
 fn root() -> PathBuf {
@@ -52,7 +65,8 @@ fn root() -> PathBuf {
 /// Every Rust file of ours.
 fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = ["node", "router", "shard", "bench", "jepsen-lite"].map(|f| root().join(f)).into();
+    let mut folders: Vec<PathBuf> =
+        ["node", "router", "shard", "bench", "jepsen-lite"].map(|f| root().join(f)).into();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -84,7 +98,10 @@ fn dependencies(manifest: &Path) -> BTreeSet<String> {
 fn the_top_level_is_fixed() {
     for entry in fs::read_dir(root()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(name.starts_with('.') || TOP_LEVEL.contains(&name.as_str()), "{name} does not belong at the top");
+        assert!(
+            name.starts_with('.') || TOP_LEVEL.contains(&name.as_str()),
+            "{name} does not belong at the top"
+        );
     }
 }
 
@@ -98,7 +115,10 @@ fn arrows_point_one_way() {
         }
     }
     let router = dependencies(&root().join("router/Cargo.toml"));
-    assert!(!router.contains("libsql") && !router.contains("openraft"), "the router knows neither tables nor log");
+    assert!(
+        !router.contains("libsql") && !router.contains("openraft"),
+        "the router knows neither tables nor log"
+    );
 }
 
 #[test]
@@ -133,7 +153,12 @@ fn files_open_with_their_reason_and_stay_short() {
 
 #[test]
 fn nothing_is_left_unfinished() {
-    let marks = [concat!("to", "do!("), concat!("unimple", "mented!("), concat!("FIX", "ME"), concat!("#[ig", "nore")];
+    let marks = [
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+        concat!("FIX", "ME"),
+        concat!("#[ig", "nore"),
+    ];
     for path in sources() {
         let text = fs::read_to_string(&path).unwrap();
         for mark in marks {

@@ -59,7 +59,7 @@ impl<'e> RunFold<'e> {
     /// Folds the next event in.
     pub(super) fn fold(&mut self, event: &'e EventRecord) -> Result<(), ShardError> {
         let changes = view::changes(event.event_type, event.step_id.as_ref(), &event.data, event.timestamp)
-            .map_err(|why| self::damaged(event, &why))?;
+            .map_err(|why| damaged(event, &why))?;
         for change in changes {
             match change {
                 Change::RunStarted(started) => self.start(started),
@@ -161,6 +161,11 @@ impl<'e> RunFold<'e> {
             flag(self.due.is_some()),
             time(self.due.flatten()),
         ])
+    }
+
+    /// The run's last status, when these events say one.
+    pub(super) fn status(&self) -> Option<WorkflowStatus> {
+        self.status
     }
 
     /// Whether the run has ended by these events.

@@ -9,6 +9,7 @@ mod connection;
 mod fold;
 mod lists;
 mod reader;
+mod rebuild;
 mod schema;
 mod sql;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 
 use self::apply::Applier;
 use self::reader::Readers;
+pub use self::rebuild::{Difference, RebuildReport, rebuild};
 use self::writer::{Shared, Writer};
 use crate::batch::Position;
 use crate::error::ShardError;

@@ -7,6 +7,9 @@
 
 #![allow(unsafe_code)]
 
+mod confine;
+mod rows;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -18,6 +21,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use libsql::ffi;
+
+pub(super) use self::rows::{Datum, Row, Rows};
 
 use crate::error::ShardError;
 
@@ -53,16 +58,6 @@ impl<'a> Bind<'a> {
     }
 }
 
-/// A value of a row.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Datum<'a> {
-    Null,
-    Int(i64),
-    Real(f64),
-    Text(&'a [u8]),
-    Blob(&'a [u8]),
-}
-
 /// A statement of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StatementId(usize);
@@ -70,8 +65,6 @@ pub(super) struct StatementId(usize);
 /// How a checkpoint went.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Checkpoint {
-    /// A reader was in its way.
-    pub(super) is_busy: bool,
     /// Frames in the WAL.
     pub(super) frames: u32,
     /// How many of them are now in the main file.
@@ -333,7 +326,7 @@ impl Connection {
         self.wal_frames.get()
     }
 
-    /// Moves the WAL into the main file. Busy readers are told of, not an error.
+    /// Moves the WAL into the main file, as far as readers allow.
     pub(super) fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint, ShardError> {
         let raw_mode = match mode {
             CheckpointMode::Passive => ffi::SQLITE_CHECKPOINT_PASSIVE,
@@ -345,39 +338,15 @@ impl Connection {
         let code = unsafe {
             ffi::sqlite3_wal_checkpoint_v2(self.raw, c"main".as_ptr(), raw_mode, &mut frames, &mut moved)
         };
-        let is_busy = code == ffi::SQLITE_BUSY;
-        if code != ffi::SQLITE_OK && !is_busy {
+        if code != ffi::SQLITE_OK && code != ffi::SQLITE_BUSY {
             return Err(self.error(code, "checkpoint"));
         }
         let count = |n: c_int| u32::try_from(n).unwrap_or(0);
         if frames < 0 || moved < 0 {
             // No frame was looked at: another checkpoint holds the lock.
-            return Ok(Checkpoint { is_busy: true, frames: 1, moved: 0 });
+            return Ok(Checkpoint { frames: 1, moved: 0 });
         }
-        Ok(Checkpoint { is_busy, frames: count(frames), moved: count(moved) })
-    }
-
-    /// From now on: only reading statements can be prepared, values and statements have limits,
-    /// and all stops at `deadline`. For queries that people wrote.
-    pub(super) fn confine(&mut self, deadline: Instant, value_bytes_max: usize) {
-        self.deadline.set(Some(deadline));
-        let bytes = c_int::try_from(value_bytes_max).unwrap_or(c_int::MAX);
-        // SAFETY: an open handle; the deadline is boxed and outlives it.
-        unsafe {
-            ffi::sqlite3_limit(self.raw, ffi::SQLITE_LIMIT_LENGTH, bytes);
-            ffi::sqlite3_limit(self.raw, ffi::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX);
-            ffi::sqlite3_limit(self.raw, ffi::SQLITE_LIMIT_EXPR_DEPTH, SQL_DEPTH_MAX);
-            ffi::sqlite3_limit(self.raw, ffi::SQLITE_LIMIT_ATTACHED, 0);
-            ffi::sqlite3_limit(self.raw, ffi::SQLITE_LIMIT_WORKER_THREADS, 0);
-            ffi::sqlite3_set_authorizer(self.raw, Some(authorize_reads), std::ptr::null_mut());
-            let at = std::ptr::from_ref::<Cell<Option<Instant>>>(&self.deadline).cast_mut().cast::<c_void>();
-            ffi::sqlite3_progress_handler(self.raw, PROGRESS_STEPS, Some(on_progress), at);
-        }
-    }
-
-    /// Whether the deadline of [`Connection::confine`] has passed.
-    pub(super) fn is_late(&self) -> bool {
-        self.deadline.get().is_some_and(|at| Instant::now() >= at)
+        Ok(Checkpoint { frames: count(frames), moved: count(moved) })
     }
 
     fn statement_error(&self, code: c_int, statement: *mut ffi::sqlite3_stmt) -> ShardError {
@@ -413,155 +382,10 @@ impl Drop for Connection {
     }
 }
 
-/// Rows on their way.
-pub(super) struct Rows<'c> {
-    connection: &'c mut Connection,
-    statement: *mut ffi::sqlite3_stmt,
-    is_temporary: bool,
-}
-
-impl Rows<'_> {
-    /// The next row, if there is one.
-    pub(super) fn next(&mut self) -> Result<Option<Row<'_>>, ShardError> {
-        // SAFETY: a statement of the open connection that this borrows.
-        match unsafe { ffi::sqlite3_step(self.statement) } {
-            ffi::SQLITE_ROW => Ok(Some(Row { rows: self })),
-            ffi::SQLITE_DONE => Ok(None),
-            code => Err(self.connection.statement_error(code, self.statement)),
-        }
-    }
-
-    /// Whether the connection's deadline has passed.
-    pub(super) fn is_late(&self) -> bool {
-        self.connection.is_late()
-    }
-
-    /// Names of the columns.
-    pub(super) fn columns(&self) -> Vec<String> {
-        // SAFETY: as above; a name lives until the statement is prepared anew.
-        unsafe {
-            (0..ffi::sqlite3_column_count(self.statement))
-                .map(|at| {
-                    let name = ffi::sqlite3_column_name(self.statement, at);
-                    if name.is_null() {
-                        return String::new();
-                    }
-                    CStr::from_ptr(name).to_string_lossy().into_owned()
-                })
-                .collect()
-        }
-    }
-}
-
-impl Drop for Rows<'_> {
-    fn drop(&mut self) {
-        // SAFETY: a statement of the open connection that this borrows; a temporary one is known
-        // to nobody else.
-        unsafe {
-            if self.is_temporary {
-                ffi::sqlite3_finalize(self.statement);
-            } else {
-                ffi::sqlite3_reset(self.statement);
-            }
-        }
-    }
-}
-
-/// One row, until the next is asked for.
-pub(super) struct Row<'r> {
-    rows: &'r Rows<'r>,
-}
-
-impl<'r> Row<'r> {
-    /// The value of a column, from 0.
-    pub(super) fn get(&self, at: usize) -> Datum<'r> {
-        let statement = self.rows.statement;
-        let at = c_int::try_from(at).expect("a column's number is small");
-        // SAFETY: the statement stands on a row until `Rows::next` is called, which this borrow
-        // forbids; the pointer is asked for before the length, as libSQL wants it.
-        unsafe {
-            assert!(at < ffi::sqlite3_column_count(statement), "there is no column {at}");
-            match ffi::sqlite3_column_type(statement, at) {
-                ffi::SQLITE_INTEGER => Datum::Int(ffi::sqlite3_column_int64(statement, at)),
-                ffi::SQLITE_FLOAT => Datum::Real(ffi::sqlite3_column_double(statement, at)),
-                ffi::SQLITE_TEXT => Datum::Text(column_bytes(statement, at)),
-                ffi::SQLITE_BLOB => Datum::Blob(column_bytes(statement, at)),
-                _ => Datum::Null,
-            }
-        }
-    }
-
-    /// A whole number; a row that has none here is damaged.
-    pub(super) fn int(&self, at: usize) -> Result<i64, ShardError> {
-        match self.get(at) {
-            Datum::Int(int) => Ok(int),
-            other => Err(self.unexpected(at, "an integer", other)),
-        }
-    }
-
-    /// A whole number that is never negative.
-    pub(super) fn unsigned(&self, at: usize) -> Result<u64, ShardError> {
-        let int = self.int(at)?;
-        u64::try_from(int).map_err(|_| ShardError::Damaged(format!("a negative number {int} in the tables")))
-    }
-
-    /// A whole number or nothing.
-    pub(super) fn optional_int(&self, at: usize) -> Result<Option<i64>, ShardError> {
-        match self.get(at) {
-            Datum::Null => Ok(None),
-            Datum::Int(int) => Ok(Some(int)),
-            other => Err(self.unexpected(at, "an integer", other)),
-        }
-    }
-
-    /// Text.
-    pub(super) fn text(&self, at: usize) -> Result<&'r str, ShardError> {
-        self.optional_text(at)?.ok_or_else(|| self.unexpected(at, "text", Datum::Null))
-    }
-
-    /// Text or nothing.
-    pub(super) fn optional_text(&self, at: usize) -> Result<Option<&'r str>, ShardError> {
-        match self.get(at) {
-            Datum::Null => Ok(None),
-            Datum::Text(bytes) => std::str::from_utf8(bytes)
-                .map(Some)
-                .map_err(|_| ShardError::Damaged("text in the tables is not UTF-8".into())),
-            other => Err(self.unexpected(at, "text", other)),
-        }
-    }
-
-    /// Bytes of a text or a blob.
-    pub(super) fn bytes(&self, at: usize) -> Result<&'r [u8], ShardError> {
-        match self.get(at) {
-            Datum::Text(bytes) | Datum::Blob(bytes) => Ok(bytes),
-            other => Err(self.unexpected(at, "bytes", other)),
-        }
-    }
-
-    fn unexpected(&self, at: usize, wanted: &str, found: Datum<'_>) -> ShardError {
-        let found = match found {
-            Datum::Null => "nothing",
-            Datum::Int(_) => "an integer",
-            Datum::Real(_) => "a real number",
-            Datum::Text(_) => "text",
-            Datum::Blob(_) => "a blob",
-        };
-        let name = self.rows.columns().get(at).cloned().unwrap_or_default();
-        ShardError::Damaged(format!("column {name} holds {found}, not {wanted}"))
-    }
-}
-
 /// How long the writer waits for a lock that only people's tools could hold.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Characters of SQL text shown in an error.
 const ERROR_TEXT_CHARS_MAX: usize = 200;
-/// Longest text of a query that people wrote.
-const SQL_BYTES_MAX: c_int = 256 * 1024;
-/// Deepest expression in it.
-const SQL_DEPTH_MAX: c_int = 200;
-/// Steps of libSQL's machine between two looks at the clock, some tens of microseconds.
-const PROGRESS_STEPS: c_int = 4_000;
-
 /// Sets libSQL up once for the process: its own first open configures threading and must come
 /// before any other.
 fn configure() {
@@ -587,20 +411,6 @@ unsafe fn bind_text(statement: *mut ffi::sqlite3_stmt, at: c_int, bytes: &[u8]) 
     }
 }
 
-/// # Safety
-/// `statement` stands on a row for as long as `'r`, and column `at` is a text or a blob.
-unsafe fn column_bytes<'r>(statement: *mut ffi::sqlite3_stmt, at: c_int) -> &'r [u8] {
-    // SAFETY: promised by the caller; an empty value may come as a null pointer.
-    unsafe {
-        let start = ffi::sqlite3_column_blob(statement, at);
-        let length = usize::try_from(ffi::sqlite3_column_bytes(statement, at)).unwrap_or(0);
-        if start.is_null() || length == 0 {
-            return &[];
-        }
-        std::slice::from_raw_parts(start.cast::<u8>(), length)
-    }
-}
-
 unsafe extern "C" fn on_commit(
     cell: *mut c_void,
     _: *mut ffi::sqlite3,
@@ -610,40 +420,4 @@ unsafe extern "C" fn on_commit(
     // SAFETY: installed with a boxed cell that outlives the connection.
     unsafe { (*cell.cast::<Cell<u32>>()).set(u32::try_from(frames).unwrap_or(0)) };
     ffi::SQLITE_OK
-}
-
-unsafe extern "C" fn on_progress(cell: *mut c_void) -> c_int {
-    // SAFETY: installed with a boxed cell that outlives the connection.
-    let deadline = unsafe { (*cell.cast::<Cell<Option<Instant>>>()).get() };
-    c_int::from(deadline.is_some_and(|at| Instant::now() >= at))
-}
-
-/// Pragmas that only describe the schema.
-const PRAGMAS_ALLOWED: [&CStr; 5] =
-    [c"table_info", c"table_xinfo", c"table_list", c"index_list", c"index_info"];
-/// Functions that reach outside the file.
-const FUNCTIONS_REFUSED: [&CStr; 2] = [c"load_extension", c"fts3_tokenizer"];
-
-unsafe extern "C" fn authorize_reads(
-    _: *mut c_void,
-    action: c_int,
-    first: *const c_char,
-    second: *const c_char,
-    _: *const c_char,
-    _: *const c_char,
-) -> c_int {
-    let is_one_of = |name: *const c_char, names: &[&CStr]| {
-        // SAFETY: libSQL gives null or a C string that lives as long as the call.
-        !name.is_null()
-            && names
-                .iter()
-                .any(|n| n.to_bytes().eq_ignore_ascii_case(unsafe { CStr::from_ptr(name) }.to_bytes()))
-    };
-    let is_allowed = match action {
-        ffi::SQLITE_SELECT | ffi::SQLITE_READ | ffi::SQLITE_RECURSIVE => true,
-        ffi::SQLITE_FUNCTION => !is_one_of(second, &FUNCTIONS_REFUSED),
-        ffi::SQLITE_PRAGMA => is_one_of(first, &PRAGMAS_ALLOWED),
-        _ => false,
-    };
-    if is_allowed { ffi::SQLITE_OK } else { ffi::SQLITE_DENY }
 }

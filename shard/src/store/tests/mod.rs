@@ -1,5 +1,7 @@
 //! The tables by what they promise: nothing lost, nothing twice, nothing written by a reader.
 
+mod lists;
+
 use std::sync::Arc;
 
 use opcode_engine::event::EventType;

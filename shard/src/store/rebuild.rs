@@ -1,0 +1,470 @@
+//! The rebuild: refolds every event and compares with the tables that are views of them.
+//!
+//! Works on a file that no process has open. Differences in views can be repaired, since the
+//! events have it all; damage in the events themselves is told and nothing is written then.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use opcode_engine::definition::Definition;
+use opcode_engine::fsm::WorkflowStatus;
+use opcode_engine::ids::{DefinitionHash, RunNo, Sequence};
+use opcode_engine::run::Run;
+use opcode_engine::view::DecisionRequested;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::apply::FoldedStatements;
+use super::codec::{self, no_bind};
+use super::connection::{Access, Bind, CheckpointMode, Connection, Datum, StatementId};
+use super::fold::{
+    DECISION_COLUMNS, DecisionFold, RUN_COLUMNS, RunFold, STEP_COLUMNS, decision_row, step_row,
+};
+use super::{reader, schema};
+use crate::error::ShardError;
+use crate::record::EventRecord;
+
+/// Differences and damages that a report lists; the rest are counted.
+const LISTED_MAX: usize = 100;
+/// Characters of a value in a report.
+const VALUE_CHARS_MAX: usize = 200;
+/// Compiled definitions kept at hand.
+const DEFINITIONS_MAX: usize = 256;
+
+/// What a rebuild found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RebuildReport {
+    /// Runs looked at.
+    pub runs: u64,
+    /// Events refolded.
+    pub events: u64,
+    /// Values in the views that the events do not say.
+    pub difference_count: u64,
+    /// The first of them.
+    pub differences: Vec<Difference>,
+    /// Faults in the events: gaps, unreadable data, logs that do not replay.
+    pub damage_count: u64,
+    /// The first of them.
+    pub damages: Vec<String>,
+    /// The views were written anew.
+    pub is_rewritten: bool,
+}
+
+/// A value in a view that the events do not say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The table.
+    pub table: &'static str,
+    /// The row.
+    pub key: String,
+    /// The column, or `*` for the whole row.
+    pub column: String,
+    /// What the events say.
+    pub expected: String,
+    /// What the table says.
+    pub found: String,
+}
+
+/// Checks a shard's tables against its events; without `is_check_only`, writes the views anew
+/// when they differ. The file must be closed: hold the data folder's lock.
+pub async fn rebuild(path: &Path, is_check_only: bool) -> Result<RebuildReport, ShardError> {
+    let path = PathBuf::from(path);
+    let work = tokio::task::spawn_blocking(move || rebuild_file(&path, is_check_only));
+    match work.await {
+        Ok(report) => report,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(ShardError::Stopped("the process is ending".into())),
+    }
+}
+
+fn rebuild_file(path: &Path, is_check_only: bool) -> Result<RebuildReport, ShardError> {
+    if schema::file_bytes(path)? == 0 {
+        return Err(ShardError::Refused(format!("there are no tables at {}", path.display())));
+    }
+    let mut looking = Connection::open(path, Access::Read)?;
+    if !schema::check_format(&mut looking, path)? {
+        return Err(ShardError::Refused(format!("{} has no tables yet", path.display())));
+    }
+    let mut report = Checker::check(looking)?;
+    if is_check_only || report.difference_count == 0 || report.damage_count > 0 {
+        return Ok(report);
+    }
+    let mut connection = Connection::open(path, Access::Write)?;
+    schema::set_up(&mut connection)?;
+    rewrite(&mut connection)?;
+    report.is_rewritten = true;
+    Ok(report)
+}
+
+/// Writes every view anew, in one transaction.
+fn rewrite(connection: &mut Connection) -> Result<(), ShardError> {
+    connection.execute("BEGIN IMMEDIATE")?;
+    schema::empty_folded(connection)?;
+    let statements = FoldedStatements::prepare(connection)?;
+    let mut last = RunNo(0);
+    while let Some(no) = next_run(connection, last)? {
+        let events = reader::events(connection, no, Sequence(0), usize::MAX)?;
+        let mut fold = RunFold::default();
+        for event in &events {
+            fold.fold(event)?;
+        }
+        statements.write(connection, no, &fold)?;
+        last = no;
+    }
+    connection.execute("COMMIT")?;
+    let checkpoint = connection.checkpoint(CheckpointMode::Truncate)?;
+    if !checkpoint.is_whole() {
+        return Err(ShardError::Refused("the tables are in use by another process".into()));
+    }
+    Ok(())
+}
+
+fn next_run(connection: &mut Connection, after: RunNo) -> Result<Option<RunNo>, ShardError> {
+    let binds = [no_bind(after)];
+    let sql = "SELECT min(workflow_no) FROM event_rows WHERE workflow_no > ?1";
+    let mut rows = connection.select(sql, &binds)?;
+    let no = rows.next()?.map_or(Ok(None), |row| row.optional_int(0))?;
+    Ok(no.map(|no| RunNo(no.unsigned_abs())))
+}
+
+struct Checker {
+    connection: Connection,
+    run: StatementId,
+    steps: StatementId,
+    decisions: StatementId,
+    definitions: HashMap<DefinitionHash, Option<Arc<Definition>>>,
+    labels: u64,
+    report: RebuildReport,
+}
+
+/// A row that the events say should be there: its key and its values.
+type Expected<'b> = (String, Vec<Bind<'b>>);
+
+impl Checker {
+    fn check(mut connection: Connection) -> Result<RebuildReport, ShardError> {
+        connection.execute("BEGIN")?;
+        let mut checker = Self {
+            run: connection.prepare(&format!("SELECT {RUN_COLUMNS} FROM workflows WHERE no = ?1"))?,
+            steps: connection.prepare(&format!(
+                "SELECT {STEP_COLUMNS} FROM step_rows WHERE workflow_no = ?1 ORDER BY step_id"
+            ))?,
+            decisions: connection.prepare(&format!(
+                "SELECT {DECISION_COLUMNS} FROM decision_rows WHERE workflow_no = ?1 ORDER BY decision_id"
+            ))?,
+            connection,
+            definitions: HashMap::new(),
+            labels: 0,
+            report: RebuildReport::default(),
+        };
+        let mut last = RunNo(0);
+        while let Some(no) = next_run(&mut checker.connection, last)? {
+            checker.check_run(no)?;
+            last = no;
+        }
+        checker.check_strays()?;
+        Ok(checker.report)
+    }
+
+    fn check_run(&mut self, no: RunNo) -> Result<(), ShardError> {
+        let events = match reader::events(&mut self.connection, no, Sequence(0), usize::MAX) {
+            Err(ShardError::Damaged(why)) => return Ok(self.damage(format!("run {}: {why}", no.0))),
+            other => other?,
+        };
+        self.report.runs += 1;
+        self.report.events += events.len() as u64;
+        if let Some(gap) = events.iter().zip(1..).find(|(event, wanted)| event.sequence.0 != *wanted) {
+            let (event, wanted) = gap;
+            self.damage(format!("run {}: event {} stands where {wanted} should", no.0, event.sequence.0));
+            return Ok(());
+        }
+        let mut fold = RunFold::default();
+        for event in &events {
+            if let Err(error) = fold.fold(event) {
+                self.damage(error.to_string());
+                return Ok(());
+            }
+        }
+        self.compare_run(no, &fold)?;
+        self.compare_labels(no, &fold)?;
+        self.replay(no, &fold, &events)
+    }
+
+    fn compare_run(&mut self, no: RunNo, fold: &RunFold<'_>) -> Result<(), ShardError> {
+        let Some(row) = fold.run_row(no) else {
+            self.damage(format!("run {}: its log does not begin with its start", no.0));
+            return Ok(());
+        };
+        let expected = vec![(no.0.to_string(), row.to_vec())];
+        self.compare("workflows", self.run, no, expected, 0)?;
+        let steps = fold.steps.iter().map(|(id, step)| {
+            let mut row = step_row(no, id, step).to_vec();
+            if step.attempts.is_none() {
+                row[3] = Bind::Int(0);
+            }
+            ((*id).to_owned(), row)
+        });
+        self.compare("step_state", self.steps, no, steps.collect(), 1)?;
+        let mut decisions: Vec<_> = standing_decisions(&fold.decisions)
+            .into_iter()
+            .map(|d| {
+                let row = decision_row(no, d.requested, d.status, d.resolution).to_vec();
+                (d.requested.decision_id.clone(), row)
+            })
+            .collect();
+        decisions.sort_by(|a, b| a.0.cmp(&b.0));
+        self.compare("pending_decisions", self.decisions, no, decisions, 1)
+    }
+
+    /// Compares the rows of one run in one table; both sides are sorted by column `key_at`.
+    fn compare(
+        &mut self,
+        table: &'static str,
+        statement: StatementId,
+        no: RunNo,
+        expected: Vec<Expected<'_>>,
+        key_at: usize,
+    ) -> Result<(), ShardError> {
+        let mut differences = Vec::new();
+        let whole = |key: &str, expected: &str, found: &str| Difference {
+            table,
+            key: if key_at == 0 { key.to_owned() } else { format!("{}/{key}", no.0) },
+            column: "*".into(),
+            expected: expected.into(),
+            found: found.into(),
+        };
+        let binds = [no_bind(no)];
+        let mut rows = self.connection.rows(statement, &binds)?;
+        let names = rows.columns();
+        let mut expected = expected.into_iter().peekable();
+        while let Some(row) = rows.next()? {
+            let key = show_datum(row.get(key_at), usize::MAX);
+            while let Some((missing, _)) = expected.next_if(|(wanted, _)| key_at > 0 && *wanted < key) {
+                differences.push(whole(&missing, "a row", "no row"));
+            }
+            let Some((_, values)) = expected.next_if(|(wanted, _)| *wanted == key) else {
+                differences.push(whole(&key, "no row", "a row"));
+                continue;
+            };
+            for (at, (value, name)) in values.iter().zip(&names).enumerate() {
+                if !is_equal(*value, row.get(at)) {
+                    let found = show_datum(row.get(at), VALUE_CHARS_MAX);
+                    let difference = whole(&key, &show_bind(*value), &found);
+                    differences.push(Difference { column: name.clone(), ..difference });
+                }
+            }
+        }
+        drop(rows);
+        differences.extend(expected.map(|(key, _)| whole(&key, "a row", "no row")));
+        differences.into_iter().for_each(|difference| self.differ(difference));
+        Ok(())
+    }
+
+    fn compare_labels(&mut self, no: RunNo, fold: &RunFold<'_>) -> Result<(), ShardError> {
+        let Some(started) = &fold.started else { return Ok(()) };
+        for (key, value) in &started.labels {
+            self.labels += 1;
+            let binds = [Bind::Text(key), Bind::Text(value), Bind::Int(started.created_at.0), no_bind(no)];
+            let sql = "SELECT 1 FROM labels
+                WHERE key = ?1 AND value = ?2 AND created_at = ?3 AND workflow_no = ?4";
+            let is_there = self.connection.select(sql, &binds)?.next()?.is_some();
+            if !is_there {
+                self.differ(Difference {
+                    table: "labels",
+                    key: format!("{}/{key}", no.0),
+                    column: "*".into(),
+                    expected: value.clone(),
+                    found: "no row".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of runs that have no events, and labels that no run has.
+    fn check_strays(&mut self) -> Result<(), ShardError> {
+        let tables = [
+            (
+                "workflows",
+                "SELECT no FROM workflows v WHERE NOT EXISTS
+                (SELECT 1 FROM event_rows e WHERE e.workflow_no = v.no)",
+            ),
+            (
+                "step_state",
+                "SELECT DISTINCT workflow_no FROM step_rows v WHERE NOT EXISTS
+                (SELECT 1 FROM event_rows e WHERE e.workflow_no = v.workflow_no)",
+            ),
+            (
+                "pending_decisions",
+                "SELECT DISTINCT workflow_no FROM decision_rows v WHERE NOT EXISTS
+                (SELECT 1 FROM event_rows e WHERE e.workflow_no = v.workflow_no)",
+            ),
+        ];
+        for (table, sql) in tables {
+            let mut strays = Vec::new();
+            let mut rows = self.connection.select(sql, &[])?;
+            while let Some(row) = rows.next()? {
+                strays.push(row.int(0)?);
+            }
+            drop(rows);
+            for no in strays {
+                self.differ(Difference {
+                    table,
+                    key: no.to_string(),
+                    column: "*".into(),
+                    expected: "no row, the run has no events".into(),
+                    found: "a row".into(),
+                });
+            }
+        }
+        let found = {
+            let mut rows = self.connection.select("SELECT count(*) FROM labels", &[])?;
+            rows.next()?.map_or(Ok(0), |row| row.unsigned(0))?
+        };
+        if found > self.labels {
+            self.differ(Difference {
+                table: "labels",
+                key: "*".into(),
+                column: "*".into(),
+                expected: format!("{} rows", self.labels),
+                found: format!("{found} rows"),
+            });
+        }
+        Ok(())
+    }
+
+    /// Replays the run as a restart would, and compares its status with the view's.
+    fn replay(&mut self, no: RunNo, fold: &RunFold<'_>, events: &[EventRecord]) -> Result<(), ShardError> {
+        let Some(started) = &fold.started else { return Ok(()) };
+        let id = match codec::workflow_id(&started.workflow_id) {
+            Ok(id) => id,
+            Err(error) => return Ok(self.damage(format!("run {}: {error}", no.0))),
+        };
+        let mut decoded = Vec::with_capacity(events.len());
+        for event in events {
+            match event.decode() {
+                Ok(event) => decoded.push(event),
+                Err(why) => {
+                    self.damage(format!("run {}: event {}: {why}", no.0, event.sequence.0));
+                    return Ok(());
+                }
+            }
+        }
+        let (connection, definitions) = (&mut self.connection, &mut self.definitions);
+        let mut failed = None;
+        let replayed = Run::replay(no, id, decoded, &mut |hash| {
+            definition_of(connection, definitions, hash).unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            })
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        match replayed {
+            Err(why) => self.damage(format!("run {} does not replay: {why}", no.0)),
+            Ok(run) if Some(run.status()) != fold.status() => self.damage(format!(
+                "run {} replays to {}, its events' view is {}",
+                no.0,
+                run.status().as_str(),
+                fold.status().map_or("nothing", WorkflowStatus::as_str)
+            )),
+            Ok(_) => {}
+        }
+        Ok(())
+    }
+
+    fn differ(&mut self, difference: Difference) {
+        self.report.difference_count += 1;
+        if self.report.differences.len() < LISTED_MAX {
+            self.report.differences.push(difference);
+        }
+    }
+
+    fn damage(&mut self, damage: String) {
+        self.report.damage_count += 1;
+        if self.report.damages.len() < LISTED_MAX {
+            self.report.damages.push(damage);
+        }
+    }
+}
+
+fn definition_of(
+    connection: &mut Connection,
+    definitions: &mut HashMap<DefinitionHash, Option<Arc<Definition>>>,
+    hash: DefinitionHash,
+) -> Result<Option<Arc<Definition>>, ShardError> {
+    if let Some(known) = definitions.get(&hash) {
+        return Ok(known.clone());
+    }
+    let source = reader::definition(connection, hash)?;
+    let definition = source.and_then(|text| Definition::parse(&text).ok()).map(Arc::new);
+    if definitions.len() >= DEFINITIONS_MAX {
+        definitions.clear();
+    }
+    definitions.insert(hash, definition.clone());
+    Ok(definition)
+}
+
+/// A decision as it stands after all of a run's events.
+struct Standing<'f> {
+    requested: &'f DecisionRequested,
+    status: &'static str,
+    resolution: Option<&'f RawValue>,
+}
+
+fn standing_decisions(changes: &[DecisionFold]) -> Vec<Standing<'_>> {
+    let mut decisions: Vec<Standing<'_>> = Vec::new();
+    for change in changes {
+        match change {
+            DecisionFold::Requested(requested) => {
+                decisions.retain(|d| d.requested.decision_id != requested.decision_id);
+                decisions.push(Standing { requested, status: "pending", resolution: None });
+            }
+            DecisionFold::Closed { decision_id, status, resolution } => {
+                let open = decisions
+                    .iter_mut()
+                    .find(|d| d.requested.decision_id == *decision_id && d.status == "pending");
+                if let Some(decision) = open {
+                    decision.status = status;
+                    decision.resolution = resolution.as_deref();
+                }
+            }
+            DecisionFold::Withdrawn => {
+                decisions.iter_mut().filter(|d| d.status == "pending").for_each(|d| d.status = "cancelled");
+            }
+        }
+    }
+    decisions
+}
+
+fn is_equal(expected: Bind<'_>, found: Datum<'_>) -> bool {
+    match (expected, found) {
+        (Bind::Null, Datum::Null) => true,
+        (Bind::Int(a), Datum::Int(b)) => a == b,
+        (Bind::Text(a), Datum::Text(b)) => a.as_bytes() == b,
+        (Bind::Json(a), Datum::Text(b)) | (Bind::Blob(a), Datum::Blob(b)) => a == b,
+        (Bind::Null | Bind::Int(_) | Bind::Text(_) | Bind::Json(_) | Bind::Blob(_), _) => false,
+    }
+}
+
+fn show_bind(value: Bind<'_>) -> String {
+    let datum = match value {
+        Bind::Null => Datum::Null,
+        Bind::Int(int) => Datum::Int(int),
+        Bind::Text(text) => Datum::Text(text.as_bytes()),
+        Bind::Json(text) => Datum::Text(text),
+        Bind::Blob(bytes) => Datum::Blob(bytes),
+    };
+    show_datum(datum, VALUE_CHARS_MAX)
+}
+
+fn show_datum(value: Datum<'_>, chars_max: usize) -> String {
+    match value {
+        Datum::Null => "nothing".into(),
+        Datum::Int(int) => int.to_string(),
+        Datum::Real(real) => real.to_string(),
+        Datum::Text(text) => String::from_utf8_lossy(text).chars().take(chars_max).collect(),
+        Datum::Blob(bytes) => hex::encode(bytes).chars().take(chars_max).collect(),
+    }
+}
