@@ -1,0 +1,173 @@
+//! The checkers: what was promised, against what is there when all is healed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::history::{History, Outcome, Submission};
+use crate::node::Node;
+use crate::sink::Sink;
+use crate::workload::STEPS;
+
+/// Everything ends within this time of healing.
+const END_MAX: Duration = Duration::from_secs(30);
+
+/// Checks all promises; the summary, or the first one broken.
+pub(crate) async fn check(node: &Node, sink: &Sink, history: &History) -> Result<String> {
+    let healed = Instant::now();
+    let submissions = history.all().await;
+    let mut recorded: BTreeMap<String, i64> = BTreeMap::new();
+    let mut started: BTreeSet<String> = BTreeSet::new();
+    let mut ended = 0;
+    for (id, submission) in &submissions {
+        if let Some(run) = ended_run(node, id, submission, healed).await? {
+            ended += 1;
+            check_run(node, id, submission, &run, &mut recorded, &mut started)
+                .await
+                .with_context(|| id.clone())?;
+        }
+    }
+    let calls = sink.calls().await;
+    for call in &calls {
+        let key = call.key.as_deref().context("a post came without a key")?;
+        ensure!(
+            key == format!("{}/{}", call.run, call.step),
+            "{key} is not the key of {}/{}",
+            call.run,
+            call.step
+        );
+        ensure!(started.contains(key), "{key} was posted without a committed start");
+        if let Some(at) = recorded.get(key) {
+            ensure!(call.at_ms <= *at, "{key} was posted again after it was recorded");
+        }
+    }
+    let seen: BTreeSet<&str> = calls.iter().filter_map(|call| call.key.as_deref()).collect();
+    for key in recorded.keys() {
+        ensure!(seen.contains(key.as_str()), "{key} is recorded and was never posted");
+    }
+    let before: Vec<Value> = outcomes(node, &submissions).await?;
+    node.stop()?;
+    node.check_tables()?;
+    node.stop_check_outcomes(&submissions, &before).await?;
+    Ok(format!("{ended} runs ended, {} steps recorded, {} posts", recorded.len(), calls.len()))
+}
+
+/// The run, ended; `None` when it does not exist and need not.
+async fn ended_run(node: &Node, id: &str, submission: &Submission, healed: Instant) -> Result<Option<Value>> {
+    loop {
+        let (status, run) = node.get(&format!("/v1/workflows/{id}?wait=5s")).await?;
+        match (status, submission.outcome) {
+            (404, Outcome::Acknowledged) => bail!("{id} was acknowledged and is lost"),
+            (404, Outcome::Unknown | Outcome::Refused) => return Ok(None),
+            (200, Outcome::Refused) => bail!("{id} was refused and exists"),
+            (200, Outcome::Acknowledged | Outcome::Unknown) => {}
+            (other, _) => bail!("{id}: {other}: {run}"),
+        }
+        if matches!(run["status"].as_str(), Some("completed" | "failed" | "cancelled")) {
+            return Ok(Some(run));
+        }
+        if healed.elapsed() > END_MAX {
+            bail!("{id} has not ended {END_MAX:?} after healing: {run}");
+        }
+    }
+}
+
+/// One run: completed, its log without gaps, every step recorded once, one decision that holds.
+async fn check_run(
+    node: &Node,
+    id: &str,
+    submission: &Submission,
+    run: &Value,
+    recorded: &mut BTreeMap<String, i64>,
+    started: &mut BTreeSet<String>,
+) -> Result<()> {
+    ensure!(run["status"] == "completed", "it ended otherwise: {run}");
+    let (status, page) = node.get(&format!("/v1/workflows/{id}/events?limit=1000")).await?;
+    ensure!(status == 200, "{status}: {page}");
+    let events = page["items"].as_array().context("events are a list")?;
+    let mut terminal = 0;
+    let mut resolved = 0;
+    let mut completed = 0;
+    for (index, event) in events.iter().enumerate() {
+        ensure!(event["sequence"] == index + 1, "a gap at {}", index + 1);
+        let key = format!("{id}/{}", event["step_id"].as_str().unwrap_or_default());
+        match event["type"].as_str().unwrap_or_default() {
+            "workflow_completed" | "workflow_failed" | "workflow_cancelled" => terminal += 1,
+            "decision_resolved" => resolved += 1,
+            "step_started" => drop(started.insert(key)),
+            "step_completed" if !key.ends_with("/ask") => {
+                completed += 1;
+                let at = time_ms(event["timestamp"].as_str().unwrap_or_default())?;
+                ensure!(recorded.insert(key.clone(), at).is_none(), "{key} was recorded twice");
+            }
+            _ => {}
+        }
+    }
+    ensure!(terminal == 1, "{terminal} ends");
+    ensure!(completed == STEPS, "{completed} of {STEPS} steps recorded");
+    if let Some(decision) = &submission.decision {
+        ensure!(resolved == 1, "{resolved} resolutions");
+        if let Some(choice) = decision {
+            let kept = &run["steps"]["ask"]["output"]["choice"];
+            ensure!(kept == choice, "{choice} was acknowledged and {kept} is kept");
+        }
+    }
+    Ok(())
+}
+
+/// Milliseconds since the epoch of `YYYY-MM-DDTHH:MM:SS.mmmZ`.
+fn time_ms(text: &str) -> Result<i64> {
+    let part = |range: std::ops::Range<usize>| -> Result<i64> {
+        text.get(range).and_then(|t| t.parse().ok()).with_context(|| format!("not a time: {text:?}"))
+    };
+    let (year, month, day) = (part(0..4)?, part(5..7)?, part(8..10)?);
+    // Days since the epoch in the proleptic Gregorian calendar, with years that begin in March.
+    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (m * 306 + 5) / 10 + day - 1 - 719_468;
+    let seconds = part(11..13)? * 3_600 + part(14..16)? * 60 + part(17..19)?;
+    Ok((days * 86_400 + seconds) * 1_000 + part(20..23)?)
+}
+
+async fn outcomes(node: &Node, submissions: &BTreeMap<String, Submission>) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    for id in submissions.keys() {
+        let (_, run) = node.get(&format!("/v1/workflows/{id}")).await?;
+        all.push(Value::Array(vec![
+            run["status"].clone(),
+            run["output"].clone(),
+            run["completed_at"].clone(),
+        ]));
+    }
+    Ok(all)
+}
+
+impl Node {
+    /// After one more start, every outcome is what it was.
+    async fn stop_check_outcomes(
+        &self,
+        submissions: &BTreeMap<String, Submission>,
+        before: &[Value],
+    ) -> Result<()> {
+        self.start_again()?;
+        self.ensure_running().await?;
+        let after = outcomes(self, submissions).await?;
+        for ((id, before), after) in submissions.keys().zip(before).zip(&after) {
+            ensure!(before == after, "{id} changed its outcome over a restart: {before} became {after}");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time_ms;
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(time_ms("1970-01-01T00:00:00.000Z").unwrap(), 0);
+        assert_eq!(time_ms("2000-02-29T12:34:56.789Z").unwrap(), 951_827_696_789);
+        assert!(time_ms("soon").is_err());
+    }
+}
