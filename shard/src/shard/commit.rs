@@ -1,53 +1,75 @@
-//! From decided to committed: gathers records, proposes one batch at a time, and releases what
-//! rests on a batch when it is committed, never before.
+//! From decided to committed: gathers records, has one batch at a time committed, and releases
+//! what rests on it then, never before.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Instant;
 
 use opcode_engine::command::StepHandle;
 use opcode_engine::ids::{RunNo, ShardId};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 
-use super::Inbox;
 use crate::batch::{Batch, Committed, Position};
+use crate::coalescer::handover::HandOver;
+use crate::coalescer::{Coalescer, Limits};
 use crate::error::{CallError, ShardError};
 use crate::log::Group;
 use crate::record::Record;
 
-/// Most bytes of records that may be gathered while a batch is under way; then the loop takes no
-/// more requests.
-pub(super) const GATHERED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Records of about this many bytes close a portion; a batch is cut between portions.
+const PORTION_BYTES: usize = 64 * 1024;
 
-/// Something that waits for its batch.
+/// Something that waits for a commit.
 pub(super) enum Release {
-    /// An answer; called with the batch's position, or with why there is none.
+    /// An answer; called with the position that it may rest on, or with why there is none.
     Answer(Box<dyn FnOnce(Result<Position, CallError>) + Send>),
     /// A step with a side effect may start.
     Step(RunNo, StepHandle),
 }
 
-/// The number of a batch in this process, from 1: tells whether a run's last events are committed.
+/// The number of a portion of records in this process, from 1: what tells whether a run's last
+/// events are committed. 0 is what came from the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct BatchNo(pub(super) u64);
+pub(super) struct PortionNo(u64);
 
-struct Gathering {
-    no: BatchNo,
-    records: Vec<Record>,
-    bytes: usize,
-    releases: Vec<Release>,
+impl PortionNo {
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
 }
 
-/// The batch being gathered and the one under way.
+type Slot = HandOver<Vec<Record>, Result<Batch<Committed>, ShardError>>;
+
+/// A batch in the committer's hands.
+struct UnderWay {
+    first: PortionNo,
+    last: PortionNo,
+    since: Instant,
+}
+
+/// Metrics with their labels resolved once.
+struct Meters {
+    records: metrics::Histogram,
+    seconds: metrics::Histogram,
+}
+
+/// What is gathered, what is under way, and what waits for either.
 pub(super) struct Committer {
-    shard: ShardId,
     group: Arc<Group>,
     broadcast: broadcast::Sender<Batch<Committed>>,
-    inbox: mpsc::UnboundedSender<Inbox>,
-    gathering: Gathering,
-    under_way: Option<(BatchNo, Vec<Release>, std::time::Instant)>,
-    last: Position,
-    /// Committed batches that the tables may not have yet, oldest first.
-    unapplied: VecDeque<(BatchNo, Position)>,
+    coalescer: Coalescer<PortionNo>,
+    slot: Arc<Slot>,
+    open: Vec<Record>,
+    open_bytes: usize,
+    open_no: PortionNo,
+    under_way: Option<UnderWay>,
+    committed: PortionNo,
+    position: Position,
+    releases: BTreeMap<PortionNo, Vec<Release>>,
+    /// First portions of committed batches that the tables may not have yet, oldest first.
+    unapplied: VecDeque<(PortionNo, Position)>,
+    meters: Meters,
 }
 
 impl Committer {
@@ -55,140 +77,177 @@ impl Committer {
         shard: ShardId,
         group: Arc<Group>,
         broadcast: broadcast::Sender<Batch<Committed>>,
-        inbox: mpsc::UnboundedSender<Inbox>,
     ) -> Self {
-        let gathering = Gathering { no: BatchNo(1), records: Vec::new(), bytes: 0, releases: Vec::new() };
+        let slot = Arc::new(Slot::default());
+        tokio::spawn(commit_each(slot.clone(), group.clone()));
+        let shard = shard.to_string();
         Self {
-            shard,
             group,
             broadcast,
-            inbox,
-            gathering,
+            coalescer: Coalescer::new(Limits::default()),
+            slot,
+            open: Vec::new(),
+            open_bytes: 0,
+            open_no: PortionNo(1),
             under_way: None,
-            last: Position::default(),
+            committed: PortionNo(0),
+            position: Position::default(),
+            releases: BTreeMap::new(),
             unapplied: VecDeque::new(),
+            meters: Meters {
+                records: metrics::histogram!("opcode_batch_records", "shard" => shard.clone()),
+                seconds: metrics::histogram!("opcode_commit_seconds", "shard" => shard),
+            },
         }
     }
 
-    /// The number that what is gathered now will be committed under.
-    pub(super) fn gathering_no(&self) -> BatchNo {
-        self.gathering.no
+    /// The number of the portion that is open now.
+    pub(super) fn open_no(&self) -> PortionNo {
+        self.open_no
     }
 
-    /// Bytes gathered so far.
-    pub(super) fn gathered_bytes(&self) -> usize {
-        self.gathering.bytes
+    /// Whether more is gathered than should wait; then nothing new is accepted.
+    pub(super) fn is_full(&self) -> bool {
+        self.coalescer.is_full()
     }
 
-    /// Nothing gathered, nothing under way.
+    /// Nothing gathered, nothing under way, nothing waiting.
     pub(super) fn is_idle(&self) -> bool {
-        self.under_way.is_none() && self.gathering.records.is_empty() && self.gathering.releases.is_empty()
+        self.under_way.is_none()
+            && self.open.is_empty()
+            && self.coalescer.is_empty()
+            && self.releases.is_empty()
     }
 
-    /// Position of the last batch that was committed.
-    pub(super) fn last_position(&self) -> Position {
-        self.last
+    /// The position of the last batch that was committed.
+    pub(super) fn position(&self) -> Position {
+        self.position
     }
 
-    /// The first batch that the tables do not have, when they have applied up to `position`.
-    pub(super) fn first_unapplied(&mut self, position: Position) -> BatchNo {
-        while self.unapplied.front().is_some_and(|(_, at)| *at <= position) {
+    /// The first portion that the tables do not have, when they have applied up to `applied`.
+    pub(super) fn first_unapplied(&mut self, applied: Position) -> PortionNo {
+        while self.unapplied.front().is_some_and(|(_, position)| *position <= applied) {
             self.unapplied.pop_front();
         }
-        let committed = self.unapplied.front().map(|(no, _)| *no);
-        let under_way = self.under_way.as_ref().map(|(no, ..)| *no);
-        committed.or(under_way).unwrap_or(self.gathering.no)
+        self.unapplied.front().map_or(self.committed.next(), |(first, _)| *first)
+    }
+
+    /// Makes a cut if the open portion is large: between decisions, so that none is torn apart.
+    pub(super) fn between_decisions(&mut self) {
+        if self.open_bytes >= PORTION_BYTES {
+            self.close_portion();
+        }
     }
 
     pub(super) fn push(&mut self, record: Record) {
-        self.gathering.bytes += match &record {
+        self.open_bytes += match &record {
             Record::Event(event) => event.size_bytes(),
             Record::Definition { source, .. } => source.len() + 64,
             Record::Template(template) => template.source.len() + 64,
         };
-        self.gathering.records.push(record);
+        self.open.push(record);
     }
 
-    /// Lets `release` go once batch `no` is committed: at once, when it is.
-    pub(super) fn release_after(&mut self, no: BatchNo, release: Release) -> Option<Release> {
-        match &mut self.under_way {
-            Some((under_way, releases, _)) if no <= *under_way => {
-                if no < *under_way {
-                    return Some(release);
-                }
-                releases.push(release);
-                None
-            }
-            _ if no < self.gathering.no => Some(release),
-            Some(_) | None => {
-                self.gathering.releases.push(release);
-                None
-            }
+    fn close_portion(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let capacity = self.open.len();
+        let records = std::mem::replace(&mut self.open, Vec::with_capacity(capacity));
+        let pushed = self.coalescer.push(records, self.open_bytes, self.open_no, Instant::now());
+        assert!(pushed.is_ok(), "the coalescer closes only with its loop");
+        self.open_bytes = 0;
+        self.open_no = self.open_no.next();
+    }
+
+    /// Lets `release` go once portion `no` is committed; gives it back when it is.
+    pub(super) fn release_after(&mut self, no: PortionNo, release: Release) -> Option<Release> {
+        if no <= self.committed {
+            return Some(release);
+        }
+        self.releases.entry(no).or_default().push(release);
+        None
+    }
+
+    /// Sends what is gathered on its way, unless a batch is under way.
+    pub(super) fn flush(&mut self) {
+        self.close_portion();
+        let Some((records, portions)) = self.coalescer.take_ready(self.under_way.is_some(), Instant::now())
+        else {
+            return;
+        };
+        let (Some(first), Some(last)) = (portions.first().copied(), portions.last().copied()) else {
+            unreachable!("a batch has at least one portion");
+        };
+        self.meters.records.record(records.len() as f64);
+        assert!(self.slot.offer(records).is_ok(), "one batch at a time is offered");
+        self.under_way = Some(UnderWay { first, last, since: Instant::now() });
+    }
+
+    /// Waits for the fate of the batch under way; for ever while there is none.
+    pub(super) fn reported(&self) -> impl Future<Output = Result<Batch<Committed>, ShardError>> + use<> {
+        let slot = self.slot.clone();
+        async move {
+            poll_fn(|cx| slot.poll_reported(cx))
+                .await
+                .unwrap_or_else(|| Err(ShardError::Stopped("its committer has ended".into())))
         }
     }
 
-    /// Proposes what is gathered, unless a batch is under way. Returns what waited for nothing
-    /// but its turn, with the position it may be answered with.
-    pub(super) fn flush(&mut self) -> Vec<Release> {
-        if self.under_way.is_some() {
-            return Vec::new();
-        }
-        if self.gathering.records.is_empty() {
-            return std::mem::take(&mut self.gathering.releases);
-        }
-        let no = self.gathering.no;
-        let next = Gathering { no: BatchNo(no.0 + 1), records: Vec::new(), bytes: 0, releases: Vec::new() };
-        let gathered = std::mem::replace(&mut self.gathering, next);
-        metrics::histogram!("opcode_batch_records", "shard" => self.shard.to_string())
-            .record(gathered.records.len() as f64);
-        self.under_way = Some((no, gathered.releases, std::time::Instant::now()));
-        let group = self.group.clone();
-        let inbox = self.inbox.clone();
-        tokio::spawn(async move {
-            let result = group.propose(Batch::gathered(gathered.records)).await;
-            // The loop is gone only when the process stops: nobody waits for this then.
-            let _ = inbox.send(Inbox::Committed(result));
-        });
-        Vec::new()
-    }
-
-    /// Takes note that the batch under way is committed; returns what it releases.
+    /// Takes note that the batch under way is committed; returns what that releases.
     pub(super) fn committed(&mut self, batch: Batch<Committed>) -> Vec<Release> {
-        let (no, releases, since) = self.under_way.take().expect("only a batch under way is committed");
-        metrics::histogram!("opcode_commit_seconds", "shard" => self.shard.to_string())
-            .record(since.elapsed().as_secs_f64());
-        self.last = batch.position();
-        self.unapplied.push_back((no, self.last));
+        let UnderWay { first, last, since } =
+            self.under_way.take().expect("only a batch under way is committed");
+        self.meters.seconds.record(since.elapsed().as_secs_f64());
+        self.committed = last;
+        self.position = batch.position();
+        self.unapplied.push_back((first, self.position));
         if self.broadcast.receiver_count() > 0 {
             // No receiver left in between is no error.
             let _ = self.broadcast.send(batch);
         }
-        releases
+        let later = self.releases.split_off(&last.next());
+        std::mem::replace(&mut self.releases, later).into_values().flatten().collect()
     }
 
     /// Answers everything that waits: the batch under way may have been committed, what was
     /// gathered behind it was not, unless `all_unknown`.
     pub(super) fn abandon(&mut self, why: &str, all_unknown: bool) {
-        let under_way = self.under_way.take().map(|(_, releases, _)| releases).unwrap_or_default();
-        let gathered = std::mem::take(&mut self.gathering.releases);
-        self.gathering.records.clear();
-        self.gathering.bytes = 0;
-        self.gathering.no = BatchNo(self.gathering.no.0 + 1);
-        self.unapplied.clear();
-        for (releases, applied_unknown) in [(under_way, true), (gathered, all_unknown)] {
+        self.coalescer.abandon();
+        self.open.clear();
+        self.open_bytes = 0;
+        let under_way = self.under_way.take().map_or(self.committed, |batch| batch.last);
+        for (no, releases) in std::mem::take(&mut self.releases) {
             for release in releases {
                 if let Release::Answer(answer) = release {
+                    let applied_unknown = all_unknown || no <= under_way;
                     answer(Err(CallError::Unavailable { applied_unknown, message: why.to_owned() }));
                 }
             }
         }
+        self.committed = self.open_no;
+        self.open_no = self.open_no.next();
+        self.unapplied.clear();
     }
 
     /// Waits until the fate of every proposal made before is decided, by committing an empty
     /// batch behind them.
     pub(super) async fn barrier(&mut self) -> Result<Position, ShardError> {
         let committed = self.group.propose(Batch::gathered(Vec::new())).await?;
-        self.last = committed.position();
-        Ok(self.last)
+        self.position = committed.position();
+        Ok(self.position)
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.slot.close();
+    }
+}
+
+/// The committer: brings each batch to the log and reports what came of it.
+async fn commit_each(slot: Arc<Slot>, group: Arc<Group>) {
+    while let Some(records) = poll_fn(|cx| slot.poll_take(cx)).await {
+        slot.report(group.propose(Batch::gathered(records)).await);
     }
 }

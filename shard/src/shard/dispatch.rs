@@ -67,7 +67,7 @@ impl Loop {
 
     fn after_commit(&mut self, no: RunNo, handle: StepHandle) {
         self.step_out(no);
-        let after = self.runs.slots[&no].last_batch;
+        let after = self.runs.slots[&no].last_portion;
         if let Some(Release::Step(no, handle)) =
             self.committer.release_after(after, Release::Step(no, handle))
         {

@@ -40,8 +40,10 @@ use templates::Templates;
 const PROPOSE_MS_MAX: u64 = 10_000;
 /// Committed batches that a slow subscriber may lag behind.
 const SUBSCRIBER_BATCHES_MAX: usize = 1_024;
-/// How often the log is purged.
-const PURGE_EVERY: Duration = Duration::from_secs(2);
+/// How often an idle loop looks after itself: lets runs go that have become idle.
+const TEND_EVERY: Duration = Duration::from_millis(100);
+/// How often the log is purged, in ticks of that.
+const PURGE_EVERY_TICKS: u64 = 20;
 /// Longest wait for steps in flight when the shard stops.
 const DRAIN_MAX: Duration = Duration::from_secs(7);
 
@@ -114,7 +116,7 @@ impl Shard {
             clock: shared.clock,
             definitions: shared.definitions,
             workers: shared.workers,
-            committer: Committer::new(options.shard, group.clone(), committed, inbox_in.clone()),
+            committer: Committer::new(options.shard, group.clone(), committed),
             group,
             store,
             queue,
@@ -125,6 +127,7 @@ impl Shard {
             stopping,
             runs: Runs::default(),
             templates: Templates::default(),
+            templates_portion: commit::PortionNo::default(),
             loading: HashMap::new(),
             ready: VecDeque::new(),
             continuing: VecDeque::new(),
@@ -132,6 +135,8 @@ impl Shard {
             epoch: 0,
             now: Timestamp(0),
             draining: false,
+            ticks: 0,
+            meter: metrics::gauge!("opcode_runs_in_memory", "shard" => options.shard.to_string()),
         };
         shard.reload().await?;
         let task = tokio::spawn(shard.run());
@@ -165,8 +170,6 @@ impl Shard {
 
 /// What the loop's own tasks send back to it; each is bounded by what the loop has started.
 enum Inbox {
-    /// A batch has been committed, or its fate is unknown.
-    Committed(Result<crate::batch::Batch<crate::batch::Committed>, ShardError>),
     /// A run has been read from the tables.
     Loaded { key: Key, epoch: u64, result: Result<Option<Box<Loaded>>, ShardError> },
     /// Ids of a submission have been looked up.
@@ -191,6 +194,8 @@ struct Loop {
     stopping: watch::Receiver<bool>,
     runs: Runs,
     templates: Templates,
+    /// The portion that holds the last template defined.
+    templates_portion: commit::PortionNo,
     loading: HashMap<Key, Vec<Parked>>,
     /// Committed steps that wait for a worker.
     ready: VecDeque<(RunNo, StepHandle)>,
@@ -203,12 +208,15 @@ struct Loop {
     now: Timestamp,
     /// Stopping: no step is started any more.
     draining: bool,
+    ticks: u64,
+    /// Runs in memory.
+    meter: metrics::Gauge,
 }
 
 impl Loop {
     async fn run(mut self) -> Result<(), ShardError> {
-        let mut purge = tokio::time::interval(PURGE_EVERY);
-        purge.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tend = tokio::time::interval(TEND_EVERY);
+        tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let result = loop {
             let waits_for_worker = !self.ready.is_empty();
             let accepts = self.accepts();
@@ -220,26 +228,30 @@ impl Loop {
                     let _ = stopped;
                     break self.drain().await;
                 }
-                Some(item) = self.inbox.recv() => {
-                    if let Err(error) = self.on_inbox(item).await { break Err(error) }
+                result = self.committer.reported() => {
+                    if let Err(error) = self.on_reported(result).await { break Err(error) }
                 }
+                Some(item) = self.inbox.recv() => self.on_inbox(item),
                 permit = self.workers.permit(), if waits_for_worker => self.dispatch(permit),
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
                 Some(message) = self.queue.recv(), if accepts => self.on_message(message),
-                _ = purge.tick() => self.tend(),
+                _ = tend.tick() => self.tend(),
                 () = std::future::ready(()), if !idle => {}
             }
-            if let Err(error) = self.turn().await {
-                break Err(error);
-            }
+            self.turn();
         };
         self.closed.store(true, Ordering::Release);
         self.committer.abandon("the shard has stopped", true);
         result
     }
 
-    /// Housekeeping off the path: purges the log below what the tables have checkpointed.
+    /// Housekeeping off the path: purges the log below what the tables have checkpointed. (The
+    /// turn that follows every tick lets idle runs go.)
     fn tend(&mut self) {
+        self.ticks += 1;
+        if self.ticks % PURGE_EVERY_TICKS != 0 {
+            return;
+        }
         let group = self.group.clone();
         tokio::spawn(async move {
             if let Err(error) = group.purge().await {
@@ -258,23 +270,22 @@ impl Loop {
             while let Ok(message) = self.queue.try_recv() {
                 self.on_message(message);
             }
-            self.turn().await?;
+            self.turn();
             if self.tasks.is_empty() && self.committer.is_idle() && self.loading.is_empty() {
                 break;
             }
-            match tokio::time::timeout_at(deadline, self.inbox.recv()).await {
-                Ok(Some(item)) => self.on_inbox(item).await?,
-                Ok(None) | Err(_) => break,
+            tokio::select! {
+                result = self.committer.reported() => self.on_reported(result).await?,
+                Some(item) = self.inbox.recv() => self.on_inbox(item),
+                () = tokio::time::sleep_until(deadline) => break,
             }
         }
         // Steps still in flight are told to their successor by the log: it interrupts them.
         self.tasks.drain().for_each(|(_, task)| task.abort());
         while !self.committer.is_idle() {
-            match self.inbox.recv().await {
-                Some(item @ Inbox::Committed(_)) => self.on_inbox(item).await?,
-                Some(_) => {}
-                None => break,
-            }
+            let result = self.committer.reported().await;
+            self.on_reported(result).await?;
+            self.committer.flush();
         }
         self.store.close().await?;
         self.group.shutdown().await;

@@ -8,7 +8,7 @@ use opcode_engine::command::{Command, StepHandle};
 use opcode_engine::ids::{DefinitionHash, RunNo, Timestamp, WorkflowId};
 use opcode_engine::run::Run;
 
-use super::commit::BatchNo;
+use super::commit::PortionNo;
 use super::turn::Ask;
 use super::{Inbox, Loop};
 use crate::error::{CallError, ShardError};
@@ -32,8 +32,8 @@ const RECOVERIES_AT_A_TIME: usize = 64;
 /// A run in memory.
 pub(super) struct Slot {
     pub(super) run: Run,
-    /// The batch that holds its last event.
-    pub(super) last_batch: BatchNo,
+    /// The portion of records that holds its last event.
+    pub(super) last_portion: PortionNo,
     /// Its entry in the timers.
     pub(super) timer: Option<Timestamp>,
     /// Steps waiting for a commit, for a worker, or in a worker's hands.
@@ -107,8 +107,8 @@ pub(super) struct Runs {
     pub(super) timers: Timers,
     /// The highest number given out.
     pub(super) last_no: u64,
-    /// Candidates for letting go, with the batch that must be in the tables first.
-    idle: VecDeque<(RunNo, BatchNo)>,
+    /// Candidates for letting go, with the portion that must be in the tables first.
+    idle: VecDeque<(RunNo, PortionNo)>,
     /// Live runs still to be loaded after a start.
     recovering: VecDeque<RunNo>,
     next_eviction: Timestamp,
@@ -118,21 +118,21 @@ pub(super) struct Runs {
 
 impl Runs {
     /// Takes a run in. One that is there already stays.
-    pub(super) fn insert(&mut self, run: Run, last_batch: BatchNo, now: Timestamp) -> RunNo {
+    pub(super) fn insert(&mut self, run: Run, last_portion: PortionNo, now: Timestamp) -> RunNo {
         let no = run.no();
         if !self.slots.contains_key(&no) {
             self.ids.insert(run.id().clone(), no);
             let timer = run.next_due();
             self.timers.set(no, None, timer);
-            let slot = Slot { run, last_batch, timer, steps_out: 0, watchers: Vec::new(), touched: now };
+            let slot = Slot { run, last_portion, timer, steps_out: 0, watchers: Vec::new(), touched: now };
             self.slots.insert(no, slot);
         }
         no
     }
 
     /// Marks a run as a candidate for letting go.
-    pub(super) fn consider(&mut self, no: RunNo, last_batch: BatchNo) {
-        self.idle.push_back((no, last_batch));
+    pub(super) fn consider(&mut self, no: RunNo, last_portion: PortionNo) {
+        self.idle.push_back((no, last_portion));
     }
 }
 
@@ -176,6 +176,7 @@ impl Loop {
         for (due, no) in timers {
             self.runs.timers.set(no, None, Some(due));
         }
+        self.templates_portion = PortionNo::default();
         self.templates = super::templates::Templates::load(self.store.templates().await?);
         self.now = self.clock.now();
         self.recover_some();
@@ -266,14 +267,14 @@ impl Loop {
             return Some(no);
         }
         let is_terminal = run.status().is_terminal();
-        self.runs.insert(run, BatchNo::default(), self.now);
+        self.runs.insert(run, PortionNo::default(), self.now);
         if !is_terminal {
             // A recovery has nothing to be refused for.
             if let Err(rejected) = self.decide(no, Command::Recover) {
                 tracing::error!(shard = %self.id, ?rejected, "a recovery was refused");
             }
         }
-        self.runs.consider(no, BatchNo::default());
+        self.runs.consider(no, PortionNo::default());
         Some(no)
     }
 
@@ -305,26 +306,28 @@ impl Loop {
         self.runs.next_eviction = self.now.plus_ms(EVICTION_EVERY_MS);
         let first_unapplied = self.committer.first_unapplied(self.store.applied_position());
         for _ in 0..EVICTIONS_PER_TURN.min(self.runs.idle.len()) {
-            let Some((no, batch)) = self.runs.idle.pop_front() else { break };
+            let Some((no, portion)) = self.runs.idle.pop_front() else { break };
             let Some(slot) = self.runs.slots.get(&no) else { continue };
-            if slot.last_batch != batch {
+            if slot.last_portion != portion {
                 // Touched since: a later entry stands for it.
                 continue;
             }
-            if batch >= first_unapplied {
-                // Entries are in the order of their batches: those behind are no further.
-                self.runs.idle.push_front((no, batch));
+            if portion >= first_unapplied {
+                // Entries are in the order of their portions: those behind are no further.
+                self.runs.idle.push_front((no, portion));
                 break;
             }
             if !self.may_go(no) {
-                self.runs.idle.push_back((no, batch));
+                self.runs.idle.push_back((no, portion));
                 continue;
             }
             if let Some(slot) = self.runs.slots.remove(&no) {
                 self.runs.ids.remove(slot.run.id());
             }
         }
-        self.gauges.runs_in_memory.store(self.runs.slots.len(), Ordering::Relaxed);
+        let held = self.runs.slots.len();
+        self.gauges.runs_in_memory.store(held, Ordering::Relaxed);
+        self.meter.set(held as f64);
     }
 
     fn may_go(&mut self, no: RunNo) -> bool {

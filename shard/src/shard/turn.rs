@@ -8,9 +8,10 @@ use opcode_engine::ids::{RunNo, Sequence};
 use opcode_engine::run::Run;
 use opcode_engine::{Code, Rejected};
 
-use super::commit::{BatchNo, GATHERED_BYTES_MAX, Release};
+use super::commit::{PortionNo, Release};
 use super::runs::{Key, Parked};
 use super::{Inbox, Loop};
+use crate::batch::{Batch, Committed, Position};
 use crate::error::{CallError, ShardError};
 use crate::handle::{CommandReply, PinnedDefinition, RunView, Submission, Submitted};
 use crate::log::Tables;
@@ -51,15 +52,15 @@ pub(super) struct CheckedSubmission {
 impl Loop {
     /// Whether new requests are taken: not while the disk is far behind.
     pub(super) fn accepts(&self) -> bool {
-        self.committer.gathered_bytes() < GATHERED_BYTES_MAX && self.store.backlog() < BACKLOG_RECORDS_MAX
+        !self.committer.is_full() && self.store.backlog() < BACKLOG_RECORDS_MAX
     }
 
     /// Takes what else has come, decides it all, and sends the next batch on its way.
-    pub(super) async fn turn(&mut self) -> Result<(), ShardError> {
+    pub(super) fn turn(&mut self) {
         self.now = self.clock.now();
         for _ in 0..INBOX_PER_TURN {
             let Ok(item) = self.inbox.try_recv() else { break };
-            self.on_inbox(item).await?;
+            self.on_inbox(item);
         }
         self.fire_timers();
         self.continue_pure();
@@ -71,30 +72,36 @@ impl Loop {
             self.on_message(message);
         }
         self.dispatch_ready();
-        let position = self.committer.last_position();
-        for release in self.committer.flush() {
-            self.release(release, position);
-        }
+        self.committer.flush();
         self.recover_some();
         self.evict();
-        Ok(())
     }
 
-    pub(super) async fn on_inbox(&mut self, item: Inbox) -> Result<(), ShardError> {
-        self.now = self.clock.now();
-        match item {
-            Inbox::Committed(Ok(batch)) => {
+    /// The fate of the batch that was under way.
+    pub(super) async fn on_reported(
+        &mut self,
+        result: Result<Batch<Committed>, ShardError>,
+    ) -> Result<(), ShardError> {
+        match result {
+            Ok(batch) => {
                 let position = batch.position();
                 self.gauges.term.store(position.term, Ordering::Relaxed);
                 for release in self.committer.committed(batch) {
                     self.release(release, position);
                 }
+                Ok(())
             }
-            Inbox::Committed(Err(ShardError::Unknown(why))) => {
+            Err(ShardError::Unknown(why)) => {
                 tracing::warn!(shard = %self.id, why, "a commit's outcome is unknown: reloading");
-                self.reload().await?;
+                self.reload().await
             }
-            Inbox::Committed(Err(error)) => return Err(error),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn on_inbox(&mut self, item: Inbox) {
+        self.now = self.clock.now();
+        match item {
             Inbox::Loaded { key, epoch, result } => {
                 if epoch == self.epoch {
                     self.on_loaded(key, result);
@@ -121,10 +128,9 @@ impl Loop {
                 }
             }
         }
-        Ok(())
     }
 
-    pub(super) fn release(&mut self, release: Release, position: crate::batch::Position) {
+    pub(super) fn release(&mut self, release: Release, position: Position) {
         match release {
             Release::Answer(answer) => answer(Ok(position)),
             Release::Step(no, handle) => self.ready.push_back((no, handle)),
@@ -143,16 +149,17 @@ impl Loop {
                 let (record, is_new) = self.templates.define(name, source, &definition, self.now);
                 if is_new {
                     self.committer.push(Record::Template(record.clone()));
+                    self.templates_portion = self.committer.open_no();
                 }
-                self.answer_after(self.committer.gathering_no(), reply, move |_| (record, is_new));
+                self.answer_after(self.templates_portion, reply, move |_| (record, is_new));
             }
             Message::Template { name, version, reply } => {
                 let found = self.templates.get(&name, version);
-                self.answer_after(self.committer.gathering_no(), reply, move |_| found);
+                self.answer_after(self.templates_portion, reply, move |_| found);
             }
             Message::Templates { reply } => {
                 let all = self.templates.newest();
-                self.answer_after(self.committer.gathering_no(), reply, move |_| all);
+                self.answer_after(self.templates_portion, reply, move |_| all);
             }
         }
     }
@@ -169,11 +176,11 @@ impl Loop {
             Ask::Command(command, reply) => match self.decide(no, command) {
                 Ok(sequence) => {
                     // Also when nothing was written: an answer may rest on events not yet committed.
-                    let after = self.runs.slots[&no].last_batch;
+                    let after = self.runs.slots[&no].last_portion;
                     self.answer_after(after, reply, move |position| CommandReply { sequence, position });
                 }
                 Err(rejected) => {
-                    let after = self.runs.slots[&no].last_batch;
+                    let after = self.runs.slots[&no].last_portion;
                     self.refuse_after(after, reply, CallError::Rejected(rejected));
                 }
             },
@@ -185,7 +192,7 @@ impl Loop {
         let now = self.now;
         let slot = self.runs.slots.get_mut(&no).expect("asked of a run in memory");
         slot.touched = now;
-        let (after, status) = (slot.last_batch, slot.run.status());
+        let (after, status) = (slot.last_portion, slot.run.status());
         match query {
             Query::Status(reply) => {
                 let document = slot.run.render();
@@ -213,22 +220,22 @@ impl Loop {
     /// Answers once batch `after` is committed.
     fn answer_after<T: Send + 'static>(
         &mut self,
-        after: BatchNo,
+        after: PortionNo,
         reply: Reply<T>,
-        make: impl FnOnce(crate::batch::Position) -> T + Send + 'static,
+        make: impl FnOnce(Position) -> T + Send + 'static,
     ) {
         // A caller that has gone away wants no answer.
         let answer = Box::new(move |result: Result<_, CallError>| drop(reply.send(result.map(make))));
-        let position = self.committer.last_position();
+        let position = self.committer.position();
         if let Some(release) = self.committer.release_after(after, Release::Answer(answer)) {
             self.release(release, position);
         }
     }
 
     /// Refuses once batch `after` is committed: a refusal may rest on it too.
-    fn refuse_after<T: Send + 'static>(&mut self, after: BatchNo, reply: Reply<T>, error: CallError) {
+    fn refuse_after<T: Send + 'static>(&mut self, after: PortionNo, reply: Reply<T>, error: CallError) {
         let answer = Box::new(move |result: Result<_, CallError>| drop(reply.send(result.and(Err(error)))));
-        let position = self.committer.last_position();
+        let position = self.committer.position();
         if let Some(release) = self.committer.release_after(after, Release::Answer(answer)) {
             self.release(release, position);
         }
@@ -282,13 +289,13 @@ impl Loop {
     }
 
     fn start_all(&mut self, submissions: Vec<Submission>, reply: Reply<Vec<Result<Submitted, Rejected>>>) {
-        let mut after = BatchNo::default();
+        let mut after = PortionNo::default();
         let results: Vec<_> = submissions
             .into_iter()
             .map(|submission| {
                 let (no, created) = self.start_one(submission)?;
                 let slot = &self.runs.slots[&no];
-                after = after.max(slot.last_batch);
+                after = after.max(slot.last_portion);
                 Ok((slot.run.id().clone(), slot.run.status(), created))
             })
             .collect();
@@ -341,7 +348,7 @@ impl Loop {
             self.record_definition(&definition);
         }
         self.definitions.insert(definition);
-        self.runs.insert(run, self.committer.gathering_no(), self.now);
+        self.runs.insert(run, self.committer.open_no(), self.now);
         self.gather(no, decision);
         self.settle(no);
         Ok((no, true))
@@ -369,6 +376,7 @@ impl Loop {
 
     /// Puts a decision's events into the batch.
     pub(super) fn gather(&mut self, no: RunNo, decision: Decision) {
+        self.committer.between_decisions();
         for definition in &decision.definitions {
             self.record_definition(definition);
             self.definitions.insert(definition.clone());
@@ -380,7 +388,7 @@ impl Loop {
             self.committer.push(Record::Event(EventRecord::encode(no, event)));
         }
         let slot = self.runs.slots.get_mut(&no).expect("decided by a run in memory");
-        slot.last_batch = self.committer.gathering_no();
+        slot.last_portion = self.committer.open_no();
         slot.touched = self.now;
     }
 
@@ -391,7 +399,7 @@ impl Loop {
         let due = slot.run.next_due();
         self.runs.timers.set(no, slot.timer, due);
         slot.timer = due;
-        let (after, status) = (slot.last_batch, slot.run.status());
+        let (after, status) = (slot.last_portion, slot.run.status());
         if is_settled(status) && !slot.watchers.is_empty() {
             for watcher in std::mem::take(&mut slot.watchers) {
                 self.on_query(no, watcher);
