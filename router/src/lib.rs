@@ -1,1 +1,25 @@
-//! x
+//! The HTTP edge: raw input stops here. Requests become valid commands, are placed on the shard
+//! that owns the workflow, and answers become documents of the HTTP contract.
+//!
+//! Any node answers any request. The router decides nothing about a workflow and stores nothing;
+//! it never touches the log or the tables except through a shard's handle.
+
+mod definitions;
+mod error;
+mod event_stream;
+mod gather;
+mod guard;
+mod handlers;
+mod http;
+mod incoming;
+pub mod placement;
+mod query;
+pub mod schema;
+mod state;
+mod strict;
+mod submission;
+mod wire;
+
+pub use error::ApiError;
+pub use http::{app, openapi};
+pub use state::{NodeInfo, RouterOptions, RouterParts, RouterState};

@@ -169,6 +169,11 @@ impl ShardHandle {
         self.inner.run_no(id).await
     }
 
+    /// The id of the run with this number, for records of the stream; `None` when there is none.
+    pub async fn run_id(&self, no: opcode_engine::ids::RunNo) -> Result<Option<WorkflowId>, CallError> {
+        self.inner.run_id(no).await
+    }
+
     /// Lists runs; reflects everything committed before the call.
     pub async fn list_runs(&self, filter: RunFilter) -> Result<Vec<RunSummary>, CallError> {
         self.inner.list_runs(filter).await

@@ -219,6 +219,13 @@ impl Door {
         self.store.events(no, after, limit).await.map_err(|e| unavailable(&e))
     }
 
+    /// From the run's first event, which says who it is.
+    pub(crate) async fn run_id(&self, no: RunNo) -> Result<Option<WorkflowId>, CallError> {
+        self.caught_up().await?;
+        let first = self.store.events(no, Sequence(0), 1).await.map_err(|e| unavailable(&e))?;
+        Ok(first.first().and_then(EventRecord::started_run))
+    }
+
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Batch<Committed>> {
         self.committed.subscribe()
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use opcode_engine::event::{Body, Event, EventType};
-use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp};
+use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId};
+use opcode_engine::view::{self, Change};
 
 /// One fact of a shard.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +80,24 @@ impl EventRecord {
             step_id: self.step_id.clone(),
             agent_id: self.agent_id.clone(),
             timestamp: self.timestamp,
+        })
+    }
+
+    /// The id of the run that this event starts, when it starts one.
+    pub fn started_run(&self) -> Option<WorkflowId> {
+        if self.event_type != EventType::WorkflowStarted {
+            return None;
+        }
+        let changes =
+            view::changes(self.event_type, self.step_id.as_ref(), &self.data, self.timestamp).ok()?;
+        changes.into_iter().find_map(|change| match change {
+            Change::RunStarted(started) => WorkflowId::parse(&started.workflow_id).ok(),
+            Change::Run { .. }
+            | Change::Definition(_)
+            | Change::Step(_)
+            | Change::DecisionRequested(_)
+            | Change::DecisionClosed { .. }
+            | Change::DecisionsWithdrawn => None,
         })
     }
 

@@ -1,0 +1,86 @@
+//! Compiled definitions by their exact text, so that a definition sent a million times is
+//! compiled once. Bounded in entries and bytes, the oldest out first; holds valid ones only.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use opcode_engine::Invalid;
+use opcode_engine::definition::Definition;
+
+use crate::strict;
+
+/// Definitions held at most.
+const ENTRIES_MAX: usize = 1024;
+/// Bytes of text held at most.
+const BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Texts from this size on are compiled on a thread of their own, off the runtime's.
+const INLINE_BYTES_MAX: usize = 32 * 1024;
+
+/// The cache. Keyed by the whole text: a hash that two texts could share is never trusted.
+#[derive(Default)]
+pub(crate) struct DefinitionCache {
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    by_text: HashMap<Arc<str>, Arc<Definition>>,
+    by_age: VecDeque<Arc<str>>,
+    bytes: usize,
+}
+
+impl DefinitionCache {
+    /// The definition of this text, compiled now unless it was before. Pointers of problems start
+    /// at the text's root.
+    pub(crate) async fn compile(&self, text: &str) -> Result<Arc<Definition>, Invalid> {
+        if let Some(definition) = self.lock().by_text.get(text) {
+            return Ok(Arc::clone(definition));
+        }
+        let text: Arc<str> = text.into();
+        let definition = Arc::new(parse(Arc::clone(&text)).await?);
+        self.lock().insert(text, Arc::clone(&definition));
+        Ok(definition)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().expect("nothing panics while it holds the cache")
+    }
+}
+
+/// Parses a definition or template file; duplicate keys are problems too.
+pub(crate) async fn parse(text: Arc<str>) -> Result<Definition, Invalid> {
+    if text.len() <= INLINE_BYTES_MAX {
+        return parse_now(&text);
+    }
+    tokio::task::spawn_blocking(move || parse_now(&text)).await.expect("compiling does not panic")
+}
+
+fn parse_now(text: &str) -> Result<Definition, Invalid> {
+    let duplicates = strict::duplicate_keys(text);
+    match (Definition::parse(text), duplicates.is_empty()) {
+        (Ok(definition), true) => Ok(definition),
+        (Ok(_), false) => Err(Invalid { code: opcode_engine::Code::ValidationError, problems: duplicates }),
+        (Err(mut invalid), _) => {
+            let known = |p: &opcode_engine::Problem| invalid.problems.iter().any(|q| q.pointer == p.pointer);
+            let new: Vec<_> = duplicates.into_iter().filter(|p| !known(p)).collect();
+            invalid.problems.extend(new);
+            Err(invalid)
+        }
+    }
+}
+
+impl Held {
+    fn insert(&mut self, text: Arc<str>, definition: Arc<Definition>) {
+        self.bytes += text.len();
+        if let Some(_raced) = self.by_text.insert(Arc::clone(&text), definition) {
+            self.bytes -= text.len();
+            return;
+        }
+        self.by_age.push_back(text);
+        while self.by_age.len() > ENTRIES_MAX || self.bytes > BYTES_MAX {
+            let Some(oldest) = self.by_age.pop_front() else { break };
+            self.by_text.remove(&oldest);
+            self.bytes -= oldest.len();
+        }
+    }
+}

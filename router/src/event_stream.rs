@@ -1,0 +1,355 @@
+//! Event streams (`text/event-stream`): a run's log from any sequence and then live, and the
+//! firehose of every shard.
+//!
+//! Only committed events are shown. A reader that is too slow falls back to reading the log; it
+//! never slows the shard down, and never misses an event of the run it follows.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use opcode_engine::event::EventType;
+use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
+use opcode_shard::batch::{Batch, Committed};
+use opcode_shard::record::{EventRecord, Record};
+use opcode_shard::{CallError, ShardHandle};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::error::ApiError;
+use crate::state::RouterState;
+
+/// Events read from the log at a time.
+const PAGE: usize = 500;
+/// Chunks that wait for a slow connection before its stream waits too.
+const CHUNKS_WAITING_MAX: usize = 16;
+/// Run ids that a firehose remembers for one shard.
+const NAMES_MAX: usize = 10_000;
+
+/// An event as the contract shows it.
+#[derive(Serialize)]
+pub(crate) struct EventDocument<'a> {
+    pub(crate) sequence: u64,
+    pub(crate) r#type: &'static str,
+    pub(crate) step_id: Option<&'a str>,
+    pub(crate) data: &'a RawValue,
+    pub(crate) agent_id: Option<&'a str>,
+    pub(crate) timestamp: String,
+    /// Only in the firehose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) workflow_id: Option<&'a str>,
+    /// Only in the firehose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shard: Option<u32>,
+}
+
+/// An event's document; `data` that is not JSON is our own damage and shown as null.
+pub(crate) fn document(record: &EventRecord) -> EventDocument<'_> {
+    let data = serde_json::from_slice(&record.data).unwrap_or_else(|error| {
+        tracing::error!(sequence = record.sequence.0, %error, "an event's data is not JSON");
+        RawValue::NULL
+    });
+    EventDocument {
+        sequence: record.sequence.0,
+        r#type: record.event_type.as_str(),
+        step_id: record.step_id.as_deref(),
+        data,
+        agent_id: record.agent_id.as_deref(),
+        timestamp: record.timestamp.to_rfc3339(),
+        workflow_id: None,
+        shard: None,
+    }
+}
+
+type Chunks = mpsc::Sender<Result<Bytes, Infallible>>;
+
+/// The stream's answer and where to write its chunks.
+fn open() -> (Response, Chunks) {
+    let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    let body = Body::from_stream(ReceiverStream::new(receiver));
+    ((StatusCode::OK, headers, body).into_response(), chunks)
+}
+
+/// Appends one event in the stream's format.
+fn write_event(out: &mut Vec<u8>, document: &EventDocument<'_>, with_id: bool) {
+    if with_id {
+        out.extend_from_slice(format!("id: {}\n", document.sequence).as_bytes());
+    }
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(document.r#type.as_bytes());
+    out.extend_from_slice(b"\ndata: ");
+    let start = out.len();
+    serde_json::to_writer(&mut *out, document).expect("an event is JSON");
+    // Line ends can only stand between tokens of JSON, where a space means the same.
+    out[start..].iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    out.extend_from_slice(b"\n\n");
+}
+
+/// Follows a run's events after a sequence. A run that has ended and has no more is 204, which
+/// tells a browser's `EventSource` to stop asking.
+pub(crate) async fn follow_run(
+    state: &RouterState,
+    id: WorkflowId,
+    after: Sequence,
+) -> Result<Response, ApiError> {
+    let place = state.enter_stream()?;
+    let shard = state.shard_of(&id).clone();
+    // Subscribed before anything is read, so that nothing falls between the log and the stream.
+    let live = shard.subscribe();
+    let no = shard.run_no(&id).await?;
+    let has_ended = shard.status(&id).await?.status.is_terminal();
+    if has_ended && shard.events(&id, after, 1).await?.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let (response, chunks) = open();
+    let follower =
+        Follower { shard, id, no, last: after, live, chunks, heartbeat: state.options().heartbeat };
+    let stopping = state.stopping();
+    tokio::spawn(run_until(follower.follow(), stopping, place));
+    Ok(response)
+}
+
+async fn run_until(
+    work: impl Future<Output = Result<(), CallError>>,
+    stopping: impl Future<Output = ()>,
+    _place: OwnedSemaphorePermit,
+) {
+    tokio::select! {
+        ended = work => {
+            if let Err(error) = ended {
+                tracing::warn!(%error, "an event stream ended early");
+            }
+        }
+        () = stopping => {}
+    }
+}
+
+struct Follower {
+    shard: ShardHandle,
+    id: WorkflowId,
+    no: RunNo,
+    last: Sequence,
+    live: broadcast::Receiver<Batch<Committed>>,
+    chunks: Chunks,
+    heartbeat: Duration,
+}
+
+/// Why live following stopped.
+enum Pause {
+    /// Events were missed, or the run has perhaps ended: read the log again.
+    ReadAgain,
+    /// The reader or the shard is gone.
+    Gone,
+}
+
+impl Follower {
+    async fn follow(mut self) -> Result<(), CallError> {
+        loop {
+            let has_ended = self.shard.status(&self.id).await?.status.is_terminal();
+            if !self.catch_up().await? || has_ended {
+                return Ok(());
+            }
+            match self.go_live().await {
+                Pause::ReadAgain => {}
+                Pause::Gone => return Ok(()),
+            }
+        }
+    }
+
+    /// Sends everything that the log holds by now; false when the reader is gone.
+    async fn catch_up(&mut self) -> Result<bool, CallError> {
+        loop {
+            let page = self.shard.events(&self.id, self.last, PAGE).await?;
+            if !self.send(page.iter()).await {
+                return Ok(false);
+            }
+            if page.len() < PAGE {
+                return Ok(true);
+            }
+        }
+    }
+
+    async fn send(&mut self, records: impl Iterator<Item = &EventRecord>) -> bool {
+        let mut chunk = Vec::new();
+        for record in records {
+            write_event(&mut chunk, &document(record), true);
+            self.last = record.sequence;
+        }
+        chunk.is_empty() || self.chunks.send(Ok(chunk.into())).await.is_ok()
+    }
+
+    async fn go_live(&mut self) -> Pause {
+        loop {
+            let received = tokio::select! {
+                received = self.live.recv() => received,
+                () = self.chunks.closed() => return Pause::Gone,
+                () = tokio::time::sleep(self.heartbeat) => {
+                    if !beat(&self.chunks).await { return Pause::Gone }
+                    continue;
+                }
+            };
+            let batch = match received {
+                Ok(batch) => batch,
+                Err(RecvError::Lagged(_)) => return Pause::ReadAgain,
+                Err(RecvError::Closed) => return Pause::Gone,
+            };
+            let records = Arc::clone(batch.records());
+            let (no, last) = (self.no, self.last);
+            let own = || events(&records).filter(move |record| record.no == no && record.sequence > last);
+            let Some(first) = own().next() else { continue };
+            if first.sequence != self.last.next() {
+                return Pause::ReadAgain;
+            }
+            let ends = own().any(|record| ends_run(record.event_type));
+            if !self.send(own()).await {
+                return Pause::Gone;
+            }
+            if ends {
+                return Pause::ReadAgain;
+            }
+        }
+    }
+}
+
+/// Every event of every shard from now on. A reader that is too slow is told how many batches it
+/// missed (`event: lagged`): the firehose has no place to resume from.
+pub(crate) fn firehose(state: &RouterState) -> Result<Response, ApiError> {
+    let place = state.enter_stream()?;
+    let (response, chunks) = open();
+    let heartbeat = state.options().heartbeat;
+    let shards = state.shards().iter().map(|shard| {
+        let (shard, live) = (shard.clone(), shard.subscribe());
+        pour(shard, live, chunks.clone(), heartbeat)
+    });
+    let all = futures::future::try_join_all(shards.collect::<Vec<_>>());
+    let work = async move { all.await.map(|_| ()) };
+    tokio::spawn(run_until(work, state.stopping(), place));
+    Ok(response)
+}
+
+/// Pours one shard's events into a stream until its reader is gone.
+async fn pour(
+    shard: ShardHandle,
+    mut live: broadcast::Receiver<Batch<Committed>>,
+    chunks: Chunks,
+    heartbeat: Duration,
+) -> Result<(), CallError> {
+    let mut names = RunNames::default();
+    loop {
+        let received = tokio::select! {
+            received = live.recv() => received,
+            () = chunks.closed() => return Ok(()),
+            () = tokio::time::sleep(heartbeat) => {
+                if !beat(&chunks).await { return Ok(()) }
+                continue;
+            }
+        };
+        let mut chunk = Vec::new();
+        match received {
+            Ok(batch) => {
+                for record in events(batch.records()) {
+                    let name = names.of(&shard, record).await;
+                    let shown = EventDocument {
+                        workflow_id: name.as_ref().map(WorkflowId::as_str),
+                        shard: Some(shard.id().0),
+                        ..document(record)
+                    };
+                    write_event(&mut chunk, &shown, false);
+                }
+            }
+            Err(RecvError::Lagged(batches)) => {
+                let lagged =
+                    format!("event: lagged\ndata: {{\"shard\":{},\"batches\":{batches}}}\n\n", shard.id());
+                chunk.extend_from_slice(lagged.as_bytes());
+            }
+            Err(RecvError::Closed) => return Ok(()),
+        }
+        if !chunk.is_empty() && chunks.send(Ok(chunk.into())).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Ids of runs by number, as far as they were seen lately.
+#[derive(Default)]
+struct RunNames {
+    ids: HashMap<RunNo, WorkflowId>,
+}
+
+impl RunNames {
+    /// The id of a record's run; `None` only when the shard does not answer.
+    async fn of(&mut self, shard: &ShardHandle, record: &EventRecord) -> Option<WorkflowId> {
+        if let Some(id) = self.ids.get(&record.no) {
+            return Some(id.clone());
+        }
+        let id = match record.started_run() {
+            Some(id) => id,
+            None => shard.run_id(record.no).await.ok().flatten()?,
+        };
+        if self.ids.len() >= NAMES_MAX {
+            // Runs that still move are looked up again.
+            self.ids.clear();
+        }
+        self.ids.insert(record.no, id.clone());
+        Some(id)
+    }
+}
+
+/// A comment that keeps the connection alive; false when the reader is gone.
+async fn beat(chunks: &Chunks) -> bool {
+    chunks.send(Ok(Bytes::from_static(b": alive\n\n"))).await.is_ok()
+}
+
+fn events(records: &[Record]) -> impl Iterator<Item = &EventRecord> {
+    records.iter().filter_map(|record| match record {
+        Record::Event(event) => Some(event),
+        Record::Definition { .. } | Record::Template(_) => None,
+    })
+}
+
+fn ends_run(event_type: EventType) -> bool {
+    matches!(
+        event_type,
+        EventType::WorkflowCompleted | EventType::WorkflowFailed | EventType::WorkflowCancelled
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use opcode_engine::ids::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_frame() {
+        let record = EventRecord {
+            no: RunNo(1),
+            sequence: Sequence(7),
+            event_type: EventType::StepCompleted,
+            step_id: Some("a".into()),
+            data: b"{\"output\":\r\n1.50}".to_vec(),
+            agent_id: None,
+            timestamp: Timestamp(0),
+        };
+        let mut out = Vec::new();
+        write_event(&mut out, &document(&record), true);
+        let expect = concat!(
+            "id: 7\nevent: step_completed\n",
+            r#"data: {"sequence":7,"type":"step_completed","step_id":"a","data":{"output":  1.50},"#,
+            r#""agent_id":null,"timestamp":"1970-01-01T00:00:00.000Z"}"#,
+            "\n\n"
+        );
+        assert_eq!(String::from_utf8(out).expect("utf-8"), expect);
+    }
+}

@@ -1,0 +1,14 @@
+//! One file per family of calls. A handler reads its request strictly, asks the owning shard,
+//! and writes the answer; it holds no state and decides nothing about a workflow.
+
+pub(crate) mod batch;
+pub(crate) mod bulk;
+pub(crate) mod cluster;
+pub(crate) mod commands;
+pub(crate) mod decisions;
+pub(crate) mod events;
+pub(crate) mod health;
+pub(crate) mod lists;
+pub(crate) mod templates;
+pub(crate) mod validate;
+pub(crate) mod workflows;

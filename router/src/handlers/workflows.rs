@@ -1,0 +1,157 @@
+//! One workflow: start it, read it, wait for it, see its definition and why it is not moving.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use opcode_engine::ids::WorkflowId;
+use opcode_shard::handle::{RunView, Submitted};
+use opcode_shard::{CallError, ShardHandle};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::{ApiError, Applied};
+use crate::incoming::{Incoming, json, json_bytes, with_lag, with_token};
+use crate::schema;
+use crate::state::RouterState;
+use crate::submission::{self, Templates};
+use crate::wire::Fields;
+
+/// What a submission is answered with.
+#[derive(Serialize)]
+struct Answer<'a> {
+    workflow_id: &'a str,
+    status: &'static str,
+    shard: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a Value>,
+}
+
+/// Starts a workflow.
+#[utoipa::path(post, path = "/v1/workflows", tag = "workflows", request_body = schema::SubmitRequest,
+    params(("wait" = Option<String>, Query, description = "wait until the run ends or suspends, at most this long: `10s`"),
+        ("Idempotency-Key" = Option<String>, Header, description = "names the run when the body has no `id`")),
+    responses((status = 201, body = schema::SubmitAnswer), (status = 200, description = "the same submission again", body = schema::SubmitAnswer),
+        (status = 400, body = schema::Problem), (status = 404, body = schema::Problem), (status = 413, body = schema::Problem),
+        (status = 415, body = schema::Problem), (status = 422, body = schema::Problem), (status = 429, body = schema::Problem),
+        (status = 503, body = schema::Problem)))]
+pub(crate) async fn submit(
+    State(state): State<RouterState>,
+    incoming: Incoming,
+) -> Result<Response, ApiError> {
+    let mut query = incoming.query()?;
+    let wait = query.duration("wait");
+    query.finish()?;
+    let key = submission::idempotency_key(&incoming.headers)?;
+    let fields = Fields::of_body(incoming.json()?)?;
+    let submission = submission::prepare(&mut Templates::new(&state), fields, key).await?;
+    // Taken before anything is applied, since a refusal says that nothing was.
+    let place = wait.is_some().then(|| state.enter_wait()).transpose()?;
+    let shard = state.shard_of(&submission.id);
+    let submitted = submit_one(shard, submission).await?;
+    let view = match wait {
+        // The run is there: whatever happens to the wait, the answer says so.
+        Some(wait) => wait_for(&state, shard, &submitted.workflow_id, wait).await.ok(),
+        None => None,
+    };
+    drop(place);
+    Ok(answer(shard, &submitted, view.as_ref()))
+}
+
+async fn submit_one(
+    shard: &ShardHandle,
+    submission: opcode_shard::handle::Submission,
+) -> Result<Submitted, ApiError> {
+    let mut results = shard.submit(vec![submission]).await?;
+    match results.pop() {
+        Some(result) => result.map_err(submission::refused),
+        None => Err(ApiError::unavailable(Applied::Unknown, "the shard gave no answer")),
+    }
+}
+
+fn answer(shard: &ShardHandle, submitted: &Submitted, view: Option<&RunView>) -> Response {
+    let field = |name| view.and_then(|view| view.document.get(name)).filter(|value| !value.is_null());
+    let document = Answer {
+        workflow_id: submitted.workflow_id.as_str(),
+        status: view.map_or(submitted.status, |view| view.status).as_str(),
+        shard: shard.id().0,
+        output: field("output"),
+        error: field("error"),
+    };
+    let status = if submitted.created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = json(status, &document);
+    let location = HeaderValue::try_from(format!("/v1/workflows/{}", submitted.workflow_id))
+        .expect("a workflow id is visible ASCII");
+    response.headers_mut().insert(header::LOCATION, location);
+    with_token(response, shard.id(), view.map_or(submitted.position, |view| view.position))
+}
+
+/// Waits until a run ends or suspends; a node that stops answers at once with what it knows.
+async fn wait_for(
+    state: &RouterState,
+    shard: &ShardHandle,
+    id: &WorkflowId,
+    wait: Duration,
+) -> Result<RunView, CallError> {
+    let wait = wait.min(state.options().wait_max);
+    tokio::select! {
+        view = shard.wait(id, wait) => view,
+        () = state.stopping() => shard.status(id).await,
+    }
+}
+
+/// Reads a workflow.
+#[utoipa::path(get, path = "/v1/workflows/{id}", tag = "workflows",
+    params(("id" = String, Path), ("wait" = Option<String>, Query, description = "until it ends or suspends, at most this long"),
+        ("consistency" = Option<String>, Query, description = "`strong` (default), `session` or `eventual`")),
+    responses((status = 200, body = schema::Workflow), (status = 400, body = schema::Problem), (status = 404, body = schema::Problem),
+        (status = 503, body = schema::Problem)))]
+pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
+    let mut query = incoming.query()?;
+    let wait = query.duration("wait");
+    let consistency = query.consistency();
+    query.finish()?;
+    incoming.check_session(consistency)?;
+    let id = incoming.workflow_id()?;
+    let shard = state.shard_of(&id);
+    let view = match wait {
+        Some(wait) => {
+            let _place = state.enter_wait()?;
+            wait_for(&state, shard, &id, wait).await?
+        }
+        None => shard.status(&id).await?,
+    };
+    let response = json(StatusCode::OK, &view.document);
+    Ok(with_lag(with_token(response, shard.id(), view.position), consistency))
+}
+
+/// The definition that a run is pinned to.
+#[utoipa::path(get, path = "/v1/workflows/{id}/definition", tag = "workflows", params(("id" = String, Path)),
+    responses((status = 200, body = Object), (status = 404, body = schema::Problem)))]
+pub(crate) async fn definition(
+    State(state): State<RouterState>,
+    incoming: Incoming,
+) -> Result<Response, ApiError> {
+    incoming.query()?.finish()?;
+    let id = incoming.workflow_id()?;
+    let pinned = state.shard_of(&id).definition(&id).await?;
+    Ok(json_bytes(StatusCode::OK, pinned.definition.source.to_string()))
+}
+
+#[derive(Serialize)]
+struct Why {
+    waiting_for: Vec<Value>,
+}
+
+/// Why a run is not moving.
+#[utoipa::path(get, path = "/v1/workflows/{id}/why", tag = "workflows", params(("id" = String, Path)),
+    responses((status = 200, body = schema::Why), (status = 404, body = schema::Problem)))]
+pub(crate) async fn why(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
+    incoming.query()?.finish()?;
+    let id = incoming.workflow_id()?;
+    let waiting_for = state.shard_of(&id).why(&id).await?;
+    Ok(json(StatusCode::OK, &Why { waiting_for }))
+}

@@ -1,0 +1,179 @@
+//! Routes and layers. From the outside in: the trace id and the writing of problem documents,
+//! a net for panics, the guard against other sites' pages, then the handlers.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use opcode_engine::Code;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::error::{ApiError, Applied};
+use crate::guard::guard;
+use crate::handlers::{
+    batch, bulk, cluster, commands, decisions, events, health, lists, templates, validate, workflows,
+};
+use crate::incoming::json_bytes;
+use crate::state::RouterState;
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "OPCODE cluster",
+    description = "Define, run and watch durable workflows. Errors are RFC 9457 problem documents."
+))]
+struct Api;
+
+/// A request's trace id, for problem documents and logs.
+#[derive(Clone, Debug)]
+pub(crate) struct TraceId(pub(crate) String);
+
+/// The HTTP service of a node.
+pub fn app(state: RouterState) -> Router {
+    let (router, api) = documented().split_for_parts();
+    let api: bytes::Bytes = serde_json::to_vec(&api).expect("an OpenAPI document is JSON").into();
+    router
+        .route(
+            "/openapi.json",
+            axum::routing::get(move || std::future::ready(json_bytes(StatusCode::OK, api.clone()))),
+        )
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(state.clone(), guard))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(outermost))
+        .with_state(state)
+}
+
+/// The OpenAPI 3.1 document of this build.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    documented().into_openapi()
+}
+
+fn documented() -> OpenApiRouter<RouterState> {
+    OpenApiRouter::with_openapi(Api::openapi())
+        .routes(routes!(workflows::submit, lists::list))
+        .routes(routes!(batch::submit))
+        .routes(routes!(bulk::apply))
+        .routes(routes!(workflows::get))
+        .routes(routes!(events::list))
+        .routes(routes!(workflows::definition))
+        .routes(routes!(workflows::why))
+        .routes(routes!(commands::send_signal))
+        .routes(routes!(commands::cancel))
+        .routes(routes!(commands::suspend))
+        .routes(routes!(commands::resume))
+        .routes(routes!(commands::retry))
+        .routes(routes!(commands::extend))
+        .routes(routes!(templates::define, templates::list))
+        .routes(routes!(templates::get))
+        .routes(routes!(validate::validate))
+        .routes(routes!(validate::actions))
+        .routes(routes!(decisions::list))
+        .routes(routes!(events::firehose))
+        .routes(routes!(cluster::get))
+        .routes(routes!(cluster::sql))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        // `batch` and `bulk` are ids that a run may have.
+        .route("/v1/workflows/batch", axum::routing::get(workflows::get))
+        .route("/v1/workflows/bulk", axum::routing::get(workflows::get))
+}
+
+async fn unknown_path(request: Request) -> ApiError {
+    ApiError::not_found(format!(
+        "there is nothing at {}; see /openapi.json",
+        crate::wire::shortened(request.uri().path())
+    ))
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    let detail =
+        format!("{} is not a method of {}", request.method(), crate::wire::shortened(request.uri().path()));
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Code::ValidationError.as_str(), detail)
+}
+
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words");
+    tracing::error!(message, "a handler panicked");
+    // What it had done by then is not known.
+    ApiError::unavailable(Applied::Unknown, "an internal error; it is in the node's log")
+        .with_status(StatusCode::INTERNAL_SERVER_ERROR)
+        .into_response()
+}
+
+/// Gives the request its trace id, and writes an error as the problem document it is.
+async fn outermost(mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let trace_id = trace_id(request.headers());
+    let method = request.method().clone();
+    request.extensions_mut().insert(TraceId(trace_id.clone()));
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        let mut rendered = error.render(&trace_id);
+        let headers = std::mem::take(response.headers_mut());
+        for (name, value) in &headers {
+            // Those that were there (`Allow`) stay, those of the document are its own.
+            if name != axum::http::header::CONTENT_LENGTH && !rendered.headers().contains_key(name) {
+                rendered.headers_mut().append(name.clone(), value.clone());
+            }
+        }
+        if error.status().is_server_error() {
+            tracing::warn!(
+                trace_id,
+                status = error.status().as_u16(),
+                detail = error.detail(),
+                "request failed"
+            );
+        }
+        response = rendered;
+    }
+    let labels = [("method", label(&method)), ("status", class(response.status()))];
+    metrics::counter!("opcode_http_requests_total", &labels).increment(1);
+    metrics::histogram!("opcode_http_request_duration_seconds", &labels).record(started.elapsed());
+    response
+}
+
+/// A method as a label: a bounded set, whatever clients send.
+fn label(method: &axum::http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "HEAD" => "HEAD",
+        _ => "other",
+    }
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() / 100 {
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    }
+}
+
+/// The trace id of a W3C `traceparent`, or a new one.
+fn trace_id(headers: &HeaderMap) -> String {
+    let given = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(|text| {
+        let id = text.split('-').nth(1)?;
+        let is_hex = id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        (id.len() == 32 && is_hex && id.bytes().any(|b| b != b'0')).then(|| id.to_owned())
+    });
+    given.unwrap_or_else(|| Uuid::now_v7().simple().to_string())
+}

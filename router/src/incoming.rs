@@ -1,0 +1,233 @@
+//! A request as handlers take it: method and path are axum's, the rest is read here, within
+//! bounds of size and time. Also the answers' common form.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use opcode_engine::Problem;
+use opcode_engine::ids::{ShardId, WorkflowId};
+use opcode_shard::batch::Position;
+use serde::Serialize;
+
+use crate::error::ApiError;
+use crate::http::TraceId;
+use crate::query::{Consistency, Query};
+use crate::state::RouterState;
+
+/// The position that an answer reflects; sent back for session reads.
+pub(crate) const TOKEN: HeaderName = HeaderName::from_static("opcode-token");
+/// How far a replica's answer lies behind, in ms.
+pub(crate) const LAG_MS: HeaderName = HeaderName::from_static("opcode-lag-ms");
+
+/// A request with its whole body.
+pub(crate) struct Incoming {
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) trace_id: String,
+}
+
+impl FromRequest<RouterState> for Incoming {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &RouterState) -> Result<Self, ApiError> {
+        let options = state.options();
+        let (parts, body) = request.into_parts();
+        let body = read_body(&parts.headers, body, options.body_bytes_max, options.body_timeout).await?;
+        let trace_id = parts.extensions.get::<TraceId>().map_or_else(String::new, |id| id.0.clone());
+        Ok(Self { uri: parts.uri, headers: parts.headers, body, trace_id })
+    }
+}
+
+async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    timeout: Duration,
+) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        let detail = format!("the body is larger than {bytes_max} bytes");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", detail)
+    };
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(timeout, axum::body::to_bytes(body, bytes_max)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
+        Ok(Err(error)) => {
+            Err(ApiError::malformed(Problem::at("", format!("the body could not be received: {error}"))))
+        }
+        Err(_elapsed) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            opcode_engine::Code::TimeoutError.as_str(),
+            "the body did not arrive in time",
+        )),
+    }
+}
+
+fn is_length_limit(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.to_string().contains("length limit"))
+}
+
+impl Incoming {
+    /// The type and subtype of the body, lower case, empty when not said.
+    pub(crate) fn media_type(&self) -> String {
+        let value = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+    }
+
+    /// The body as text of a JSON media type.
+    pub(crate) fn json(&self) -> Result<&str, ApiError> {
+        let media_type = self.media_type();
+        if media_type != "application/json" && !media_type.ends_with("+json") {
+            return Err(unsupported(&media_type, "application/json"));
+        }
+        self.text()
+    }
+
+    /// The same where a body may be left out.
+    pub(crate) fn optional_json(&self) -> Result<&str, ApiError> {
+        if self.body.iter().all(u8::is_ascii_whitespace) { Ok("{}") } else { self.json() }
+    }
+
+    /// The body as UTF-8.
+    pub(crate) fn text(&self) -> Result<&str, ApiError> {
+        std::str::from_utf8(&self.body).map_err(|error| {
+            let message = format!("the body is not UTF-8 at byte {}", error.valid_up_to());
+            ApiError::malformed(Problem::at("", message))
+        })
+    }
+
+    pub(crate) fn query(&self) -> Result<Query, ApiError> {
+        Query::of(&self.uri)
+    }
+
+    /// The segment of the path at `index`, decoded; `/v1/workflows/ID` has ID at 2.
+    pub(crate) fn segment(&self, index: usize) -> Result<String, ApiError> {
+        let raw = self.uri.path().trim_start_matches('/').split('/').nth(index).unwrap_or("");
+        percent_decoded(raw)
+            .ok_or_else(|| ApiError::malformed(Problem::at("", "the path is not percent-encoded UTF-8")))
+    }
+
+    /// The workflow id of `/v1/workflows/ID…`.
+    pub(crate) fn workflow_id(&self) -> Result<WorkflowId, ApiError> {
+        WorkflowId::parse(&self.segment(2)?)
+            .map_err(|message| ApiError::malformed(Problem::at("/workflow_id", message)))
+    }
+
+    /// Whether the client asks for an event stream.
+    pub(crate) fn wants_events(&self) -> bool {
+        self.accepts("text/event-stream")
+    }
+
+    /// Whether `Accept` names this media type.
+    pub(crate) fn accepts(&self, media_type: &str) -> bool {
+        self.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            value.split(',').any(|part| part.split(';').next().is_some_and(|name| name.trim() == media_type))
+        })
+    }
+
+    /// A session read must name where it has come to.
+    pub(crate) fn check_session(&self, consistency: Consistency) -> Result<(), ApiError> {
+        let Some(token) = self.headers.get(TOKEN) else { return Ok(()) };
+        let parsed = token.to_str().ok().and_then(parse_token);
+        if consistency == Consistency::Session && parsed.is_none() {
+            let message = "the header Opcode-Token must be SHARD:EPOCH:POSITION, as an answer gave it";
+            return Err(ApiError::malformed(Problem::at("", message)));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn unsupported(found: &str, wanted: &str) -> ApiError {
+    let found = if found.is_empty() { "no Content-Type".to_owned() } else { format!("`{found}`") };
+    ApiError::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        opcode_engine::Code::ValidationError.as_str(),
+        format!("this call takes {wanted}, not {found}"),
+    )
+}
+
+/// 406: the client does not take what this call gives.
+pub(crate) fn unsupported_accept(wanted: &str) -> ApiError {
+    let detail = format!("this call answers with {wanted}; ask for it with Accept");
+    ApiError::new(StatusCode::NOT_ACCEPTABLE, opcode_engine::Code::ValidationError.as_str(), detail)
+}
+
+/// `%41` becomes `A`; `None` when that is no UTF-8 or a `%` stands alone.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'%' {
+            let hex = std::str::from_utf8(tail.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(hex, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn parse_token(text: &str) -> Option<(ShardId, Position)> {
+    let mut parts = text.split(':');
+    let shard = ShardId(parts.next()?.parse().ok()?);
+    let position = Position { term: parts.next()?.parse().ok()?, index: parts.next()?.parse().ok()? };
+    parts.next().is_none().then_some((shard, position))
+}
+
+/// An answer in JSON.
+pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(document).expect("an answer is JSON");
+    json_bytes(status, body)
+}
+
+/// An answer that is JSON text already.
+pub(crate) fn json_bytes(status: StatusCode, body: impl Into<Body>) -> Response {
+    let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (status, content_type, body.into()).into_response()
+}
+
+/// Says what position of which shard an answer reflects.
+pub(crate) fn with_token(mut response: Response, shard: ShardId, position: Position) -> Response {
+    let token = format!("{shard}:{}:{}", position.term, position.index);
+    response.headers_mut().insert(TOKEN, HeaderValue::try_from(token).expect("digits and colons"));
+    response
+}
+
+/// Says how far the answer lies behind, where a replica might have given it.
+pub(crate) fn with_lag(mut response: Response, consistency: Consistency) -> Response {
+    if consistency == Consistency::Eventual {
+        // The leader itself answers on this node.
+        response.headers_mut().insert(LAG_MS, HeaderValue::from_static("0"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_parsed_strictly() {
+        assert_eq!(parse_token("3:2:17"), Some((ShardId(3), Position { term: 2, index: 17 })));
+        for wrong in ["", "3", "3:2", "3:2:", "3:2:17:1", "a:b:c", "-1:2:3"] {
+            assert_eq!(parse_token(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn paths_are_decoded() {
+        assert_eq!(percent_decoded("a%3Ab"), Some("a:b".into()));
+        assert_eq!(percent_decoded("a%3"), None);
+        assert_eq!(percent_decoded("%ff"), None);
+        assert_eq!(percent_decoded("%é"), None);
+    }
+}

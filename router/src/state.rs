@@ -1,0 +1,172 @@
+//! What every handler shares: the shards' handles, the node's name, limits, and the watches that
+//! say whether the node is ready and whether it is stopping.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opcode_engine::ids::{ShardId, WorkflowId};
+use opcode_shard::ShardHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::definitions::DefinitionCache;
+use crate::error::ApiError;
+use crate::placement;
+
+/// Who this node is, for `GET /v1/cluster` and the guard on `Host`.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// The node's id.
+    pub node_id: String,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Its HTTP address, `host:port`.
+    pub addr: String,
+    /// Its address for other nodes, when it listens for them.
+    pub peer_addr: Option<String>,
+    /// The version of this build.
+    pub version: String,
+}
+
+/// Limits of the HTTP edge.
+#[derive(Clone, Copy, Debug)]
+pub struct RouterOptions {
+    /// Largest request body, in bytes.
+    pub body_bytes_max: usize,
+    /// Longest time to receive a body.
+    pub body_timeout: Duration,
+    /// Longest `?wait=`; a longer one is cut to this.
+    pub wait_max: Duration,
+    /// Requests that wait for a run at a time; more are refused with 429.
+    pub waits_max: usize,
+    /// Event streams open at a time; more are refused with 429.
+    pub streams_max: usize,
+    /// How often a silent event stream says that it lives.
+    pub heartbeat: Duration,
+    /// Items of one batch submission.
+    pub batch_items_max: usize,
+}
+
+impl Default for RouterOptions {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 4 * 1024 * 1024,
+            body_timeout: Duration::from_secs(30),
+            wait_max: Duration::from_secs(600),
+            waits_max: 8192,
+            streams_max: 1024,
+            heartbeat: Duration::from_secs(15),
+            batch_items_max: 10_000,
+        }
+    }
+}
+
+/// What the node hands to its router.
+pub struct RouterParts {
+    /// The workflow shards, at index = shard id.
+    pub shards: Vec<ShardHandle>,
+    /// The shard of templates.
+    pub system: ShardHandle,
+    /// Who this node is.
+    pub node: NodeInfo,
+    /// True once requests are served.
+    pub ready: watch::Receiver<bool>,
+    /// True once the node is stopping: streams and long waits end.
+    pub shutdown: watch::Receiver<bool>,
+    /// Writes the metrics in Prometheus' text format.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The listener is on a loopback address and asks for no token.
+    pub listener_is_loopback: bool,
+    /// Limits.
+    pub options: RouterOptions,
+}
+
+/// The router's shared state; cheap to clone.
+#[derive(Clone)]
+pub struct RouterState {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: RouterParts,
+    definitions: DefinitionCache,
+    waits: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+impl RouterState {
+    /// The state of a node with these parts; at least one shard, in order of their ids.
+    pub fn new(parts: RouterParts) -> Self {
+        assert!(!parts.shards.is_empty(), "a router without shards");
+        for (index, shard) in parts.shards.iter().enumerate() {
+            assert!(shard.id().0 as usize == index, "shard {} at place {index}", shard.id());
+        }
+        let waits = Arc::new(Semaphore::new(parts.options.waits_max));
+        let streams = Arc::new(Semaphore::new(parts.options.streams_max));
+        Self { inner: Arc::new(Inner { parts, definitions: DefinitionCache::default(), waits, streams }) }
+    }
+
+    /// Every workflow shard.
+    pub(crate) fn shards(&self) -> &[ShardHandle] {
+        &self.inner.parts.shards
+    }
+
+    /// The shard of templates.
+    pub(crate) fn system(&self) -> &ShardHandle {
+        &self.inner.parts.system
+    }
+
+    /// The shard that owns a workflow.
+    pub(crate) fn shard_of(&self, id: &WorkflowId) -> &ShardHandle {
+        let shards = &self.inner.parts.shards;
+        let count = u32::try_from(shards.len()).expect("shards are counted in 32 bits");
+        let ShardId(index) = placement::shard_of(id, count);
+        &shards[index as usize]
+    }
+
+    pub(crate) fn node(&self) -> &NodeInfo {
+        &self.inner.parts.node
+    }
+
+    pub(crate) fn options(&self) -> &RouterOptions {
+        &self.inner.parts.options
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.inner.parts.ready.borrow() && !*self.inner.parts.shutdown.borrow()
+    }
+
+    pub(crate) fn listener_is_loopback(&self) -> bool {
+        self.inner.parts.listener_is_loopback
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        (self.inner.parts.metrics)()
+    }
+
+    pub(crate) fn definitions(&self) -> &DefinitionCache {
+        &self.inner.definitions
+    }
+
+    /// Resolves once the node is stopping.
+    pub(crate) fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut shutdown = self.inner.parts.shutdown.clone();
+        async move {
+            // A sender that is gone belongs to a node that is gone: that is stopping too.
+            let _ = shutdown.wait_for(|stopping| *stopping).await;
+        }
+    }
+
+    /// A place among the requests that wait for a run.
+    pub(crate) fn enter_wait(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.inner.waits)
+            .try_acquire_owned()
+            .map_err(|_| ApiError::overloaded("too many requests are waiting for a run; ask without `wait`"))
+    }
+
+    /// A place among the open event streams.
+    pub(crate) fn enter_stream(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.inner.streams)
+            .try_acquire_owned()
+            .map_err(|_| ApiError::overloaded("too many event streams are open"))
+    }
+}
