@@ -1,10 +1,15 @@
 //! The actions that exist: names, params, and whether they are pure. Running them is the shard's.
+//!
+//! Names, params and defaults are those of OPCODE's action reference, so that definitions written
+//! for it are checked against what they were written for.
 
 /// One param of an action.
 #[derive(Clone, Copy, Debug)]
 pub struct Param {
     /// Its name.
     pub name: &'static str,
+    /// Other names for it, as published workflows use them; at most one may be given.
+    pub aliases: &'static [&'static str],
     /// Whether it must be given.
     pub required: bool,
     /// JSON types it may have when it is written as a literal: `string`, `number`, `boolean`,
@@ -12,6 +17,18 @@ pub struct Param {
     pub types: &'static [&'static str],
     /// One line for people.
     pub about: &'static str,
+}
+
+impl Param {
+    /// Whether it goes by `name`.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.contains(&name)
+    }
+
+    const fn or(mut self, aliases: &'static [&'static str]) -> Self {
+        self.aliases = aliases;
+        self
+    }
 }
 
 /// One action.
@@ -23,16 +40,355 @@ pub struct Action {
     pub aliases: &'static [&'static str],
     /// No side effect, so it may run before its inputs are committed.
     pub is_pure: bool,
-    /// What it takes; others are refused.
+    /// What it takes.
     pub params: &'static [Param],
+    /// Whether it takes params of any other name as well; otherwise they are refused.
+    pub takes_more: bool,
     /// One line for people.
     pub about: &'static str,
 }
 
+impl Action {
+    const fn pure(mut self) -> Self {
+        self.is_pure = true;
+        self
+    }
+
+    const fn called(mut self, aliases: &'static [&'static str]) -> Self {
+        self.aliases = aliases;
+        self
+    }
+
+    const fn with_more(mut self) -> Self {
+        self.takes_more = true;
+        self
+    }
+}
+
+const STRING: &[&str] = &["string"];
+const NUMBER: &[&str] = &["number"];
+const BOOLEAN: &[&str] = &["boolean"];
+const OBJECT: &[&str] = &["object"];
+const ARRAY: &[&str] = &["array"];
+const ANY: &[&str] = &["any"];
+const STRING_OR_ARRAY: &[&str] = &["string", "array"];
+const OBJECT_OR_BOOLEAN: &[&str] = &["object", "boolean"];
+const NUMBER_OR_STRING: &[&str] = &["number", "string"];
+
+const fn action(name: &'static str, params: &'static [Param], about: &'static str) -> Action {
+    Action { name, aliases: &[], is_pure: false, params, takes_more: false, about }
+}
+
+const fn required(name: &'static str, types: &'static [&'static str], about: &'static str) -> Param {
+    Param { name, aliases: &[], required: true, types, about }
+}
+
+const fn optional(name: &'static str, types: &'static [&'static str], about: &'static str) -> Param {
+    Param { name, aliases: &[], required: false, types, about }
+}
+
 /// Every action, sorted by name.
-pub const ACTIONS: &[Action] = &[];
+pub const ACTIONS: &[Action] = &[
+    action(
+        "assert.contains",
+        &[
+            required("haystack", STRING_OR_ARRAY, "text or list to search"),
+            required("needle", ANY, "what to find"),
+            optional("message", STRING, "what the failure says"),
+        ],
+        "Fails unless a text or list contains a value.",
+    )
+    .pure(),
+    action(
+        "assert.equals",
+        &[
+            required("expected", ANY, "what it should be"),
+            required("actual", ANY, "what it is"),
+            optional("message", STRING, "what the failure says"),
+        ],
+        "Fails unless two values are equal; numbers by value.",
+    )
+    .pure()
+    .called(&["assert.equal"]),
+    action(
+        "assert.matches",
+        &[
+            required("value", STRING, "text to test"),
+            required("pattern", STRING, "regular expression"),
+            optional("message", STRING, "what the failure says"),
+        ],
+        "Fails unless a text matches a regular expression.",
+    )
+    .pure(),
+    action(
+        "assert.schema",
+        &[
+            required("data", ANY, "what to test"),
+            required("schema", OBJECT_OR_BOOLEAN, "JSON Schema 2020-12"),
+            optional("message", STRING, "what the failure says"),
+        ],
+        "Fails unless data satisfies a JSON Schema.",
+    )
+    .pure(),
+    action(
+        "assert.truthy",
+        &[required("value", ANY, "what to test"), optional("message", STRING, "what the failure says")],
+        "Fails unless a value is neither null, false, 0 nor empty.",
+    )
+    .pure(),
+    action(
+        "crypto.decode",
+        &[
+            required("data", STRING, "what to decode"),
+            optional("encoding", STRING, "`base64` (default), `base64url` or `hex`").or(&["format"]),
+        ],
+        "Decodes text.",
+    )
+    .pure(),
+    action(
+        "crypto.encode",
+        &[
+            required("data", STRING, "what to encode"),
+            optional("encoding", STRING, "`base64` (default), `base64url` or `hex`").or(&["format"]),
+        ],
+        "Encodes text.",
+    )
+    .pure(),
+    action(
+        "crypto.hash",
+        &[
+            required("data", STRING, "what to hash"),
+            optional("algorithm", STRING, "`sha256` (default), `sha384`, `sha512`, `sha1` or `md5`"),
+        ],
+        "Hashes text.",
+    )
+    .pure(),
+    action(
+        "crypto.hmac",
+        &[
+            required("data", STRING, "what to authenticate"),
+            required("key", STRING, "the key"),
+            optional("algorithm", STRING, "`sha256` (default), `sha384`, `sha512`, `sha1` or `md5`"),
+        ],
+        "Authenticates text with a key.",
+    )
+    .pure(),
+    action("crypto.uuid", &[], "Makes a random UUID.").pure(),
+    action(
+        "expr.eval",
+        &[
+            required("expression", STRING, "the expression"),
+            optional("data", ANY, "readable in it as `data`"),
+        ],
+        "Evaluates an Expr expression on the scope of the run.",
+    )
+    .pure(),
+    action(
+        "fs.append",
+        &[required("path", STRING, "file or folder"), required("content", STRING, "what to append")],
+        "Appends text to a file.",
+    ),
+    action(
+        "fs.copy",
+        &[
+            required("src", STRING, "from"),
+            required("dst", STRING, "to"),
+            optional("create_dirs", BOOLEAN, "make missing folders, default false"),
+        ],
+        "Copies a file or folder.",
+    ),
+    action(
+        "fs.delete",
+        &[
+            required("path", STRING, "file or folder"),
+            optional("recursive", BOOLEAN, "folders with all in them, default false"),
+        ],
+        "Deletes a file or folder.",
+    ),
+    action(
+        "fs.list",
+        &[
+            required("path", STRING, "file or folder"),
+            optional("pattern", STRING, "glob that names must match"),
+            optional("recursive", BOOLEAN, "folders in it too, default false"),
+        ],
+        "Lists a folder.",
+    ),
+    action(
+        "fs.move",
+        &[
+            required("src", STRING, "from"),
+            required("dst", STRING, "to"),
+            optional("create_dirs", BOOLEAN, "make missing folders, default false"),
+        ],
+        "Moves a file or folder.",
+    ),
+    action(
+        "fs.read",
+        &[
+            required("path", STRING, "file or folder"),
+            optional("encoding", STRING, "`text`, `base64` or `auto` (default)"),
+        ],
+        "Reads a file.",
+    ),
+    action(
+        "fs.stat",
+        &[required("path", STRING, "file or folder")],
+        "Tells size, time and kind of a file or folder.",
+    ),
+    action(
+        "fs.write",
+        &[
+            required("path", STRING, "file or folder"),
+            required("content", STRING, "what to write"),
+            optional("create_dirs", BOOLEAN, "make missing folders, default false"),
+            optional("mode", NUMBER_OR_STRING, "permissions, default 0644"),
+        ],
+        "Writes a file.",
+    ),
+    action(
+        "http.get",
+        &[
+            required("url", STRING, "where to"),
+            optional("headers", OBJECT, "request headers, name to value"),
+            optional(
+                "auth",
+                OBJECT,
+                "`{type: bearer|basic|api_key, token, username, password, header_name, header_value}`",
+            ),
+            optional("timeout", STRING, "longest time of the call, `30s`"),
+            optional("follow_redirects", BOOLEAN, "follow redirects, default true"),
+            optional("max_redirects", NUMBER, "most redirects, default 10"),
+            optional("tls_skip_verify", BOOLEAN, "accept any certificate, default false"),
+            optional("fail_on_error_status", BOOLEAN, "fail on a status of 400 and more, default false"),
+        ],
+        "Gets a URL.",
+    ),
+    action(
+        "http.post",
+        &[
+            required("url", STRING, "where to"),
+            optional("headers", OBJECT, "request headers, name to value"),
+            optional("body", ANY, "request body"),
+            optional("body_encoding", STRING, "`json` (default), `form`, `text` or `raw`"),
+            optional(
+                "auth",
+                OBJECT,
+                "`{type: bearer|basic|api_key, token, username, password, header_name, header_value}`",
+            ),
+            optional("timeout", STRING, "longest time of the call, `30s`"),
+            optional("follow_redirects", BOOLEAN, "follow redirects, default true"),
+            optional("max_redirects", NUMBER, "most redirects, default 10"),
+            optional("tls_skip_verify", BOOLEAN, "accept any certificate, default false"),
+            optional("fail_on_error_status", BOOLEAN, "fail on a status of 400 and more, default false"),
+        ],
+        "Posts to a URL.",
+    ),
+    action(
+        "http.request",
+        &[
+            required("url", STRING, "where to"),
+            optional("headers", OBJECT, "request headers, name to value"),
+            optional("method", STRING, "default GET"),
+            optional("body", ANY, "request body"),
+            optional("body_encoding", STRING, "`json` (default), `form`, `text` or `raw`"),
+            optional(
+                "auth",
+                OBJECT,
+                "`{type: bearer|basic|api_key, token, username, password, header_name, header_value}`",
+            ),
+            optional("timeout", STRING, "longest time of the call, `30s`"),
+            optional("follow_redirects", BOOLEAN, "follow redirects, default true"),
+            optional("max_redirects", NUMBER, "most redirects, default 10"),
+            optional("tls_skip_verify", BOOLEAN, "accept any certificate, default false"),
+            optional("fail_on_error_status", BOOLEAN, "fail on a status of 400 and more, default false"),
+        ],
+        "Calls a URL with any method.",
+    ),
+    action(
+        "jq",
+        &[required("filter", STRING, "the filter"), optional("data", ANY, "its input")],
+        "Runs a jq filter on data or on the scope of the run.",
+    )
+    .pure(),
+    action(
+        "shell.exec",
+        &[
+            required("command", STRING, "program, or command line with `shell`"),
+            optional("args", ARRAY, "its arguments"),
+            optional("env", OBJECT, "environment variables, name to value"),
+            optional("cwd", STRING, "folder to run in"),
+            optional("stdin", STRING, "what it reads"),
+            optional("timeout", STRING, "longest time, `30s`"),
+            optional("shell", BOOLEAN, "run by `/bin/sh -c`, default false"),
+        ],
+        "Runs a command.",
+    ),
+    action(
+        "workflow.context",
+        &[
+            required("action", STRING, "`read` or `update`"),
+            optional("workflow_id", STRING, "which run, default this one"),
+            optional("data", ANY, "what to store"),
+            optional("agent_notes", STRING, "notes to store"),
+        ],
+        "Reads or updates the context of a run.",
+    ),
+    action(
+        "workflow.emit",
+        &[
+            required("event_type", STRING, "its type").or(&["event", "signal"]),
+            optional("payload", ANY, "its data").or(&["data"]),
+        ],
+        "Records an event of the workflow's own and shows it to subscribers.",
+    )
+    .pure(),
+    action("workflow.fail", &[required("reason", STRING, "why")], "Fails the run.").pure(),
+    action(
+        "workflow.log",
+        &[
+            required("message", STRING, "what to say"),
+            optional("level", STRING, "`debug`, `info` (default), `warn` or `error`"),
+            optional("data", ANY, "more to log"),
+        ],
+        "Writes a line to the log.",
+    )
+    .pure()
+    .with_more(),
+    action(
+        "workflow.notify",
+        &[required("message", STRING, "what to say"), optional("data", ANY, "more to say")],
+        "Notifies the agent of the run, if it listens.",
+    )
+    .with_more(),
+    action(
+        "workflow.run",
+        &[
+            required("template_name", STRING, "which template").or(&["template"]),
+            optional("version", STRING, "which version, default the latest"),
+            optional("params", OBJECT, "its params"),
+            optional("wait", BOOLEAN, "wait for its end, default true"),
+        ],
+        "Runs another workflow as a child.",
+    ),
+];
 
 /// The action of this name or alias.
 pub fn find(name: &str) -> Option<&'static Action> {
     ACTIONS.iter().find(|a| a.name == name || a.aliases.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ACTIONS, find};
+
+    #[test]
+    fn names_are_sorted_and_lead_to_their_action() {
+        assert!(ACTIONS.is_sorted_by(|a, b| a.name < b.name));
+        for action in ACTIONS {
+            assert_eq!(find(action.name).unwrap().name, action.name);
+        }
+        assert_eq!(find("assert.equal").unwrap().name, "assert.equals");
+        assert!(find("assert").is_none());
+    }
 }

@@ -6,6 +6,7 @@
 
 pub mod catalogue;
 pub mod command;
+pub mod dag;
 pub mod definition;
 pub mod error;
 pub mod event;

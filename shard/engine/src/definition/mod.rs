@@ -4,11 +4,22 @@
 //! resolves, every expression is compiled and no cycle exists, or every problem at once.
 //! Steps live in one arena ([`Definition::steps`]), nested ones, hooks and compensations too.
 
+mod duration;
+mod fields;
+mod kinds;
+mod outline;
+mod params;
+mod parse;
+mod schema;
+mod sight;
+mod steps;
+mod text;
+
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::error::Invalid;
+use crate::error::{Code, Invalid};
 use crate::expr::cel::Cel;
 use crate::expr::interpolate::Template;
 use crate::expr::jq::Jq;
@@ -20,6 +31,12 @@ pub const STEPS_MAX: usize = 10_000;
 pub const NESTING_MAX: usize = 32;
 /// Largest definition, in bytes of its text.
 pub const DEFINITION_BYTES_MAX: usize = 1024 * 1024;
+
+/// Longest name of a condition's branch, in bytes: it is a part of ids.
+pub const BRANCH_NAME_BYTES_MAX: usize = 128;
+
+pub use duration::{DURATION_MS_MAX, parse_duration_ms};
+pub use fields::PROBLEMS_MAX;
 
 /// A step's place in [`Definition::steps`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -273,8 +290,7 @@ impl Definition {
     /// Parses a definition, or a template file that wraps one, from its JSON text; every problem
     /// at once. Bounded in size, steps and nesting before anything is compiled.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let _ = text;
-        Err(Invalid { code: crate::Code::ValidationError, problems: Vec::new() })
+        parse::parse(text)
     }
 
     /// The step at `ix`.
@@ -285,7 +301,10 @@ impl Definition {
     /// Checks params (already merged over the defaults) against `input_schema`; pointers start
     /// with `/params`.
     pub fn check_params(&self, params: &Value) -> Result<(), Invalid> {
-        let _ = params;
-        Ok(())
+        let problems = self.input_schema.as_ref().map(|schema| schema::violations(schema, params));
+        match problems {
+            Some(problems) if !problems.is_empty() => Err(Invalid { code: Code::ValidationError, problems }),
+            Some(_) | None => Ok(()),
+        }
     }
 }
