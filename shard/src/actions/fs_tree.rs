@@ -1,0 +1,140 @@
+//! Walks over folders by open descriptors: list, remove, copy. Symlinks are never followed.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::fs_guard::open_at;
+
+/// Entries that one walk may meet.
+pub(super) const ENTRIES_MAX: usize = 100_000;
+/// Deepest folder of a walk.
+const DEPTH_MAX: usize = 64;
+const FOLDER: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// One entry of a folder.
+pub(super) struct Entry {
+    pub(super) name: OsString,
+    /// Path from the folder that was walked, with its name.
+    pub(super) path: String,
+    pub(super) stat: FileStat,
+}
+
+pub(super) fn is_dir(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
+}
+
+pub(super) fn is_file(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
+}
+
+/// The entries of a folder sorted by path, with those of the folders in it when `is_recursive`.
+pub(super) fn list(folder: OwnedFd, is_recursive: bool) -> Result<Vec<Entry>, Errno> {
+    let mut entries = Vec::new();
+    let mut folders = VecDeque::from([(folder, String::new(), 0)]);
+    while let Some((folder, prefix, depth)) = folders.pop_front() {
+        for name in names(&folder, ENTRIES_MAX - entries.len())? {
+            let stat = match fstatat(&folder, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Err(Errno::ENOENT) => continue,
+                other => other?,
+            };
+            let path = format!("{prefix}{}", name.to_string_lossy());
+            if is_recursive && is_dir(&stat) {
+                if depth == DEPTH_MAX {
+                    return Err(Errno::ENAMETOOLONG);
+                }
+                let inner = openat(&folder, name.as_os_str(), FOLDER, Mode::empty())?;
+                folders.push_back((inner, format!("{path}/"), depth + 1));
+            }
+            entries.push(Entry { name, path, stat });
+        }
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+/// Removes a folder and all in it.
+pub(super) fn remove(folder: BorrowedFd<'_>, name: &OsStr, depth: usize) -> Result<(), Errno> {
+    if depth > DEPTH_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    let inner = openat(folder, name, FOLDER, Mode::empty())?;
+    for child in names(&inner, ENTRIES_MAX)? {
+        match unlinkat(&inner, child.as_os_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            // Linux says EISDIR for a folder, POSIX allows EPERM.
+            Err(Errno::EISDIR | Errno::EPERM) => remove(inner.as_fd(), &child, depth + 1)?,
+            Err(errno) => return Err(errno),
+        }
+    }
+    unlinkat(folder, name, UnlinkatFlags::RemoveDir)
+}
+
+/// Copies a folder into a new one; the bytes copied. Symlinks and special files are left out.
+pub(super) fn copy(
+    (from, from_name): (BorrowedFd<'_>, &OsStr),
+    (to, to_name): (BorrowedFd<'_>, &OsStr),
+    depth: usize,
+) -> Result<u64, Errno> {
+    if depth > DEPTH_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    let source = openat(from, from_name, FOLDER, Mode::empty())?;
+    // The names are read before the target is made, so that a copy into itself ends.
+    let children = names(&source, ENTRIES_MAX)?;
+    match mkdirat(to, to_name, Mode::from_bits_truncate(0o777)) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let target = openat(to, to_name, FOLDER, Mode::empty())?;
+    let mut bytes = 0;
+    for child in children {
+        let stat = fstatat(&source, child.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if is_dir(&stat) {
+            bytes += copy((source.as_fd(), &child), (target.as_fd(), &child), depth + 1)?;
+        } else if is_file(&stat) {
+            bytes += copy_file((source.as_fd(), &child), (target.as_fd(), &child), &stat)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Copies a file's bytes and permissions; the bytes copied.
+pub(super) fn copy_file(
+    (from, from_name): (BorrowedFd<'_>, &OsStr),
+    (to, to_name): (BorrowedFd<'_>, &OsStr),
+    stat: &FileStat,
+) -> Result<u64, Errno> {
+    let mut source = open_at(from, from_name, OFlag::O_RDONLY, 0)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+    let mut target = open_at(to, to_name, flags, stat.st_mode & 0o777)?;
+    io::copy(&mut source, &mut target).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+}
+
+/// The names in a folder, sorted; over `count_max` is `E2BIG`.
+fn names(folder: &OwnedFd, count_max: usize) -> Result<Vec<OsString>, Errno> {
+    let mut dir = Dir::openat(folder, ".", FOLDER, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in dir.iter() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        if names.len() == count_max {
+            return Err(Errno::E2BIG);
+        }
+        names.push(OsStr::from_bytes(name).to_owned());
+    }
+    names.sort();
+    Ok(names)
+}

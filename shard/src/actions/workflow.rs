@@ -1,0 +1,138 @@
+//! `workflow.*`: what a step says to its own run. Nothing here touches a run: it asks for events.
+
+use opcode_engine::command::Emission;
+use opcode_engine::{Code, Fault};
+use serde_json::{Value, json};
+
+use super::params::Params;
+use super::{Call, Outcome};
+
+/// Variables that one `workflow.context` may set.
+const VARIABLES_MAX: usize = 1_000;
+
+type Emitted = Result<(Value, Vec<Emission>), Fault>;
+
+pub(super) fn emit(params: Params<'_>) -> Emitted {
+    let event = match params.str("event")? {
+        Some(event) if !event.is_empty() => event,
+        _ => params.require_str("event_type").map_err(|_| params.invalid("event", "is required"))?,
+    };
+    let data = params.given("data").or_else(|| params.given("payload")).cloned().unwrap_or(Value::Null);
+    let output = json!({"emitted": true, "event": event});
+    Ok((output, vec![Emission::Custom { event: event.to_owned(), data }]))
+}
+
+/// Takes `{name, value}` (or `key`), or `{variables: {…}}`, or OPCODE's `{action: "update",
+/// data: {…}, agent_notes}`. Reading is done with `${{ context.… }}`.
+pub(super) fn context(params: Params<'_>) -> Emitted {
+    if params.str("action")? == Some("read") {
+        return Err(params.invalid("action", "read is not needed: use ${{context.NAME}}"));
+    }
+    let mut variables: Vec<(String, Value)> = Vec::new();
+    let name = match params.str("name")? {
+        Some(name) => Some(name),
+        None => params.str("key")?,
+    };
+    if let Some(name) = name {
+        if name.is_empty() {
+            return Err(params.invalid("name", "is empty"));
+        }
+        variables.push((name.to_owned(), params.require("value")?.clone()));
+    }
+    for object in ["variables", "data"] {
+        match params.get(object) {
+            None => {}
+            Some(Value::Object(fields)) => {
+                variables.extend(fields.iter().map(|(k, v)| (k.clone(), v.clone())));
+            }
+            Some(_) => return Err(params.invalid(object, "must be an object")),
+        }
+    }
+    if let Some(notes) = params.str("agent_notes")? {
+        variables.push(("agent_notes".to_owned(), json!(notes)));
+    }
+    if variables.is_empty() {
+        return Err(params.invalid("name", "is required, or an object `variables`"));
+    }
+    if variables.len() > VARIABLES_MAX {
+        return Err(params.invalid("variables", &format!("has more than {VARIABLES_MAX} fields")));
+    }
+    let names: Vec<_> = variables.iter().map(|(name, _)| name.clone()).collect();
+    let emissions = variables.into_iter().map(|(name, value)| Emission::Set { name, value }).collect();
+    Ok((json!({"updated": true, "set": names}), emissions))
+}
+
+/// The step fails, and with it the run, whatever the step's `on_error` says.
+pub(super) fn fail(params: Params<'_>) -> Outcome {
+    let message = params.str("reason").ok().flatten().or_else(|| params.str("message").ok().flatten());
+    let fault = Fault::new(Code::NonRetryable, message.unwrap_or("failed by workflow.fail"))
+        .with_details(params.get("details").cloned().unwrap_or(Value::Null));
+    Outcome { result: Err(fault.clone()), emissions: vec![Emission::FailRun(fault)] }
+}
+
+pub(super) fn log(params: Params<'_>, call: &Call) -> Result<Value, Fault> {
+    let message = params.require_text("message")?;
+    let fields: serde_json::Map<String, Value> = call
+        .params
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| !matches!(name.as_str(), "message" | "level"))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let fields = Value::Object(fields);
+    let (workflow_id, step_id) = (call.workflow_id.as_str(), call.step_id.as_ref());
+    macro_rules! log {
+        ($level:ident) => {
+            tracing::$level!(target: "opcode::workflow", workflow_id, step_id, %fields, "{message}")
+        };
+    }
+    match params.str("level")?.unwrap_or("info") {
+        "debug" => log!(debug),
+        "info" => log!(info),
+        "warn" | "warning" => log!(warn),
+        "error" => log!(error),
+        _ => return Err(params.invalid("level", "must be debug, info, warn or error")),
+    }
+    Ok(json!({"logged": true, "message": message}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emit_takes_both_spellings() {
+        for params in
+            [json!({"event": "a.b", "data": {"x": 1}}), json!({"event_type": "a.b", "payload": {"x": 1}})]
+        {
+            let (output, emissions) = emit(Params::new("workflow.emit", &params)).unwrap();
+            assert_eq!(output["emitted"], true);
+            assert_eq!(emissions, [Emission::Custom { event: "a.b".into(), data: json!({"x": 1}) }]);
+        }
+        assert_eq!(emit(Params::new("workflow.emit", &json!({}))).unwrap_err().code, Code::ValidationError);
+    }
+
+    #[test]
+    fn context_sets_one_or_many() {
+        let set = |name: &str, value: Value| Emission::Set { name: name.into(), value };
+        let one = context(Params::new("c", &json!({"key": "a", "value": null}))).unwrap();
+        assert_eq!(one.1, [set("a", Value::Null)]);
+        let many =
+            context(Params::new("c", &json!({"action": "update", "data": {"a": 1, "b": [2]}}))).unwrap();
+        assert_eq!(many.1, [set("a", json!(1)), set("b", json!([2]))]);
+        for params in [json!({}), json!({"name": "a"}), json!({"variables": [1]}), json!({"action": "read"})]
+        {
+            let fault = context(Params::new("workflow.context", &params)).unwrap_err();
+            assert_eq!(fault.code, Code::ValidationError, "{params}");
+        }
+    }
+
+    #[test]
+    fn fail_fails_the_run() {
+        let outcome = fail(Params::new("workflow.fail", &json!({"reason": "no stock", "details": {"n": 0}})));
+        let fault = outcome.result.unwrap_err();
+        assert_eq!((fault.code, fault.message.as_str()), (Code::NonRetryable, "no stock"));
+        assert_eq!(outcome.emissions, [Emission::FailRun(fault)]);
+    }
+}
