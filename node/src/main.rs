@@ -36,7 +36,9 @@ const EXAMPLES: &str = "Examples:
 #[derive(Subcommand)]
 enum Command {
     /// Run one node for a laptop: shell and loopback HTTP on, fs.* confined to this folder
-    #[command(after_help = "Examples:\n  opcode dev\n  opcode dev --listen 127.0.0.1:4200 --data-dir /tmp/opcode")]
+    #[command(
+        after_help = "Examples:\n  opcode dev\n  opcode dev --listen 127.0.0.1:4200 --data-dir /tmp/opcode"
+    )]
     Dev {
         #[command(flatten)]
         node: Box<NodeFlags>,
@@ -100,7 +102,10 @@ fn run_node(flags: &NodeFlags, dev: bool) -> Result<ExitCode> {
         println!("OPCODE is ready at {url}");
         if dev {
             let roots: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
-            println!("  dev mode: shell.exec is on, http.* may reach this machine, fs.* is confined to {}", roots.join(", "));
+            println!(
+                "  dev mode: shell.exec is on, http.* may reach this machine, fs.* is confined to {}",
+                roots.join(", ")
+            );
             println!("  try: opcode run FILE --wait");
         }
     };

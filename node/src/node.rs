@@ -34,8 +34,9 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     let metrics = telemetry::start_metrics()?;
     let mut signals = Signals::new()?;
     let data = DataDir::open(&config.data_dir, config.shards)?;
-    let listener =
-        TcpListener::bind(config.listen).await.with_context(|| format!("{} cannot be listened on", config.listen))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("{} cannot be listened on", config.listen))?;
     let address = listener.local_addr().context("a bound listener has an address")?;
     let actions = Actions::new(action_options(&config)?);
     let shared = crate::shards::shared(&config, actions)?;

@@ -192,7 +192,10 @@ impl Shards {
 }
 
 /// What all shards share.
-pub(crate) fn shared(config: &crate::config::Config, actions: Arc<opcode_shard::actions::Actions>) -> Result<Shared> {
+pub(crate) fn shared(
+    config: &crate::config::Config,
+    actions: Arc<opcode_shard::actions::Actions>,
+) -> Result<Shared> {
     let dir = config.log_dir.clone().unwrap_or_else(|| config.data_dir.join("log"));
     let options = opcode_shard::log::LogOptions { dir, segment_bytes: config.log_segment_bytes };
     Ok(Shared {

@@ -31,6 +31,10 @@ pub(crate) fn start_metrics() -> Result<PrometheusHandle> {
         metrics::Unit::Seconds,
         "From proposing a batch to its commit"
     );
-    metrics::describe_histogram!("opcode_batch_records", metrics::Unit::Count, "Records in a committed batch");
+    metrics::describe_histogram!(
+        "opcode_batch_records",
+        metrics::Unit::Count,
+        "Records in a committed batch"
+    );
     Ok(recorder)
 }

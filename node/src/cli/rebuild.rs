@@ -38,6 +38,9 @@ pub(crate) async fn run(args: Rebuild) -> Result<ExitCode> {
         println!("the tables equal the fold of the events");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{differences} differences{}", if args.check { "; run without --check to mend them" } else { ", mended" });
+    println!(
+        "{differences} differences{}",
+        if args.check { "; run without --check to mend them" } else { ", mended" }
+    );
     Ok(if args.check { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
