@@ -176,7 +176,11 @@ impl Store {
     }
 
     /// Waits until everything up to `position` is applied; asks the writer to be quick about it.
+    /// The default position, of a log that holds nothing yet, is reached from the start.
     pub async fn reached(&self, position: Position) -> Result<(), ShardError> {
+        if position == Position::default() {
+            return Ok(());
+        }
         let mut progress = self.inner.shared.watch();
         let is_there = progress.borrow().position >= Some(position);
         if !is_there {

@@ -168,7 +168,10 @@ impl Checker {
 
     fn check_run(&mut self, no: RunNo) -> Result<(), ShardError> {
         let events = match reader::events(&mut self.connection, no, Sequence(0), usize::MAX) {
-            Err(ShardError::Damaged(why)) => return Ok(self.damage(format!("run {}: {why}", no.0))),
+            Err(ShardError::Damaged(why)) => {
+                self.damage(format!("run {}: {why}", no.0));
+                return Ok(());
+            }
             other => other?,
         };
         self.report.runs += 1;
@@ -338,7 +341,10 @@ impl Checker {
         let Some(started) = &fold.started else { return Ok(()) };
         let id = match codec::workflow_id(&started.workflow_id) {
             Ok(id) => id,
-            Err(error) => return Ok(self.damage(format!("run {}: {error}", no.0))),
+            Err(error) => {
+                self.damage(format!("run {}: {error}", no.0));
+                return Ok(());
+            }
         };
         let mut decoded = Vec::with_capacity(events.len());
         for event in events {

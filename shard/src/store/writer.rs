@@ -105,9 +105,10 @@ impl Shared {
     }
 
     /// Puts entries in the queue. They are let go when the writer has stopped for good, which
-    /// the shard learns from [`Progress::failed`].
+    /// the shard learns from [`Progress`]; the log has them.
     pub(super) fn enqueue(&self, entries: Vec<CommittedEntry>) {
-        if self.progress.borrow().failed.is_some() {
+        let has_stopped = |progress: &Progress| progress.failed.is_some() || progress.is_closed;
+        if has_stopped(&self.progress.borrow()) {
             return;
         }
         let since = Instant::now();
