@@ -116,7 +116,7 @@ fn run_node(flags: &NodeFlags, dev: bool) -> Result<ExitCode> {
 fn print_config(flags: &NodeFlags) -> Result<ExitCode> {
     let loaded = config::load(flags, false)?;
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(["KEY", "VALUE", "FROM"]);
+    table.load_style(comfy_table::presets::NOTHING).set_header(["KEY", "VALUE", "FROM"]);
     for (key, value, origin) in loaded.origins()? {
         table.add_row([key, value.to_string(), origin]);
     }

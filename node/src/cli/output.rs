@@ -38,7 +38,7 @@ impl Output {
             }
             Format::Table => {
                 let mut table = Table::new();
-                table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+                table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
                 table.set_header(columns.iter().map(|(header, _)| *header));
                 for item in items {
                     table.add_row(columns.iter().map(|(_, key)| cell(&item[*key])));

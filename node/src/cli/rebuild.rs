@@ -25,14 +25,25 @@ pub(crate) async fn run(args: Rebuild) -> Result<ExitCode> {
         bail!("{}: no data of a node here", args.data_dir.display());
     }
     let data = DataDir::open(&args.data_dir, None)?;
-    let mut differences = 0;
+    let (mut differences, mut damages) = (0, 0);
     for shard in data.shards() {
         let path = data.tables(shard);
-        let report = opcode_shard::store::rebuild::rebuild(&path, args.check)
+        let report = opcode_shard::store::rebuild(&path, args.check)
             .await
             .with_context(|| format!("shard {shard}"))?;
-        println!("shard {shard}: {report}");
-        differences += report.differences;
+        println!("shard {shard}: {} runs, {} events", report.runs, report.events);
+        for difference in &report.differences {
+            println!("  {difference:?}");
+        }
+        for damage in &report.damages {
+            println!("  damaged: {damage}");
+        }
+        differences += report.difference_count;
+        damages += report.damage_count;
+    }
+    if damages > 0 {
+        println!("{damages} damages in the events themselves: restore this folder from a copy");
+        return Ok(ExitCode::FAILURE);
     }
     if differences == 0 {
         println!("the tables equal the fold of the events");

@@ -40,12 +40,14 @@ impl NodeBuilder {
         self
     }
 
+    #[cfg(feature = "crash-points")]
     pub(crate) fn env(mut self, key: &str, value: impl Into<String>) -> Self {
         self.env.push((key.into(), value.into()));
         self
     }
 
     /// The same with one more variable.
+    #[cfg(feature = "crash-points")]
     pub(crate) fn clone_with(&self, key: &str, value: impl Into<String>) -> Self {
         self.clone().env(key, value)
     }
@@ -109,6 +111,7 @@ impl Node {
     }
 
     /// Whether it has ended by itself.
+    #[cfg(feature = "crash-points")]
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child can be asked").is_some()
     }

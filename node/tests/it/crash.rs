@@ -2,11 +2,9 @@
 //! completes, and no recorded step runs again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use crate::cluster::{Node, NodeBuilder, assert_tables_equal_fold};
 use crate::service::{Call, Service};
@@ -20,7 +18,7 @@ fn cycles() -> usize {
 }
 
 /// A chain of posts, each with a body of its own.
-fn chain(url: &str) -> Value {
+pub(crate) fn chain(url: &str) -> Value {
     let steps: Vec<Value> = (0..STEPS)
         .map(|n| {
             let depends_on: Vec<String> =
@@ -34,7 +32,7 @@ fn chain(url: &str) -> Value {
 }
 
 /// Submits `ids` in small batches to a node that may die; returns those that were acknowledged.
-async fn submit_all(node: &Node, definition: &Value, ids: &[String]) -> BTreeSet<String> {
+pub(crate) async fn submit_all(node: &Node, definition: &Value, ids: &[String]) -> BTreeSet<String> {
     let mut acknowledged = BTreeSet::new();
     for chunk in ids.chunks(5) {
         let workflows: Vec<Value> =
@@ -56,7 +54,10 @@ async fn submit_all(node: &Node, definition: &Value, ids: &[String]) -> BTreeSet
 
 /// Every acknowledged run exists and has completed, each step recorded once; returns when each
 /// step was recorded, by idempotency key.
-async fn assert_all_complete(node: &Node, acknowledged: &BTreeSet<String>) -> BTreeMap<String, i64> {
+pub(crate) async fn assert_all_complete(
+    node: &Node,
+    acknowledged: &BTreeSet<String>,
+) -> BTreeMap<String, i64> {
     let mut recorded = BTreeMap::new();
     for id in acknowledged {
         let run = node.end(id).await;
@@ -77,7 +78,7 @@ async fn assert_all_complete(node: &Node, acknowledged: &BTreeSet<String>) -> BT
 }
 
 /// The sink saw each logical step under one key, and nothing after that step was recorded.
-fn assert_sink(calls: &[Call], recorded: &BTreeMap<String, i64>) {
+pub(crate) fn assert_sink(calls: &[Call], recorded: &BTreeMap<String, i64>) {
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     for call in calls {
         let key = call.idempotency_key.as_deref().expect("every post has a key");
@@ -138,73 +139,4 @@ async fn kills_at_random_moments_lose_nothing() {
     assert_sink(&service.calls().await, &recorded);
     assert!(node.stop().success());
     assert_tables_equal_fold(&data);
-}
-
-/// Runs one crash point: load until the node stops itself there, start again, check.
-async fn crash_at(point: &str, count: usize, service: &Service, data: &Path) -> bool {
-    let definition = chain(&service.url("sink"));
-    let ids: Vec<String> = (0..60).map(|n| format!("{point}-{count}-{n}")).collect();
-    let builder = NodeBuilder::new(data)
-        .arg("--pool-size")
-        .arg("64")
-        .arg("--shards")
-        .arg("2")
-        .env("OPCODE_LOG_SEGMENT_BYTES", "65536");
-    let mut acknowledged = BTreeSet::new();
-    let mut stopped = true;
-    if let Some(mut node) = builder.clone_with("OPCODE_CRASH_AT", format!("{point}:{count}")).try_start() {
-        let deadline = Instant::now() + Duration::from_secs(4);
-        for chunk in ids.chunks(20) {
-            acknowledged.extend(submit_all(&node, &definition, chunk).await);
-        }
-        // Some points are passed only in idle moments: housekeeping comes by itself.
-        while !node.has_ended() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        stopped = node.has_ended();
-        node.kill();
-    }
-    let node = builder.start();
-    let everyone = submit_all(&node, &definition, &ids).await;
-    assert_eq!(everyone.len(), ids.len(), "{point}:{count}");
-    assert!(everyone.is_superset(&acknowledged), "{point}:{count}");
-    let recorded = assert_all_complete(&node, &everyone).await;
-    let calls: Vec<Call> = service
-        .calls()
-        .await
-        .into_iter()
-        .filter(|call| call.body["run"].as_str().is_some_and(|run| everyone.contains(run)))
-        .collect();
-    assert_sink(&calls, &recorded);
-    assert!(node.stop().success(), "{point}:{count}");
-    assert_tables_equal_fold(data);
-    stopped
-}
-
-#[cfg(feature = "crash-points")]
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stop_at_every_crash_point_loses_nothing() {
-    let service = Service::start().await;
-    let mut waiting: Vec<(&str, usize)> =
-        opcode_shard::crash::POINTS.iter().flat_map(|point| [1, 2, 7].map(|count| (*point, count))).collect();
-    let mut stopped_at: BTreeSet<&str> = BTreeSet::new();
-    let mut running = JoinSet::new();
-    loop {
-        while running.len() < 4
-            && let Some((point, count)) = waiting.pop()
-        {
-            let service = service.clone();
-            running.spawn(async move {
-                let home = tempfile::tempdir().unwrap();
-                (point, crash_at(point, count, &service, &home.path().join("data")).await)
-            });
-        }
-        let Some(result) = running.join_next().await else { break };
-        let (point, stopped) = result.expect("the check holds");
-        if stopped {
-            stopped_at.insert(point);
-        }
-    }
-    let missed: Vec<_> = opcode_shard::crash::POINTS.iter().filter(|p| !stopped_at.contains(**p)).collect();
-    assert!(missed.is_empty(), "points that no run came by: {missed:?}");
 }

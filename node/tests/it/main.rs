@@ -3,6 +3,8 @@
 mod bad_input;
 mod cluster;
 mod crash;
+#[cfg(feature = "crash-points")]
+mod crash_points;
 mod durable;
 mod examples;
 mod service;
