@@ -7,10 +7,8 @@ use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SourceInfo, operators as ops,
 };
 
-use super::node::{
-    Access, Binary, Call, Comprehension, FUNCTIONS, Func, Kind, Link, Node, Quantifier, Root, Signature,
-    Style, TYPES, Ty,
-};
+use super::node::{Access, Binary, Call, Comprehension, Func, Kind, Link, Node, Quantifier, Root, Ty};
+use super::signature::{FUNCTIONS, Style, TYPES, misuse, unknown_function};
 use super::{operators, pattern};
 use crate::expr::{Env, ExprProblem, References, names};
 
@@ -430,41 +428,6 @@ fn names_output(access: &Access) -> bool {
         Access::Index(Node { kind: Kind::Str(name), .. }) => &**name == "output",
         Access::Index(_) | Access::StepAt(_) | Access::Call(..) | Access::Comprehension(_) => false,
     }
-}
-
-fn unknown_function(name: &str) -> String {
-    match name {
-        "has" => "`has` takes one field access: has(x.y)".into(),
-        "all" | "exists" | "exists_one" | "existsOne" | "filter" => {
-            format!("`{name}` takes a name and a condition: xs.{name}(x, …)")
-        }
-        "map" => "`map` takes a name, maybe a condition, and a value: xs.map(x, …)".into(),
-        _ => {
-            let names = FUNCTIONS.iter().map(|signature| signature.name);
-            let macros = ["has", "all", "exists", "exists_one", "map", "filter"];
-            format!("unknown function `{name:.64}`{}", names::clause(name, names.chain(macros)))
-        }
-    }
-}
-
-/// What is wrong with how a function is called.
-fn misuse(signature: &Signature, style: Style, args: usize) -> Option<String> {
-    let Signature { name, style: wanted, arity: (least, most), .. } = signature;
-    let receivers = match (wanted, style) {
-        (Style::Both, Style::Global) => 1,
-        (Style::Global, Style::Member) => return Some(format!("`{name}` is called as {name}(x)")),
-        (Style::Member, Style::Global) => return Some(format!("`{name}` is called as x.{name}(…)")),
-        _ => 0,
-    };
-    let (least, most) = (least + receivers, most + receivers);
-    let wanted = match (least, most) {
-        _ if (least..=most).contains(&args) => return None,
-        (0, 0) => "no arguments".into(),
-        (1, 1) => "1 argument".into(),
-        (least, most) if least == most => format!("{least} arguments"),
-        (least, most) => format!("{least} to {most} arguments"),
-    };
-    Some(format!("`{name}` takes {wanted}, not {args}"))
 }
 
 fn literal_kind(literal: &LiteralValue) -> (Kind, Ty) {

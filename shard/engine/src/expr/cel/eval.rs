@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::functions;
+use super::functions::{self, ALLOCATION_BYTES};
 use super::node::{Access, Binary, Call, Comprehension, Kind, Link, Node, Pattern, Quantifier, Root};
 use super::operators;
 use super::value::{Key, Val};
@@ -74,7 +74,7 @@ impl<'a> Evaluator<'a> {
                 if self.bool(condition)? { self.eval(yes) } else { self.eval(no) }
             }
             Kind::List(items) => {
-                self.meter.bytes(items.len() * size_of::<Val<'_>>())?;
+                self.meter.bytes(ALLOCATION_BYTES + items.len() * size_of::<Val<'_>>())?;
                 let items = items.iter().map(|item| self.eval(item)).collect::<Result<_, _>>()?;
                 Ok(Val::List(Rc::new(items)))
             }
@@ -234,6 +234,7 @@ impl<'a> Evaluator<'a> {
         let Some(elements) = range.iterate(self.scope) else {
             return Err(EvalError::failed(format!("cannot go through {}", range.type_name())));
         };
+        self.meter.bytes(ALLOCATION_BYTES)?;
         self.vars.push(Val::Null);
         let outcome = self.quantify(comprehension, elements);
         self.vars.pop();

@@ -14,6 +14,9 @@ use crate::expr::EvalError;
 /// What a call may end with: a value, or a message without its column.
 pub(super) type Outcome<'a> = Result<Val<'a>, EvalError>;
 
+/// What an allocation costs beside its contents.
+pub(super) const ALLOCATION_BYTES: usize = 32;
+
 fn failed<T>(message: impl Into<String>) -> Result<T, EvalError> {
     Err(EvalError::failed(message))
 }
@@ -110,6 +113,7 @@ fn count(args: &[Val<'_>], at: usize) -> Result<usize, EvalError> {
 /// size of one value of the scope.
 fn built<'a>(evaluator: &mut Evaluator<'a>, text: String) -> Outcome<'a> {
     evaluator.meter.text(&text)?;
+    evaluator.meter.bytes(ALLOCATION_BYTES)?;
     Ok(Val::Text(text.into()))
 }
 
@@ -171,7 +175,7 @@ fn split<'a>(evaluator: &mut Evaluator<'a>, args: &[Val<'a>]) -> Outcome<'a> {
     evaluator.meter.scan(text.len())?;
     let mut parts = Vec::new();
     let mut push = |part: &str, evaluator: &mut Evaluator<'a>| {
-        evaluator.meter.bytes(size_of::<Val<'_>>())?;
+        evaluator.meter.bytes(size_of::<Val<'_>>() + ALLOCATION_BYTES)?;
         evaluator.meter.text(part)?;
         parts.push(Val::Text(part.into()));
         Ok::<_, EvalError>(())

@@ -20,6 +20,7 @@ mod functions;
 mod node;
 mod operators;
 mod pattern;
+mod signature;
 mod text;
 mod time;
 mod value;
@@ -133,5 +134,7 @@ fn grammar(text: &str, errors: &[ParseError]) -> Vec<ExprProblem> {
     vec![ExprProblem { column, message }]
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

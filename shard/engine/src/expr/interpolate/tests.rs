@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -197,5 +198,63 @@ fn rendering_is_within_its_budget() {
     let template = Template::compile(&json!(["${{inputs.a}}", "${{steps}}"]), &ENV, "").unwrap();
     for budget in [Budget { steps: 5, bytes: 1 << 20 }, Budget { steps: 1 << 20, bytes: 100 }] {
         assert_eq!(template.render(&scope(), budget, &NoJq), Err(EvalError::OverBudget));
+    }
+}
+
+fn soup() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "$",
+        "{",
+        "}",
+        "${{",
+        "}}",
+        "secrets.",
+        "secrets.K",
+        "${{secrets.",
+        "${{ secrets.K }}",
+        "'",
+        "\"",
+        "\\",
+        " ",
+        "inputs.v",
+        "jq:",
+        "expr:",
+        "[0]",
+        "['a']",
+        ".a-b",
+        "é",
+        "steps.",
+        "x",
+        "1 + 1",
+    ]);
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_template_panics(text in soup()) {
+        match Template::compile(&json!({ "t": text }), &ENV, "") {
+            Ok(template) => drop(render(&template)),
+            Err(problems) => {
+                let end = text.chars().count() as u32 + 1;
+                prop_assert!(problems.iter().all(|p| p.column.is_some_and(|c| (1..=end).contains(&c))), "{problems:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_value_becomes_a_secret(value in soup(), before in "[$ {]{0,2}") {
+        let text = format!("{before}${{{{inputs.v}}}}|${{{{ secrets.K }}}}|${{{{inputs.v}}}}");
+        let template = Template::compile(&json!([text, "${{inputs.v}}"]), &ENV, "").unwrap();
+        let scope = OwnedScope { inputs: Arc::new(json!({ "v": value })), ..OwnedScope::default() };
+        if let Ok(mut rendered) = template.render(&scope, Budget::INLINE, &NoJq) {
+            template.render_secrets(&mut rendered, &mut |_| Ok::<_, ()>("hush".to_owned())).unwrap();
+            prop_assert_eq!(rendered, json!([format!("{before}{value}|hush|{value}"), value]));
+        } else {
+            let spells_one = format!("{before}{value}|").contains(SECRET);
+            prop_assert!(spells_one);
+        }
     }
 }
