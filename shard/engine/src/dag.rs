@@ -91,8 +91,10 @@ impl Dag {
         let mut came_from = BTreeMap::new();
         let mut queue = VecDeque::from([start]);
         while let Some(node) = queue.pop_front() {
-            for next in self.graph.neighbors_directed(NodeIndex::new(node), Outgoing) {
-                let next = next.index();
+            let dependents = self.graph.neighbors_directed(NodeIndex::new(node), Outgoing);
+            let mut dependents: Vec<usize> = dependents.map(NodeIndex::index).collect();
+            dependents.sort_unstable();
+            for next in dependents {
                 if next == start {
                     let mut path = vec![node];
                     while path[path.len() - 1] != start {

@@ -51,6 +51,11 @@ impl Report {
         problems.into_iter().for_each(|p| self.add(p));
     }
 
+    /// A problem that is told however many there are, being why reading stops.
+    pub(super) fn insist(&self, pointer: impl Into<String>, message: impl Into<String>) {
+        self.problems.borrow_mut().push(Problem::at(pointer, message));
+    }
+
     /// A cycle: a problem whose code may become the code of the whole.
     pub(super) fn cycle(&self, pointer: impl Into<String>, message: impl Into<String>) {
         self.cycles.set(self.cycles.get() + 1);
@@ -78,6 +83,7 @@ impl Report {
         let farthest = (length / 3).clamp(1, 3);
         let mut best: Option<(usize, &str)> = None;
         for candidate in candidates {
+            self.comparisons_left.set(self.comparisons_left.get().saturating_sub(1));
             if candidate.len().abs_diff(wrong.len()) > 2 * farthest {
                 continue;
             }

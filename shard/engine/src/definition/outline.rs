@@ -231,7 +231,7 @@ impl<'a> Outline<'a> {
     ) -> Option<u32> {
         if self.nodes.len() == STEPS_MAX {
             if !self.is_over_limit {
-                self.report.at(pointer, format!("a definition may have {STEPS_MAX} steps, not more"));
+                self.report.insist(pointer, format!("a definition may have {STEPS_MAX} steps, not more"));
             }
             self.is_over_limit = true;
             return None;
@@ -239,9 +239,9 @@ impl<'a> Outline<'a> {
         let object = Object::of(value, pointer, self.report)?;
         object.only(STEP_FIELDS);
         let id: Arc<str> = self.id(&object, scope, default_id).into();
-        let kind = match object.text("type") {
-            Some(_) => object.choice("type", TYPES),
-            None => Some(Type::Action),
+        let kind = match object.get("type") {
+            Some(kind) if kind != "" => object.choice("type", TYPES),
+            Some(_) | None => Some(Type::Action),
         };
         let ix = u32::try_from(self.nodes.len()).expect("STEPS_MAX fits");
         let owner = self.scopes[scope].owner;

@@ -1,9 +1,12 @@
 //! From text to [`Definition`]: the order in which things are read, judged and compiled.
 //!
-//! 1. `text` reads the JSON; 2. the wrapper of a template file is taken off; 3. `outline` finds
-//! every step and its scope; 4. dependencies are resolved and the top level is put in order;
-//! 5. `steps` compiles each step, judging references by `sight`; 6. what is left of the
-//! definition is compiled. Each part goes on after a problem, so that all are told at once.
+//! 1. `text` reads the JSON.
+//! 2. The wrapper of a template file is taken off.
+//! 3. `outline` finds every step and its scope.
+//! 4. Dependencies are resolved and the top level is put in order.
+//! 5. `steps` compiles each step, judging references by `sight`.
+//!
+//! Each part goes on after a problem, so that all are told at once.
 
 use std::collections::BTreeSet;
 

@@ -1,3 +1,5 @@
 //! The engine's integration tests, in one binary.
 
+#![allow(clippy::unwrap_used)]
+
 mod definition;
