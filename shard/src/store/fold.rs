@@ -61,31 +61,34 @@ impl<'e> RunFold<'e> {
         let changes = view::changes(event.event_type, event.step_id.as_ref(), &event.data, event.timestamp)
             .map_err(|why| damaged(event, &why))?;
         for change in changes {
-            match change {
-                Change::RunStarted(started) => self.start(started),
-                Change::Run { status, started_at, completed_at, output, error, due } => {
-                    self.status = Some(status);
-                    self.started_at = started_at.or(self.started_at);
-                    self.completed_at = completed_at.or(self.completed_at);
-                    self.output = output.or(self.output.take());
-                    self.error = error.or(self.error.take());
-                    self.due = due.or(self.due);
-                }
-                Change::Definition(hash) => self.definition = Some(hash),
-                Change::Step(change) => {
-                    let id = event.step_id.as_deref().ok_or_else(|| damaged(event, "it names no step"))?;
-                    self.step(id, change);
-                }
-                Change::DecisionRequested(requested) => {
-                    self.decisions.push(DecisionFold::Requested(requested));
-                }
-                Change::DecisionClosed { decision_id, status, resolution } => {
-                    self.decisions.push(DecisionFold::Closed { decision_id, status, resolution });
-                }
-                Change::DecisionsWithdrawn => self.decisions.push(DecisionFold::Withdrawn),
+            if matches!(change, Change::Step(_)) && event.step_id.is_none() {
+                return Err(damaged(event, "it names no step"));
             }
+            self.take(event.step_id.as_deref().unwrap_or_default(), change);
         }
         Ok(())
+    }
+
+    /// Takes one change in; `step_id` is the full id of the step that its event is about.
+    fn take(&mut self, step_id: &'e str, change: Change) {
+        match change {
+            Change::RunStarted(started) => self.start(started),
+            Change::Run { status, started_at, completed_at, output, error, due } => {
+                self.status = Some(status);
+                self.started_at = started_at.or(self.started_at);
+                self.completed_at = completed_at.or(self.completed_at);
+                self.output = output.or(self.output.take());
+                self.error = error.or(self.error.take());
+                self.due = due.or(self.due);
+            }
+            Change::Definition(hash) => self.definition = Some(hash),
+            Change::Step(change) => self.step(step_id, change),
+            Change::DecisionRequested(requested) => self.decisions.push(DecisionFold::Requested(requested)),
+            Change::DecisionClosed { decision_id, status, resolution } => {
+                self.decisions.push(DecisionFold::Closed { decision_id, status, resolution });
+            }
+            Change::DecisionsWithdrawn => self.decisions.push(DecisionFold::Withdrawn),
+        }
     }
 
     fn start(&mut self, started: Box<RunStarted>) {
@@ -227,4 +230,170 @@ fn damaged(event: &EventRecord, why: &str) -> ShardError {
         event.event_type.as_str(),
         event.no.0
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use opcode_engine::fsm::StepStatus;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::super::apply::FoldedStatements;
+    use super::super::connection::{Access, Connection};
+    use super::super::schema;
+    use super::*;
+
+    const STEPS: [&str; 3] = ["a", "a.iter_1.b", "z"];
+    const DECISIONS: [&str; 2] = ["d1", "d2"];
+
+    /// A change that can be made several times.
+    #[derive(Clone, Debug)]
+    enum Spec {
+        Run(usize, Option<i64>, Option<Option<i64>>, Option<u8>, Option<Option<u8>>, Option<Option<i64>>),
+        Definition(u8),
+        Step(usize, usize, Option<u32>, Option<i64>, Option<u8>, Option<u8>, Option<i64>),
+        Requested(usize, i64),
+        Closed(usize, bool),
+        Withdrawn,
+    }
+
+    fn spec() -> impl Strategy<Value = Spec> {
+        let time = || option::of(0..9_i64);
+        let text = || option::of(any::<u8>());
+        prop_oneof![
+            (0..6_usize, time(), option::of(time()), text(), option::of(text()), option::of(time()))
+                .prop_map(|(s, a, b, c, d, e)| Spec::Run(s, a, b, c, d, e)),
+            any::<u8>().prop_map(Spec::Definition),
+            (0..3_usize, 0..8_usize, option::of(0..4_u32), time(), text(), text(), time())
+                .prop_map(|(n, s, a, t, o, e, d)| Spec::Step(n, s, a, t, o, e, d)),
+            (0..2_usize, 0..9_i64).prop_map(|(n, t)| Spec::Requested(n, t)),
+            (0..2_usize, any::<bool>()).prop_map(|(n, b)| Spec::Closed(n, b)),
+            Just(Spec::Withdrawn),
+        ]
+    }
+
+    fn raw(n: u8) -> Box<RawValue> {
+        RawValue::from_string(n.to_string()).unwrap()
+    }
+
+    /// The step it is about, and the change.
+    fn change(spec: &Spec) -> (&'static str, Change) {
+        match spec.clone() {
+            Spec::Run(status, started_at, completed_at, output, error, due) => {
+                let change = Change::Run {
+                    status: WorkflowStatus::ALL[status],
+                    started_at: started_at.map(Timestamp),
+                    completed_at: completed_at.map(|at| at.map(Timestamp)),
+                    output: output.map(raw),
+                    error: error.map(|error| error.map(raw)),
+                    due: due.map(|due| due.map(Timestamp)),
+                };
+                ("", change)
+            }
+            Spec::Definition(n) => ("", Change::Definition(DefinitionHash([n; 32]))),
+            Spec::Step(step, status, attempts, at, output, error, due) => {
+                let change = StepChange {
+                    status: StepStatus::ALL[status],
+                    attempts,
+                    started_at: at.map(Timestamp),
+                    completed_at: at.map(|at| Timestamp(at + 1)),
+                    output: output.map(raw),
+                    error: error.map(raw),
+                    due: due.map(Timestamp),
+                };
+                (STEPS[step], Change::Step(change))
+            }
+            Spec::Requested(n, at) => {
+                let requested = DecisionRequested {
+                    decision_id: DECISIONS[n].into(),
+                    step_id: STEPS[n].into(),
+                    context: raw(n as u8),
+                    options: raw(1),
+                    target_agent: None,
+                    fallback: None,
+                    timeout_at: Some(Timestamp(at + 5)),
+                    created_at: Timestamp(at),
+                };
+                ("", Change::DecisionRequested(Box::new(requested)))
+            }
+            Spec::Closed(n, is_resolved) => {
+                let (status, resolution) =
+                    if is_resolved { ("resolved", Some(raw(7))) } else { ("timed_out", None) };
+                let decision_id = DECISIONS[n].to_owned();
+                ("", Change::DecisionClosed { decision_id, status, resolution })
+            }
+            Spec::Withdrawn => ("", Change::DecisionsWithdrawn),
+        }
+    }
+
+    fn started() -> Change {
+        Change::RunStarted(Box::new(RunStarted {
+            workflow_id: "w".into(),
+            status: WorkflowStatus::Pending,
+            definition: DefinitionHash([0; 32]),
+            template: None,
+            version: None,
+            agent_id: Some("ann".into()),
+            labels: vec![("k".into(), "v".into())],
+            body_hash: Some(u64::MAX),
+            created_at: Timestamp(1),
+            started_at: None,
+            due: Some(Timestamp(2)),
+        }))
+    }
+
+    /// Every row of every folded table, after the changes in transactions of these lengths.
+    fn tables_after(specs: &[Spec], lengths: &[usize]) -> Vec<String> {
+        let mut connection = Connection::open(Path::new(":memory:"), Access::Create).unwrap();
+        connection.execute(schema::FOLDED_TABLES).unwrap();
+        let statements = FoldedStatements::prepare(&mut connection).unwrap();
+        let mut fold = RunFold::default();
+        fold.take("", started());
+        let (mut lengths, mut left) = (lengths.iter().copied().cycle(), 0);
+        for spec in specs {
+            if left == 0 {
+                left = lengths.next().unwrap_or(usize::MAX);
+                statements.write(&mut connection, RunNo(1), &fold).unwrap();
+                fold = RunFold::default();
+            }
+            left -= 1;
+            let (step, change) = change(spec);
+            fold.take(step, change);
+        }
+        statements.write(&mut connection, RunNo(1), &fold).unwrap();
+        let mut all = Vec::new();
+        for (table, order) in [
+            ("workflows", "no"),
+            ("labels", "key"),
+            ("step_rows", "step_id"),
+            ("decision_rows", "decision_id"),
+        ] {
+            let sql = format!("SELECT * FROM {table} ORDER BY {order}");
+            let mut rows = connection.select_once(&sql, &[]).unwrap();
+            let names = rows.columns();
+            while let Some(row) = rows.next().unwrap() {
+                // The row's own number tells only when it came.
+                let values = names.iter().enumerate().filter(|(_, name)| *name != "row");
+                let values: Vec<_> = values.map(|(at, name)| format!("{name}={:?}", row.get(at))).collect();
+                all.push(format!("{table}: {}", values.join(" ")));
+            }
+        }
+        all
+    }
+
+    proptest! {
+        /// However the log is cut into transactions, the tables come out the same.
+        #[test]
+        fn folding_in_memory_is_folding_in_the_tables(
+            specs in vec(spec(), 0..24),
+            lengths in vec(1..6_usize, 1..4),
+        ) {
+            let one_by_one = tables_after(&specs, &[1]);
+            prop_assert_eq!(&tables_after(&specs, &lengths), &one_by_one);
+            prop_assert_eq!(&tables_after(&specs, &[usize::MAX]), &one_by_one);
+        }
+    }
 }

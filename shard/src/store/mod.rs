@@ -239,6 +239,11 @@ impl Store {
         self.inner.readers.read(move |connection| reader::load_run(connection, id)).await
     }
 
+    /// Those of these runs that there are, with their logs, all as of one moment.
+    pub async fn load_runs(&self, ids: Vec<WorkflowId>) -> Result<Vec<StoredRun>, ShardError> {
+        self.inner.readers.read(move |connection| reader::load_runs(connection, ids)).await
+    }
+
     /// The same by number.
     pub async fn load_run_no(&self, no: RunNo) -> Result<Option<StoredRun>, ShardError> {
         self.inner.readers.read(move |connection| reader::load_run_no(connection, no)).await
@@ -331,7 +336,7 @@ fn write(options: &StoreOptions, shared: Arc<Shared>, opened: oneshot::Sender<Re
     let (answer, writer) = match opening {
         Ok(applier) => {
             let applied = applier.standing().map(|s| s.applied.clone()).unwrap_or_default();
-            (Ok(applied), Some(Writer::new(applier, shared)))
+            (Ok(applied), Some(Writer::new(applier, shared, options.shard)))
         }
         Err(error) => (Err(error), None),
     };

@@ -98,6 +98,17 @@ pub(super) fn load_run(connection: &mut Connection, id: WorkflowId) -> Result<Op
     Ok(Some(StoredRun { no, id, events }))
 }
 
+pub(super) fn load_runs(
+    connection: &mut Connection,
+    ids: Vec<WorkflowId>,
+) -> Result<Vec<StoredRun>, ShardError> {
+    let mut runs = Vec::new();
+    for id in ids {
+        runs.extend(load_run(connection, id)?);
+    }
+    Ok(runs)
+}
+
 pub(super) fn load_run_no(connection: &mut Connection, no: RunNo) -> Result<Option<StoredRun>, ShardError> {
     let id = {
         let binds = [no_bind(no)];

@@ -39,7 +39,7 @@ CREATE TABLE templates(
 ";
 
 /// The tables that are views of the events; the rebuild writes them anew.
-const FOLDED_TABLES: &str = "
+pub(super) const FOLDED_TABLES: &str = "
 CREATE TABLE workflows(
     no INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL,
     definition BLOB NOT NULL, template TEXT, version TEXT, agent_id TEXT, body_hash INTEGER,

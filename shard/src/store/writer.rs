@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use opcode_engine::ids::ShardId;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
@@ -259,8 +260,29 @@ impl Drop for FailOnPanic {
     }
 }
 
+/// What the writer tells of itself.
+struct Meters {
+    records: metrics::Counter,
+    backlog: metrics::Gauge,
+    commit_seconds: metrics::Histogram,
+    checkpoint_seconds: metrics::Histogram,
+}
+
+impl Meters {
+    fn new(shard: ShardId) -> Self {
+        let shard = shard.to_string();
+        Self {
+            records: metrics::counter!("opcode_tables_records_total", "shard" => shard.clone()),
+            backlog: metrics::gauge!("opcode_tables_backlog_records", "shard" => shard.clone()),
+            commit_seconds: metrics::histogram!("opcode_tables_commit_seconds", "shard" => shard.clone()),
+            checkpoint_seconds: metrics::histogram!("opcode_tables_checkpoint_seconds", "shard" => shard),
+        }
+    }
+}
+
 /// The writer's side.
 pub(super) struct Writer {
+    meters: Meters,
     applier: Applier,
     shared: Arc<Shared>,
     last_commit: Instant,
@@ -273,11 +295,12 @@ pub(super) struct Writer {
 impl Writer {
     /// Takes over the applier. What a former process applied counts as checkpointed only once
     /// this one has moved it.
-    pub(super) fn new(applier: Applier, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(applier: Applier, shared: Arc<Shared>, shard: ShardId) -> Self {
         let now = Instant::now();
         let position = applier.standing().map(|s| s.position);
         shared.progress.send_modify(|progress| progress.position = position);
         Self {
+            meters: Meters::new(shard),
             applier,
             shared,
             last_commit: now.checked_sub(IDLE_AFTER).unwrap_or(now),
@@ -327,8 +350,9 @@ impl Writer {
             return Ok(());
         }
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("opcode_tables_records_total").increment(records as u64);
-        metrics::histogram!("opcode_tables_commit_seconds").record(started.elapsed().as_secs_f64());
+        self.meters.records.increment(records as u64);
+        self.meters.backlog.set(self.shared.backlog() as f64);
+        self.meters.commit_seconds.record(started.elapsed());
         let position = self.applier.standing().map(|s| s.position);
         self.shared.progress.send_modify(|progress| progress.position = position);
         self.checkpoint_at = Some(self.last_commit + CHECKPOINT_AFTER);
@@ -365,7 +389,7 @@ impl Writer {
         let started = Instant::now();
         let checkpoint = self.applier.connection().checkpoint(mode)?;
         crash::point("tables.checkpoint.after");
-        metrics::histogram!("opcode_tables_checkpoint_seconds").record(started.elapsed().as_secs_f64());
+        self.meters.checkpoint_seconds.record(started.elapsed());
         if checkpoint.is_whole() {
             *self.shared.checkpointed.lock() = self.applier.standing().map(|s| s.applied.clone());
         } else {
