@@ -32,6 +32,8 @@ const AGE_MAX: Duration = Duration::from_millis(100);
 const IDLE_AFTER: Duration = Duration::from_millis(20);
 /// Quiet time after which the WAL is moved into the main file, so that the log can be purged.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
+/// Longest time that a commit stays in the WAL alone, when there is ever a moment to move it.
+const CHECKPOINT_AGE_MAX: Duration = Duration::from_secs(10);
 /// WAL frames after which it is moved also under load: 64 MiB.
 const CHECKPOINT_FRAMES: u32 = (64 * 1024 * 1024 / PAGE_BYTES) as u32;
 /// From this many times that on, readers are waited for.
@@ -288,6 +290,8 @@ pub(super) struct Writer {
     last_commit: Instant,
     /// When to checkpoint if nothing comes; none when all is in the main file.
     checkpoint_at: Option<Instant>,
+    /// The end of the first transaction that is not all in the main file.
+    dirty_since: Option<Instant>,
     /// WAL frames at which to checkpoint under load.
     checkpoint_frames: u32,
 }
@@ -305,6 +309,7 @@ impl Writer {
             shared,
             last_commit: now.checked_sub(IDLE_AFTER).unwrap_or(now),
             checkpoint_at: position.map(|_| now + CHECKPOINT_AFTER),
+            dirty_since: position.map(|_| now),
             checkpoint_frames: CHECKPOINT_FRAMES,
         }
     }
@@ -328,8 +333,11 @@ impl Writer {
             match self.shared.next_work(applied, self.last_commit, self.checkpoint_at) {
                 Work::Apply(entries) => self.apply(&entries)?,
                 Work::Checkpoint => {
-                    let is_whole = self.checkpoint(CheckpointMode::Passive)?;
-                    self.checkpoint_at = (!is_whole).then(|| Instant::now() + CHECKPOINT_AFTER);
+                    if !self.checkpoint(CheckpointMode::Passive)? {
+                        let now = Instant::now();
+                        self.checkpoint_at = Some(now + CHECKPOINT_AFTER);
+                        self.dirty_since = Some(now);
+                    }
                 }
                 Work::Stop(Stop::Abandon) => return Ok(()),
                 Work::Stop(Stop::Close) => {
@@ -355,7 +363,9 @@ impl Writer {
         self.meters.commit_seconds.record(started.elapsed());
         let position = self.applier.standing().map(|s| s.position);
         self.shared.progress.send_modify(|progress| progress.position = position);
-        self.checkpoint_at = Some(self.last_commit + CHECKPOINT_AFTER);
+        let dirty_since = *self.dirty_since.get_or_insert(self.last_commit);
+        self.checkpoint_at =
+            Some((self.last_commit + CHECKPOINT_AFTER).min(dirty_since + CHECKPOINT_AGE_MAX));
         self.checkpoint_under_load()
     }
 
@@ -392,6 +402,7 @@ impl Writer {
         self.meters.checkpoint_seconds.record(started.elapsed());
         if checkpoint.is_whole() {
             *self.shared.checkpointed.lock() = self.applier.standing().map(|s| s.applied.clone());
+            (self.checkpoint_at, self.dirty_since) = (None, None);
         } else {
             tracing::debug!(?checkpoint, "a reader keeps part of the WAL");
         }
