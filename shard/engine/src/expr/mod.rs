@@ -110,6 +110,10 @@ pub struct Env<'a> {
 
 /// Runs jq where it can be killed.
 pub trait JqRunner {
+    /// Whether it runs anything at all, so that nobody prepares an input for one that does not.
+    fn is_ready(&self) -> bool {
+        true
+    }
     /// All outputs of `filter` on `input`, within the runner's own bounds of time and memory.
     fn run(&self, filter: &str, input: &Value) -> Result<Vec<Value>, EvalError>;
 }
@@ -118,6 +122,9 @@ pub trait JqRunner {
 pub struct NoJq;
 
 impl JqRunner for NoJq {
+    fn is_ready(&self) -> bool {
+        false
+    }
     fn run(&self, _: &str, _: &Value) -> Result<Vec<Value>, EvalError> {
         Err(EvalError::NeedsWorker)
     }
