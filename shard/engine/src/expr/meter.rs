@@ -27,6 +27,11 @@ impl Meter {
         Ok(())
     }
 
+    /// Charges a step for each of so many elements.
+    pub fn elements(&mut self, count: usize) -> Result<(), EvalError> {
+        self.steps(count as u64)
+    }
+
     /// Charges reading so many bytes of text, at a step for every 64.
     pub fn scan(&mut self, bytes: usize) -> Result<(), EvalError> {
         self.steps(1 + bytes as u64 / 64)

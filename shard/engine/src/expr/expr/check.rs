@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::super::{Env, ExprProblem, References, Visibility};
+use super::super::{Env, ExprProblem, References, names};
 use super::ast::{Kind, Program, Root};
 use super::lexer::problem;
 use super::pattern::Pattern;
@@ -15,7 +15,7 @@ pub(super) fn check(program: &mut Program, env: &Env<'_>, problems: &mut Vec<Exp
     for node in &program.nodes {
         match &node.kind {
             Kind::Step(id) => {
-                if let Some(message) = step_problem(id, env) {
+                if let Some(message) = names::step_problem(env, id) {
                     problems.push(problem(node.column, message));
                 }
                 steps.insert(id.clone());
@@ -47,38 +47,10 @@ fn reads_steps_as_a_whole(program: &Program) -> bool {
     roots > resolved
 }
 
-fn step_problem(id: &str, env: &Env<'_>) -> Option<String> {
-    match (env.step)(id) {
-        Visibility::Visible => None,
-        Visibility::Unknown { suggestion: Some(near) } => {
-            Some(format!("there is no step `{id}`; did you mean `{near}`?"))
-        }
-        Visibility::Unknown { suggestion: None } => Some(format!("there is no step `{id}`")),
-        Visibility::TooLate { reason } => {
-            Some(format!("step `{id}` cannot have finished before this is evaluated: {reason}"))
-        }
-    }
-}
-
 fn unknown_name(name: &str, env: &Env<'_>) -> String {
     match name {
-        "loop" | "iter" if !env.in_loop => "`loop` exists inside a loop or a map only".to_owned(),
-        "iter" => "unknown name `iter`; it is called `loop` here".to_owned(),
-        "data" => "`data` exists only where the step has a `data` param".to_owned(),
-        _ => {
-            let roots = Root::ALL.iter().map(|(root, _)| *root).filter(|root| match *root {
-                "loop" => env.in_loop,
-                "data" => env.has_data,
-                _ => true,
-            });
-            let roots: Vec<&str> = roots.collect();
-            let hint = did_you_mean(name, roots.iter().copied());
-            if hint.is_empty() {
-                format!("unknown name `{name}`; there are {}", roots.join(", "))
-            } else {
-                format!("unknown name `{name}`{hint}")
-            }
-        }
+        "iter" if env.in_loop => "unknown name `iter`; it is called `loop` here".to_owned(),
+        _ => names::unknown_root(name, []),
     }
 }
 
@@ -95,14 +67,4 @@ fn compile_patterns(program: &mut Program, problems: &mut Vec<ExprProblem>) {
             Err(message) => problems.push(problem(program.node(right).column, message)),
         }
     }
-}
-
-/// `; did you mean …?` when one of `names` is near to `name`, otherwise nothing.
-pub(super) fn did_you_mean<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> String {
-    let lower = name.to_lowercase();
-    let near = names
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= 1.max(name.len().min(candidate.len()) / 3))
-        .min();
-    near.map(|(_, candidate)| format!("; did you mean `{candidate}`?")).unwrap_or_default()
 }

@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::super::{Budget, EvalError, Scope};
+use super::super::{EvalError, Meter, Scope};
 use super::ast::{Id, Kind, Node, Op, Program, Root};
 use super::builtins::Run;
-use super::meter::Meter;
 use super::pattern::Pattern;
 use super::predicates;
 use super::value::{self, ListView, Text, V, View};
@@ -19,18 +18,19 @@ use super::value::{self, ListView, Text, V, View};
 pub(super) type Evaluated<'a> = Result<V<'a>, EvalError>;
 
 /// The result of `program`, as JSON of its own.
-pub(super) fn evaluate(program: &Program, scope: &dyn Scope, budget: Budget) -> Result<Value, EvalError> {
+pub(super) fn evaluate(program: &Program, scope: &dyn Scope, meter: &mut Meter) -> Result<Value, EvalError> {
     let mut machine = Machine {
         program,
         scope,
-        meter: Meter::new(budget),
+        meter: *meter,
         vars: vec![V::Nil; program.slots],
         frames: Vec::new(),
         spine: Vec::new(),
         patterns: BTreeMap::new(),
     };
-    let result = machine.eval(program.root)?;
-    value::to_json(&result, &mut machine.meter)
+    let result = machine.eval(program.root).and_then(|result| value::to_json(&result, &mut machine.meter));
+    *meter = machine.meter;
+    result
 }
 
 /// What `#` means while a predicate runs.
@@ -101,7 +101,7 @@ impl<'a> Machine<'a> {
         }
         let program = self.program;
         let leaf = program.node(current);
-        self.meter.steps(1 + self.spine.len() - floor)?;
+        self.meter.elements(1 + self.spine.len() - floor)?;
         let mut value = self.leaf(leaf).map_err(|error| at(error, leaf.column))?;
         while self.spine.len() > floor {
             let Some(id) = self.spine.pop() else { break };
@@ -217,7 +217,7 @@ impl<'a> Machine<'a> {
             Root::Steps => {
                 let mut entries = BTreeMap::new();
                 for id in scope.step_ids() {
-                    self.meter.steps(1)?;
+                    self.meter.elements(1)?;
                     if let Some(output) = scope.step(id) {
                         entries.insert(Text::Borrowed(id), V::Step(output));
                     }
@@ -327,7 +327,7 @@ impl<'a> Machine<'a> {
             View::List(list) => {
                 let (from, to) = (bound(from, list.len(), 0)?, bound(to, list.len(), list.len())?);
                 let count = to.saturating_sub(from);
-                self.meter.steps(count)?;
+                self.meter.elements(count)?;
                 self.meter.bytes(count)?;
                 let items = (from..from + count).filter_map(|at| list.get(at)).collect();
                 V::list(items, &mut self.meter)
@@ -505,7 +505,7 @@ fn range<'a>(from: &V<'a>, to: &V<'a>, meter: &mut Meter) -> Evaluated<'a> {
     };
     let count = if from > to { 0 } else { to.abs_diff(from).saturating_add(1) };
     let count = usize::try_from(count).map_err(|_| EvalError::OverBudget)?;
-    meter.steps(count)?;
+    meter.elements(count)?;
     meter.bytes(count)?;
     V::list((from..=to).map(V::Int).collect(), meter)
 }

@@ -26,7 +26,6 @@ mod builtins;
 mod check;
 mod eval;
 mod lexer;
-mod meter;
 mod parser;
 mod pattern;
 mod predicates;
@@ -41,7 +40,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Budget, Env, EvalError, ExprProblem, References, Scope};
+use super::{Budget, Env, EvalError, ExprProblem, Meter, References, Scope};
 
 /// A compiled, checked Expr expression.
 #[derive(Clone, Debug)]
@@ -77,6 +76,11 @@ impl Expr {
 
     /// The value, within the budget.
     pub fn eval(&self, scope: &dyn Scope, budget: Budget) -> Result<Value, EvalError> {
-        eval::evaluate(&self.program, scope, budget)
+        self.eval_metered(scope, &mut Meter::new(budget))
+    }
+
+    /// The value, within what is left on `meter`.
+    pub fn eval_metered(&self, scope: &dyn Scope, meter: &mut Meter) -> Result<Value, EvalError> {
+        eval::evaluate(&self.program, scope, meter)
     }
 }

@@ -5,10 +5,9 @@
 
 use std::sync::Arc;
 
-use super::super::{Env, ExprProblem};
+use super::super::{Env, ExprProblem, names};
 use super::ast::{Id, Kind, Node, Op, Program, Root};
 use super::builtins::{self, Builtin, Run};
-use super::check::did_you_mean;
 use super::lexer::{Tok, Token, problem};
 
 /// Deepest recursion of the parser, and so of evaluation: brackets, operators of rising
@@ -505,9 +504,8 @@ impl Parser {
 
     fn call_node(&mut self, builtin: Option<&'static Builtin>, name: &str, column: u32, args: Vec<Id>) -> Id {
         let Some(builtin) = builtin else {
-            let names = builtins::TABLE.iter().map(|builtin| builtin.name);
-            let hint = did_you_mean(name, names);
-            return self.report(column, format!("unknown function `{name}`{hint}"));
+            let hint = names::clause(name, builtins::TABLE.iter().map(|builtin| builtin.name));
+            return self.report(column, format!("unknown function `{name:.64}`{hint}"));
         };
         if let Run::Refused(reason) = builtin.run {
             return self.report(column, format!("`{name}` {reason}"));

@@ -3,7 +3,7 @@
 use regex::{Regex, RegexBuilder};
 
 use super::super::EvalError;
-use super::meter::Meter;
+use super::super::Meter;
 
 /// Longest pattern, in bytes.
 const PATTERN_BYTES_MAX: usize = 1024;
@@ -45,12 +45,12 @@ impl Pattern {
 
     /// As [`Self::compile`], while evaluating.
     pub(super) fn compile_metered(source: &str, meter: &mut Meter) -> Result<Self, EvalError> {
-        meter.steps(COMPILE_STEPS)?;
+        meter.elements(COMPILE_STEPS)?;
         Self::compile(source).map_err(EvalError::failed)
     }
 
     pub(super) fn is_match(&self, text: &str, meter: &mut Meter) -> Result<bool, EvalError> {
-        meter.steps((1 + text.len() / 8).saturating_mul(self.steps_per_8_bytes))?;
+        meter.elements((1 + text.len() / 8).saturating_mul(self.steps_per_8_bytes))?;
         Ok(self.regex.is_match(text))
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn run<'a>(
     let values;
     let list = match list.view() {
         View::Map(map) => {
-            machine.meter.steps(map.len())?;
+            machine.meter.elements(map.len())?;
             values = V::list(map.iter().map(|(_, value)| value).collect(), &mut machine.meter)?;
             elements(&values)?
         }
@@ -83,7 +83,7 @@ pub(super) fn run<'a>(
 
 /// The predicate's value for one element; without a predicate, the element.
 fn test<'a>(machine: &mut Machine<'a>, predicate: Option<Id>, at: usize, element: V<'a>) -> Evaluated<'a> {
-    machine.meter.steps(1)?;
+    machine.meter.elements(1)?;
     let Some(predicate) = predicate else { return Ok(element) };
     let position = i64::try_from(at).unwrap_or(i64::MAX);
     machine.frames.push(Frame { element, position, accumulator: V::Nil });
@@ -156,7 +156,7 @@ fn group_by<'a>(machine: &mut Machine<'a>, list: ListView<'_, 'a>, predicate: Op
 
 /// Sorts stably by keys that are all numbers or all strings.
 pub(super) fn sort_pairs<'a>(
-    meter: &mut super::meter::Meter,
+    meter: &mut super::super::Meter,
     mut pairs: Vec<(V<'a>, V<'a>)>,
     direction: Option<&V<'a>>,
 ) -> Evaluated<'a> {
@@ -166,7 +166,7 @@ pub(super) fn sort_pairs<'a>(
         Some(_) => return Err(EvalError::failed("the order is \"asc\" or \"desc\"")),
     };
     let comparisons = pairs.len() * (1 + pairs.len().checked_ilog2().unwrap_or(0) as usize);
-    meter.steps(comparisons)?;
+    meter.elements(comparisons)?;
     let mut failure = None;
     pairs.sort_by(|(a, _), (b, _)| {
         if failure.is_some() {
@@ -203,7 +203,7 @@ fn reduce<'a>(machine: &mut Machine<'a>, list: ListView<'_, 'a>, rest: &'a [Id])
     };
     for at in start..list.len() {
         let Some(element) = list.get(at) else { break };
-        machine.meter.steps(1)?;
+        machine.meter.elements(1)?;
         let position = i64::try_from(at).unwrap_or(i64::MAX);
         machine.frames.push(Frame { element, position, accumulator });
         let result = machine.eval(*predicate);

@@ -377,7 +377,7 @@ fn mistakes_of_the_text_are_found_before_anything_runs() {
         ("1 & 2", 3, "`&` is not an operator; did you mean `&&`?"),
         ("12abc", 3, "a number is followed by a letter"),
         ("inptus.x", 1, "unknown name `inptus`; did you mean `inputs`?"),
-        ("'é' + zzz", 7, "unknown name `zzz`; there are steps, inputs, workflow, context, loop, data"),
+        ("'é' + zzz", 7, "unknown name `zzz`"),
         ("fliter([1], #)", 1, "unknown function `fliter`; did you mean `filter`?"),
         ("hasprefix('a', 'b')", 1, "unknown function `hasprefix`; did you mean `hasPrefix`?"),
         ("foo(1)", 1, "unknown function `foo`"),
@@ -392,13 +392,9 @@ fn mistakes_of_the_text_are_found_before_anything_runs() {
             "`now` depends on the clock, and an expression must not; use `workflow.started_at` or an input",
         ),
         ("'a'.upper()", 5, "values have no methods; write `upper(value, …)`"),
-        ("steps['fetch-dato'].x", 7, "there is no step `fetch-dato`; did you mean `fetch-data`?"),
-        ("steps.nope ?? 1", 7, "there is no step `nope`"),
-        (
-            "steps['after'].x",
-            7,
-            "step `after` cannot have finished before this is evaluated: it runs after this step",
-        ),
+        ("steps['fetch-dato'].x", 7, "there is no step 'fetch-dato'; did you mean 'fetch-data'?"),
+        ("steps.nope ?? 1", 7, "there is no step 'nope'"),
+        ("steps['after'].x", 7, "step 'after' cannot have finished by then: it runs after this step"),
         ("loop.itme", 6, "`loop` has `item` and `index`, not `itme`"),
         ("iter.item", 1, "unknown name `iter`; it is called `loop` here"),
         (".name", 1, "`.name` is the element of a predicate, and there is none here"),
@@ -412,10 +408,13 @@ fn mistakes_of_the_text_are_found_before_anything_runs() {
         assert_eq!(problems(source, &ENV), [(column, message.to_owned())], "{source}");
     }
     let bare = Env { step: &visibility, in_loop: false, has_data: false };
-    assert_eq!(problems("loop.item", &bare), [(1, "`loop` exists inside a loop or a map only".to_owned())]);
+    assert_eq!(
+        problems("loop.item", &bare),
+        [(1, "`loop` and `iter` exist only inside a loop or map".to_owned())]
+    );
     assert_eq!(
         problems("data", &bare),
-        [(1, "`data` exists only where the step has a `data` param".to_owned())]
+        [(1, "`data` exists only where an action was given `data`".to_owned())]
     );
 }
 

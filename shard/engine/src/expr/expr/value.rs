@@ -9,7 +9,7 @@ use std::rc::Rc;
 use serde_json::{Map, Number, Value};
 
 use super::super::EvalError;
-use super::meter::Meter;
+use super::super::Meter;
 
 /// Deepest nesting that an expression may build, and that comparing and dropping recurses into.
 const BUILT_DEPTH_MAX: u8 = 64;
@@ -251,7 +251,7 @@ impl<'a> V<'a> {
 
     /// A value of parsed JSON text; what it costs has been paid.
     pub(super) fn adopt(value: Value, meter: &mut Meter) -> Result<Self, EvalError> {
-        meter.steps(1)?;
+        meter.elements(1)?;
         Ok(match value {
             Value::Null => Self::Nil,
             Value::Bool(bool) => Self::Bool(bool),
@@ -299,7 +299,7 @@ pub(super) fn to_json(value: &V<'_>, meter: &mut Meter) -> Result<Value, EvalErr
 }
 
 fn to_json_at(value: &V<'_>, depth: usize, meter: &mut Meter) -> Result<Value, EvalError> {
-    meter.steps(1)?;
+    meter.elements(1)?;
     meter.bytes(ELEMENT_BYTES)?;
     if depth > RESULT_DEPTH_MAX {
         return Err(EvalError::failed(format!("the result nests deeper than {RESULT_DEPTH_MAX}")));
@@ -364,7 +364,7 @@ fn canonicalize(json: &mut Value) {
 
 /// Equality of values: numbers by value, lists and maps by what they hold.
 pub(super) fn equal(a: &V<'_>, b: &V<'_>, meter: &mut Meter) -> Result<bool, EvalError> {
-    meter.steps(1)?;
+    meter.elements(1)?;
     Ok(match (a.view(), b.view()) {
         (View::Nil, View::Nil) => true,
         (View::Bool(a), View::Bool(b)) => a == b,

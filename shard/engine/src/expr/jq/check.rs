@@ -3,7 +3,7 @@
 //! Only there is it certain that a path starts at the input: `.steps.x` after a `|` may be a field
 //! of anything.
 
-use super::super::{Env, ExprProblem, Visibility};
+use super::super::{Env, ExprProblem, names};
 use super::scan::Token;
 
 /// What is wrong with the roots and steps that the filter starts from.
@@ -22,22 +22,11 @@ pub(super) fn check(tokens: &[Token<'_>], env: &Env<'_>) -> Vec<ExprProblem> {
     match root {
         "inputs" | "workflow" | "context" => Vec::new(),
         "loop" if env.in_loop => Vec::new(),
-        "loop" => problem(first, "`loop` exists inside a loop or a map only".to_owned()),
-        "data" => problem(first, "`data` exists only where the step has a `data` param".to_owned()),
+        "loop" | "data" => problem(first, names::unknown_root(root, [])),
         "steps" => match step(&tokens[1..]) {
-            Some((token, id)) => match (env.step)(id) {
-                Visibility::Visible => Vec::new(),
-                Visibility::Unknown { suggestion: Some(near) } => {
-                    problem(token, format!("there is no step `{id}`; did you mean `{near}`?"))
-                }
-                Visibility::Unknown { suggestion: None } => {
-                    problem(token, format!("there is no step `{id}`"))
-                }
-                Visibility::TooLate { reason } => problem(
-                    token,
-                    format!("step `{id}` cannot have finished before this is evaluated: {reason}"),
-                ),
-            },
+            Some((token, id)) => {
+                names::step_problem(env, id).map_or_else(Vec::new, |message| problem(token, message))
+            }
             None => Vec::new(),
         },
         other => {

@@ -12,8 +12,8 @@ use jaq_core::{Compiler, Ctx, Filter, ValT, Vars, unwrap_valr};
 use jaq_json::{Num, Val};
 use serde_json::{Map, Number, Value};
 
-use super::super::{EvalError, ExprProblem};
-use crate::expr::jq::scan;
+use super::super::{EvalError, ExprProblem, names};
+use super::scan;
 
 /// Stack of the thread that parses: the crate recurses along every chain of up to
 /// [`super::super::TOKENS_MAX`] tokens.
@@ -148,14 +148,7 @@ fn undefined_message(name: &str, kind: &Undefined) -> String {
             if let Some(near) = arities.first() {
                 return format!("`{name}` does not take {arity} arguments; it takes {near}");
             }
-            let near = known()
-                .map(|(known, _)| (strsim::damerau_levenshtein(name, known), known))
-                .filter(|(distance, known)| *distance <= 1.max(name.len().min(known.len()) / 3))
-                .min();
-            match near {
-                Some((_, near)) => format!("unknown function `{name}`; did you mean `{near}`?"),
-                None => format!("unknown function `{name}`"),
-            }
+            format!("unknown function `{name:.64}`{}", names::clause(name, known().map(|(known, _)| known)))
         }
         Undefined::Var if name == "$ENV" => {
             "`$ENV` is not available: it reads the environment of the process".to_owned()

@@ -210,15 +210,11 @@ fn mistakes_are_found_without_running() {
 fn roots_and_steps_at_the_start_are_checked() {
     let table = [
         (".fetch.body", 1, "unknown name `fetch`; the input has steps, inputs, workflow, context, loop"),
-        (".steps.fetsh.body[]", 7, "there is no step `fetsh`; did you mean `fetch`?"),
-        (".steps[\"fetsh\"].body", 8, "there is no step `fetsh`; did you mean `fetch`?"),
-        ("[.steps.nope]", 8, "there is no step `nope`"),
-        (
-            ".steps.after",
-            7,
-            "step `after` cannot have finished before this is evaluated: it runs after this step",
-        ),
-        (".data.x", 1, "`data` exists only where the step has a `data` param"),
+        (".steps.fetsh.body[]", 7, "there is no step 'fetsh'; did you mean 'fetch'?"),
+        (".steps[\"fetsh\"].body", 8, "there is no step 'fetsh'; did you mean 'fetch'?"),
+        ("[.steps.nope]", 8, "there is no step 'nope'"),
+        (".steps.after", 7, "step 'after' cannot have finished by then: it runs after this step"),
+        (".data.x", 1, "`data` exists only where an action was given `data`"),
     ];
     for (source, column, message) in table {
         assert_eq!(problems(source, &ENV), [(column, message.to_owned())], "{source}");

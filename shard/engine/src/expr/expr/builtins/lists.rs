@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::super::EvalError;
+use super::super::super::Meter;
 use super::super::eval::elements;
-use super::super::meter::Meter;
 use super::super::predicates::sort_pairs;
 use super::super::value::{self, MapView, Text, V, View};
 use super::{count, failed, integer, size};
@@ -40,19 +40,19 @@ pub(super) fn last<'a>(_: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError
 pub(super) fn take<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let list = elements(&args[0])?;
     let count = count(&args[1])?.min(list.len());
-    meter.steps(count)?;
+    meter.elements(count)?;
     V::list(list.iter().take(count).collect(), meter)
 }
 
 pub(super) fn reverse<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let list = elements(&args[0])?;
-    meter.steps(list.len())?;
+    meter.elements(list.len())?;
     V::list(list.iter().rev().collect(), meter)
 }
 
 pub(super) fn sort<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let list = elements(&args[0])?;
-    meter.steps(list.len())?;
+    meter.elements(list.len())?;
     sort_pairs(meter, list.iter().map(|item| (item.clone(), item)).collect(), args.get(1))
 }
 
@@ -60,7 +60,7 @@ pub(super) fn uniq<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalE
     let mut seen = BTreeSet::new();
     let mut items = Vec::new();
     for item in elements(&args[0])?.iter() {
-        meter.steps(1)?;
+        meter.elements(1)?;
         if seen.insert(value::write_json(&item, true, meter)?) {
             items.push(item);
         }
@@ -72,7 +72,7 @@ pub(super) fn concat<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, Eva
     let mut items = Vec::new();
     for arg in args {
         let list = elements(arg)?;
-        meter.steps(list.len())?;
+        meter.elements(list.len())?;
         meter.bytes(list.len())?;
         items.extend(list.iter());
     }
@@ -85,10 +85,10 @@ pub(super) fn flatten<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, Ev
     let mut pending: Vec<V<'a>> = vec![args[0].clone()];
     elements(&args[0])?;
     while let Some(next) = pending.pop() {
-        meter.steps(1)?;
+        meter.elements(1)?;
         match next.view() {
             View::List(list) => {
-                meter.steps(list.len())?;
+                meter.elements(list.len())?;
                 meter.bytes(list.len())?;
                 pending.extend(list.iter().rev());
             }
@@ -100,19 +100,19 @@ pub(super) fn flatten<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, Ev
 
 pub(super) fn keys<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let map = entries(&args[0])?;
-    meter.steps(map.len())?;
+    meter.elements(map.len())?;
     V::list(map.iter().map(|(key, _)| V::Str(key)).collect(), meter)
 }
 
 pub(super) fn values<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let map = entries(&args[0])?;
-    meter.steps(map.len())?;
+    meter.elements(map.len())?;
     V::list(map.iter().map(|(_, value)| value).collect(), meter)
 }
 
 pub(super) fn to_pairs<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let map = entries(&args[0])?;
-    meter.steps(map.len())?;
+    meter.elements(map.len())?;
     let pairs: Result<Vec<_>, _> =
         map.iter().map(|(key, value)| V::list(vec![V::Str(key), value], meter)).collect();
     V::list(pairs?, meter)
@@ -121,7 +121,7 @@ pub(super) fn to_pairs<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, E
 pub(super) fn from_pairs<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let mut map = BTreeMap::new();
     for pair in elements(&args[0])?.iter() {
-        meter.steps(1)?;
+        meter.elements(1)?;
         let pair = elements(&pair)?;
         let (Some(key), Some(value), 2) = (pair.get(0), pair.get(1), pair.len()) else {
             return failed("a pair is an array of a key and a value");

@@ -5,7 +5,7 @@ mod numbers;
 mod strings;
 
 use super::super::EvalError;
-use super::meter::Meter;
+use super::super::Meter;
 use super::predicates::Predicate;
 use super::value::{V, View};
 

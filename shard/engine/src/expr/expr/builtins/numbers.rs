@@ -3,9 +3,9 @@
 use std::cmp::Ordering;
 
 use super::super::super::EvalError;
+use super::super::super::Meter;
 use super::super::ast::Op;
 use super::super::eval::arithmetic;
-use super::super::meter::Meter;
 use super::super::value::{self, V, View};
 use super::{failed, integer};
 
@@ -71,14 +71,14 @@ fn numbers<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<Vec<V<'a>>, EvalErro
     let mut numbers = Vec::new();
     let mut pending: Vec<V<'a>> = args.iter().rev().cloned().collect();
     while let Some(next) = pending.pop() {
-        meter.steps(1)?;
+        meter.elements(1)?;
         match next.view() {
             View::Int(_) | View::Float(_) => {
                 meter.bytes(std::mem::size_of::<V<'_>>())?;
                 numbers.push(next);
             }
             View::List(list) => {
-                meter.steps(list.len())?;
+                meter.elements(list.len())?;
                 meter.bytes(list.len() * std::mem::size_of::<V<'_>>())?;
                 pending.extend(list.iter().rev());
             }
@@ -122,7 +122,7 @@ pub(super) fn mean<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalE
 /// Zero of no numbers.
 pub(super) fn median<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let mut numbers = numbers(meter, args)?;
-    meter.steps(numbers.len() * (1 + numbers.len().checked_ilog2().unwrap_or(0) as usize))?;
+    meter.elements(numbers.len() * (1 + numbers.len().checked_ilog2().unwrap_or(0) as usize))?;
     let mut failure = Ok(());
     numbers.sort_by(|a, b| {
         value::order(a, b, meter).unwrap_or_else(|error| {

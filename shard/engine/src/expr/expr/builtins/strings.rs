@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::super::super::EvalError;
+use super::super::super::Meter;
 use super::super::eval::elements;
-use super::super::meter::Meter;
 use super::super::value::{self, Text, V, View};
 use super::{count, failed, integer, size, text};
 
@@ -58,7 +58,7 @@ pub(super) fn join<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalE
     let separator = args.get(1).map_or(Ok(""), text)?;
     let mut joined = String::new();
     for (at, item) in elements(&args[0])?.iter().enumerate() {
-        meter.steps(1)?;
+        meter.elements(1)?;
         let item = text(&item)?;
         meter.bytes(separator.len() + item.len())?;
         if at > 0 {
@@ -73,7 +73,7 @@ pub(super) fn join<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalE
 fn parts<'a, 't>(meter: &mut Meter, parts: impl Iterator<Item = &'t str>) -> Result<V<'a>, EvalError> {
     let mut items = Vec::new();
     for part in parts {
-        meter.steps(1)?;
+        meter.elements(1)?;
         meter.bytes(std::mem::size_of::<V<'_>>())?;
         items.push(built(meter, part.to_owned())?);
     }
@@ -142,7 +142,7 @@ pub(super) fn split_after<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>
 pub(super) fn trim<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let whole = text(&args[0])?;
     let cut = args.get(1).map(text).transpose()?;
-    meter.steps((1 + whole.len() / 32).saturating_mul(1 + cut.map_or(0, str::len) / 4))?;
+    meter.elements((1 + whole.len() / 32).saturating_mul(1 + cut.map_or(0, str::len) / 4))?;
     let trimmed = match cut {
         Some(cut) => whole.trim_matches(|c| cut.contains(c)),
         None => whole.trim(),
@@ -164,7 +164,7 @@ pub(super) fn trim_suffix<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>
 
 pub(super) fn upper<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let whole = text(&args[0])?;
-    meter.steps(1 + whole.len() / 8)?;
+    meter.elements(1 + whole.len() / 8)?;
     // A letter may become three.
     meter.bytes(whole.len() * 3)?;
     built(meter, whole.to_uppercase())
@@ -172,7 +172,7 @@ pub(super) fn upper<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, Eval
 
 pub(super) fn lower<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let whole = text(&args[0])?;
-    meter.steps(1 + whole.len() / 8)?;
+    meter.elements(1 + whole.len() / 8)?;
     meter.bytes(whole.len() * 3)?;
     built(meter, whole.to_lowercase())
 }
@@ -184,7 +184,7 @@ pub(super) fn replace<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, Ev
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     meter.scan(whole.len())?;
     let found = whole.matches(old).take(limit).count();
-    meter.steps(found)?;
+    meter.elements(found)?;
     meter.bytes(whole.len().saturating_add(found.saturating_mul(new.len())))?;
     built(meter, whole.replacen(old, new, found))
 }
