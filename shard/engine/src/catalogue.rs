@@ -71,7 +71,7 @@ const BOOLEAN: &[&str] = &["boolean"];
 const OBJECT: &[&str] = &["object"];
 const ARRAY: &[&str] = &["array"];
 const ANY: &[&str] = &["any"];
-const STRING_OR_ARRAY: &[&str] = &["string", "array"];
+const SEARCHABLE: &[&str] = &["string", "array", "object"];
 const OBJECT_OR_BOOLEAN: &[&str] = &["object", "boolean"];
 const NUMBER_OR_STRING: &[&str] = &["number", "string"];
 
@@ -92,11 +92,11 @@ pub const ACTIONS: &[Action] = &[
     action(
         "assert.contains",
         &[
-            required("haystack", STRING_OR_ARRAY, "text or list to search"),
+            required("haystack", SEARCHABLE, "text, list or object to search"),
             required("needle", ANY, "what to find"),
             optional("message", STRING, "what the failure says"),
         ],
-        "Fails unless a text or list contains a value.",
+        "Fails unless a text, list or object contains a value.",
     )
     .pure(),
     action(
@@ -113,7 +113,7 @@ pub const ACTIONS: &[Action] = &[
     action(
         "assert.matches",
         &[
-            required("value", STRING, "text to test"),
+            required("value", ANY, "text to test"),
             required("pattern", STRING, "regular expression"),
             optional("message", STRING, "what the failure says"),
         ],
@@ -139,8 +139,8 @@ pub const ACTIONS: &[Action] = &[
     action(
         "crypto.decode",
         &[
-            required("data", STRING, "what to decode"),
-            optional("encoding", STRING, "`base64` (default), `base64url` or `hex`").or(&["format"]),
+            required("data", ANY, "what to decode"),
+            optional("encoding", STRING, "`base64` (default), `base64url`, `hex` or `url`"),
         ],
         "Decodes text.",
     )
@@ -148,8 +148,8 @@ pub const ACTIONS: &[Action] = &[
     action(
         "crypto.encode",
         &[
-            required("data", STRING, "what to encode"),
-            optional("encoding", STRING, "`base64` (default), `base64url` or `hex`").or(&["format"]),
+            required("data", ANY, "what to encode"),
+            optional("encoding", STRING, "`base64` (default), `base64url`, `hex` or `url`"),
         ],
         "Encodes text.",
     )
@@ -157,7 +157,7 @@ pub const ACTIONS: &[Action] = &[
     action(
         "crypto.hash",
         &[
-            required("data", STRING, "what to hash"),
+            required("data", ANY, "what to hash"),
             optional("algorithm", STRING, "`sha256` (default), `sha384`, `sha512`, `sha1` or `md5`"),
         ],
         "Hashes text.",
@@ -166,14 +166,14 @@ pub const ACTIONS: &[Action] = &[
     action(
         "crypto.hmac",
         &[
-            required("data", STRING, "what to authenticate"),
+            required("data", ANY, "what to authenticate"),
             required("key", STRING, "the key"),
             optional("algorithm", STRING, "`sha256` (default), `sha384`, `sha512`, `sha1` or `md5`"),
         ],
         "Authenticates text with a key.",
     )
     .pure(),
-    action("crypto.uuid", &[], "Makes a random UUID.").pure(),
+    action("crypto.uuid", &[optional("version", NUMBER, "4 (default) or 7")], "Makes a random UUID.").pure(),
     action(
         "expr.eval",
         &[
@@ -185,7 +185,12 @@ pub const ACTIONS: &[Action] = &[
     .pure(),
     action(
         "fs.append",
-        &[required("path", STRING, "file or folder"), required("content", STRING, "what to append")],
+        &[
+            required("path", STRING, "file or folder"),
+            required("content", ANY, "what to append"),
+            optional("encoding", STRING, "of the content: `text` (default) or `base64`"),
+            optional("create_dirs", BOOLEAN, "make missing folders, default false"),
+        ],
         "Appends text to a file.",
     ),
     action(
@@ -193,6 +198,7 @@ pub const ACTIONS: &[Action] = &[
         &[
             required("src", STRING, "from"),
             required("dst", STRING, "to"),
+            optional("overwrite", BOOLEAN, "replace what is there, default true"),
             optional("create_dirs", BOOLEAN, "make missing folders, default false"),
         ],
         "Copies a file or folder.",
@@ -219,6 +225,7 @@ pub const ACTIONS: &[Action] = &[
         &[
             required("src", STRING, "from"),
             required("dst", STRING, "to"),
+            optional("overwrite", BOOLEAN, "replace what is there, default true"),
             optional("create_dirs", BOOLEAN, "make missing folders, default false"),
         ],
         "Moves a file or folder.",
@@ -228,6 +235,7 @@ pub const ACTIONS: &[Action] = &[
         &[
             required("path", STRING, "file or folder"),
             optional("encoding", STRING, "`text`, `base64` or `auto` (default)"),
+            optional("max_bytes", NUMBER, "a larger file is an error"),
         ],
         "Reads a file.",
     ),
@@ -240,7 +248,9 @@ pub const ACTIONS: &[Action] = &[
         "fs.write",
         &[
             required("path", STRING, "file or folder"),
-            required("content", STRING, "what to write"),
+            required("content", ANY, "what to write"),
+            optional("encoding", STRING, "of the content: `text` (default) or `base64`"),
+            optional("overwrite", BOOLEAN, "replace what is there, default true"),
             optional("create_dirs", BOOLEAN, "make missing folders, default false"),
             optional("mode", NUMBER_OR_STRING, "permissions, default 0644"),
         ],
@@ -318,21 +328,24 @@ pub const ACTIONS: &[Action] = &[
             optional("args", ARRAY, "its arguments"),
             optional("env", OBJECT, "environment variables, name to value"),
             optional("cwd", STRING, "folder to run in"),
-            optional("stdin", STRING, "what it reads"),
+            optional("stdin", ANY, "what it reads"),
             optional("timeout", STRING, "longest time, `30s`"),
             optional("shell", BOOLEAN, "run by `/bin/sh -c`, default false"),
+            optional("fail_on_nonzero_exit", BOOLEAN, "fail unless it exits with 0, default false"),
         ],
         "Runs a command.",
     ),
     action(
         "workflow.context",
         &[
-            required("action", STRING, "`read` or `update`"),
-            optional("workflow_id", STRING, "which run, default this one"),
-            optional("data", ANY, "what to store"),
-            optional("agent_notes", STRING, "notes to store"),
+            optional("action", STRING, "`update`; to read, write `${{context.NAME}}`"),
+            optional("name", STRING, "which variable to set").or(&["key"]),
+            optional("value", ANY, "what to set it to"),
+            optional("variables", OBJECT, "variables to set, name to value").or(&["data"]),
+            optional("agent_notes", STRING, "notes to keep"),
+            optional("workflow_id", STRING, "of this run; another run's context cannot be set"),
         ],
-        "Reads or updates the context of a run.",
+        "Sets variables of the run's context.",
     ),
     action(
         "workflow.emit",
@@ -343,11 +356,16 @@ pub const ACTIONS: &[Action] = &[
         "Records an event of the workflow's own and shows it to subscribers.",
     )
     .pure(),
-    action("workflow.fail", &[required("reason", STRING, "why")], "Fails the run.").pure(),
+    action(
+        "workflow.fail",
+        &[required("reason", STRING, "why").or(&["message"]), optional("details", ANY, "data for a program")],
+        "Fails the run.",
+    )
+    .pure(),
     action(
         "workflow.log",
         &[
-            required("message", STRING, "what to say"),
+            required("message", ANY, "what to say"),
             optional("level", STRING, "`debug`, `info` (default), `warn` or `error`"),
             optional("data", ANY, "more to log"),
         ],
@@ -357,7 +375,7 @@ pub const ACTIONS: &[Action] = &[
     .with_more(),
     action(
         "workflow.notify",
-        &[required("message", STRING, "what to say"), optional("data", ANY, "more to say")],
+        &[required("message", ANY, "what to say"), optional("data", ANY, "more to say")],
         "Notifies the agent of the run, if it listens.",
     )
     .with_more(),

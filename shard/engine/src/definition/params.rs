@@ -44,7 +44,11 @@ impl Compiler<'_> {
     fn check(&self, action: &Action, object: &Object<'_>, params: Option<&Object<'_>>) {
         let given = |param: &Param| {
             let names = std::iter::once(&param.name).chain(param.aliases);
-            names.copied().filter(|name| params.is_some_and(|p| p.get(name).is_some())).collect::<Vec<_>>()
+            // Where anything may stand, null may too.
+            let is_given = |params: &Object<'_>, name: &str| {
+                params.get(name).is_some() || (params.map.contains_key(name) && param.types.contains(&"any"))
+            };
+            names.copied().filter(|name| params.is_some_and(|p| is_given(p, name))).collect::<Vec<_>>()
         };
         for param in action.params {
             let names = given(param);

@@ -183,6 +183,7 @@ fn actions_go_by_their_proper_name_and_programs_are_compiled() {
         {"id": "b", "action": "expr.eval", "params": {"expression": "1 + 1"}},
         {"id": "c", "action": "expr.eval", "params": {"expression": "${{inputs.e}}"}},
         {"id": "d", "action": "workflow.emit", "params": {"event": "x", "data": {}}},
+        {"id": "f", "action": "assert.equals", "params": {"expected": null, "actual": null}},
         {"id": "e", "action": "workflow.log", "params": {"message": "m", "more": [1]}},
     ])));
     let action = |n: usize| match &d.step(d.root[n]).kind {

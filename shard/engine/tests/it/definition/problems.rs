@@ -232,7 +232,12 @@ fn actions_and_params() {
         "/params/args",
         "is a list, this is a string",
     );
-    action("assert.contains", json!({"haystack": 1, "needle": 1}), "/params/haystack", "a string or a list");
+    action(
+        "assert.contains",
+        json!({"haystack": 1, "needle": 1}),
+        "/params/haystack",
+        "a string or a list or an object",
+    );
     action("workflow.emit", json!({}), "/params", "\"event_type\"");
     action("workflow.emit", json!({"event": "a", "event_type": "b"}), "/params/event", "the same param");
     action("expr.eval", json!({"expression": ""}), "/params/expression", "empty");
