@@ -11,6 +11,7 @@ mod outline;
 mod params;
 mod parse;
 mod schema;
+mod schema_cost;
 mod sight;
 mod steps;
 mod text;

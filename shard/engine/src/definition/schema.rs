@@ -3,12 +3,14 @@
 
 use serde_json::Value;
 
-use super::InputSchema;
 use super::fields::{Object, shown, under};
+use super::{InputSchema, schema_cost};
 use crate::error::Problem;
 
 /// Most violations that are told one by one.
 const VIOLATIONS_MAX: usize = 100;
+/// Longest value that a violation quotes, in bytes.
+const VALUE_BYTES_SHOWN_MAX: usize = 100;
 /// Deepest nesting of a schema, since its compiler recurses.
 const SCHEMA_NESTING_MAX: usize = 48;
 /// Most memory of one compiled `pattern`.
@@ -66,6 +68,10 @@ fn remote_references(schema: &Value, pointer: &str) -> Vec<Problem> {
                         );
                         problems.push(Problem::at(pointer.clone(), message));
                     }
+                    if name == "$id" && field.is_string() && depth > 0 {
+                        let message = "only the schema as a whole may have an \"$id\"";
+                        problems.push(Problem::at(pointer.clone(), message));
+                    }
                     left.push((field, pointer, depth + 1));
                 }
             }
@@ -80,13 +86,24 @@ fn remote_references(schema: &Value, pointer: &str) -> Vec<Problem> {
 
 /// What of `params` violates `schema`; pointers start with `/params`.
 pub(super) fn violations(schema: &InputSchema, params: &Value) -> Vec<Problem> {
+    if !schema_cost::is_affordable(&schema.source, params) {
+        let message = "checking these params against input_schema would take too long: \
+                       the schema refers to itself too often, or the params are too large for it";
+        return vec![Problem::at("/params", message)];
+    }
     let violation = |error: jsonschema::ValidationError<'_>| {
-        Problem::at(format!("/params{}", error.instance_path()), shorter(&error.to_string()))
+        let is_short = match error.instance().as_ref() {
+            Value::Array(_) | Value::Object(_) => false,
+            Value::String(text) => text.len() <= VALUE_BYTES_SHOWN_MAX,
+            Value::Null | Value::Bool(_) | Value::Number(_) => true,
+        };
+        let message = if is_short { error.to_string() } else { error.masked().to_string() };
+        Problem::at(format!("/params{}", error.instance_path()), shorter(&message))
     };
     schema.validator.iter_errors(params).take(VIOLATIONS_MAX).map(violation).collect()
 }
 
-/// Messages quote the value that is wrong, however long it is.
+/// Messages quote lists of names, however long they are.
 fn shorter(message: &str) -> String {
     const MESSAGE_CHARS_MAX: usize = 300;
     if message.chars().count() <= MESSAGE_CHARS_MAX {

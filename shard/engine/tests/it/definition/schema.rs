@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{expect, log};
 
-fn with_schema(schema: Value) -> Value {
+pub(super) fn with_schema(schema: Value) -> Value {
     json!({"name": "n", "input_schema": schema, "definition": {"steps": [log("a", &[])]}})
 }
 
@@ -52,5 +52,87 @@ fn schemas_that_are_none() {
         &[("/input_schema/items/0/$ref", "leads out")],
     );
     expect(&with_schema(json!({"$ref": "#/$defs/none"})), &[("/input_schema", "not a JSON Schema")]);
+    expect(
+        &with_schema(json!({"items": {"$id": "http://a/b"}})),
+        &[("/input_schema/items/$id", "as a whole")],
+    );
     expect(&with_schema(json!({"pattern": "(a"})), &[("/input_schema/pattern", "not a JSON Schema")]);
+}
+
+/// Asked with `params`, refused as too costly, and soon.
+fn too_costly(schema: Value, params: &Value) {
+    let d = compiled(schema);
+    let start = std::time::Instant::now();
+    let problems = d.check_params(params).unwrap_err().problems;
+    assert!(problems.len() == 1 && problems[0].message.contains("too long"), "{problems:?}");
+    assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn schemas_that_would_take_years_are_refused_before_they_start() {
+    let twice = |target: &str| json!({"allOf": [{"$ref": target}, {"$ref": target}]});
+    let mut defs: serde_json::Map<String, Value> =
+        (0..40).map(|n| (format!("d{n}"), twice(&format!("#/$defs/d{}", n + 1)))).collect();
+    defs.insert("d40".into(), json!({"type": "string"}));
+    too_costly(json!({"$ref": "#/$defs/d0", "$defs": defs}), &json!("x"));
+
+    let nested = (0..60).fold(json!({}), |inner, _| json!({"a": inner}));
+    too_costly(json!({"properties": {"a": twice("#")}}), &nested);
+    too_costly(json!({"$anchor": "me", "properties": {"a": twice("#me")}}), &nested);
+    too_costly(
+        json!({"$dynamicAnchor": "me", "additionalProperties": {"oneOf": [{"$dynamicRef": "#me"}, {"$dynamicRef": "#me"}]}}),
+        &nested,
+    );
+    too_costly(
+        json!({"$defs": {"a b": {"properties": {"a": twice("#/$defs/a%20b")}}}, "$ref": "#/$defs/a%20b"}),
+        &nested,
+    );
+
+    let many: Vec<Value> = (0..500).map(|n| json!({"const": n})).collect();
+    too_costly(json!({"items": {"anyOf": many}}), &json!(vec![1_000; 5_000]));
+
+    let mut chain: serde_json::Map<String, Value> =
+        (0..9_000).map(|n| (format!("d{n}"), json!({"$ref": format!("#/$defs/d{}", n + 1)}))).collect();
+    chain.insert("d9000".into(), json!({}));
+    too_costly(json!({"$ref": "#/$defs/d0", "$defs": chain}), &json!(1));
+}
+
+#[test]
+fn recursive_schemas_are_fine_where_they_end() {
+    for schema in [
+        json!({"$ref": "#"}),
+        json!({"allOf": [{"$ref": "#"}]}),
+        json!({"$dynamicAnchor": "x", "$dynamicRef": "#x"}),
+    ] {
+        assert_eq!(compiled(schema).check_params(&json!({"a": 1})), Ok(()));
+    }
+    let tree = compiled(json!({"type": "object", "required": ["v"], "properties": {
+        "v": {"type": "integer"}, "left": {"$ref": "#"}, "right": {"$ref": "#"}}}));
+    let deep = (0..100).fold(json!({"v": 1}), |inner, n| json!({"v": n, "left": {"v": 1}, "right": inner}));
+    assert_eq!(tree.check_params(&deep), Ok(()));
+    let wrong = (0..3).fold(json!({"v": "x"}), |inner, n| json!({"v": n, "left": inner}));
+    assert_eq!(tree.check_params(&wrong).unwrap_err().problems[0].pointer, "/params/left/left/left/v");
+}
+
+#[test]
+fn a_pattern_cannot_backtrack_for_ever() {
+    let d = compiled(json!({"properties": {"a": {"pattern": "^(a+)+$"}}}));
+    let start = std::time::Instant::now();
+    assert!(d.check_params(&json!({"a": format!("{}b", "a".repeat(50_000))})).is_err());
+    assert!(start.elapsed() < std::time::Duration::from_secs(5));
+    expect(
+        &with_schema(json!({"pattern": "(\\w{1000}){1000}"})),
+        &[("/input_schema/pattern", "not a JSON Schema")],
+    );
+}
+
+#[test]
+fn long_values_are_not_quoted() {
+    let d = compiled(json!({"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}));
+    let problems =
+        d.check_params(&json!({"a": "y".repeat(100_000), "b": ["y".repeat(1_000)]})).unwrap_err().problems;
+    assert!(
+        problems.iter().all(|p| !p.message.contains("yyy") && p.message.contains("integer")),
+        "{problems:?}"
+    );
 }
