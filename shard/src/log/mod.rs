@@ -2,16 +2,34 @@
 //!
 //! openraft 0.9 stays behind this module: no type of it is named outside `log/`.
 
+//!
+//! The files: [`codec`] makes bytes of a batch; `types` and `group` are openraft's side, with
+//! `storage` and `state_machine` between it and ours; [`store`] is the node's one stream, written
+//! by `writer` as `frame`s into `segment` files, remembered in `index`, and read back by
+//! `recovery`.
+
+pub mod codec;
+mod frame;
+mod group;
+mod index;
+mod network;
+mod recovery;
+mod segment;
+mod state_machine;
+mod storage;
 pub mod store;
+mod types;
+mod writer;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use opcode_engine::ids::ShardId;
 
-use crate::batch::{Batch, Committed, Gathered, Position};
-use crate::error::ShardError;
+use crate::batch::{Batch, Committed};
 
+pub use frame::EntryId;
+pub use group::Group;
+pub use index::{GroupState, StoredVote};
 pub use store::LogStore;
 
 /// How to open the node's log store.
@@ -69,46 +87,5 @@ pub struct GroupOptions {
     pub propose_timeout_ms: u64,
 }
 
-/// A shard's replicated log.
-pub struct Group {
-    _private: (),
-}
-
-impl Group {
-    /// Starts the group over `store`; an empty one is initialised with this node alone. Entries
-    /// above what the tables hold are handed to them again. Returns once this node leads and all
-    /// that was committed has been enqueued.
-    pub async fn start(
-        options: GroupOptions,
-        store: Arc<LogStore>,
-        tables: Arc<dyn Tables>,
-    ) -> Result<Self, ShardError> {
-        let _ = (options, store, tables);
-        Err(ShardError::Stopped("no log".into()))
-    }
-
-    /// Appends a batch and waits until it is committed; it has been enqueued to the tables by
-    /// then. One at a time. On [`ShardError::Unknown`] it may yet be committed.
-    pub async fn propose(&self, batch: Batch<Gathered>) -> Result<Batch<Committed>, ShardError> {
-        let _ = batch;
-        Err(ShardError::Stopped("no log".into()))
-    }
-
-    /// The term this node leads in, if it leads.
-    pub fn leading_term(&self) -> Option<u64> {
-        None
-    }
-
-    /// The last committed position that has been handed to the tables.
-    pub fn committed(&self) -> Position {
-        Position::default()
-    }
-
-    /// Purges what the tables have checkpointed; call now and then.
-    pub async fn purge(&self) -> Result<(), ShardError> {
-        Ok(())
-    }
-
-    /// Stops the group; what was committed stays.
-    pub async fn shutdown(&self) {}
-}
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,327 @@
-//! The node-wide log store: one stream of records for all groups, one sync for all of them.
+//! The node-wide log store: one stream of frames for all groups, one sync for all of them.
+//!
+//! Whatever waits when the writer looks is written with one write and made durable with one
+//! `fdatasync`, votes and truncations in the same order as entries. The first error of a write or
+//! a sync is the last thing this store does: nothing is retried, nothing after it is acknowledged,
+//! and by default the process stops, since after a failed sync nobody knows what the disk holds.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
 
 use super::LogOptions;
+use super::frame::{EntryId, Kind, parse_at};
+use super::index::{GroupState, Index, Place, StoredVote};
+use super::recovery::{Recovered, recover};
+use super::segment::{Folder, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Segment, failed};
+use super::writer::{self, Writer};
 use crate::error::ShardError;
+
+/// Called with an operation's outcome once it is on stable storage, from the writer's thread.
+pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// What a group wants written.
+pub(super) enum Change {
+    /// Entries at the end of its log.
+    Append(Vec<(EntryId, Bytes)>),
+    /// Its vote.
+    Vote(StoredVote),
+    /// Entries from `from` on are gone; `last` is the last one then.
+    Truncate { from: u64, last: Option<EntryId> },
+    /// Entries up to and with this one are not needed any more.
+    Purge(EntryId),
+}
+
+/// A change on its way to the writer.
+pub(super) struct Op {
+    pub(super) group: u32,
+    pub(super) change: Change,
+    pub(super) done: Option<Done>,
+}
+
+/// What waits for the writer. Bounded by the groups: openraft has one append, vote or truncation
+/// of a group in flight at a time.
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) ops: Vec<Op>,
+    /// Commit positions: only a hint, so they ride along with the next write.
+    pub(super) committed: BTreeMap<u32, EntryId>,
+    pub(super) stopping: bool,
+    failed: bool,
+}
+
+/// What is in the log and where.
+pub(super) struct View {
+    pub(super) index: Index,
+    pub(super) segments: BTreeMap<u64, Segment>,
+}
+
+/// Files that may become segments.
+#[derive(Default)]
+pub(super) struct Spares {
+    pub(super) files: Vec<(u64, PathBuf)>,
+    pub(super) wanted: bool,
+    pub(super) stopping: bool,
+}
+
+/// What the writer and the groups share.
+pub(super) struct Shared {
+    pub(super) folder: Folder,
+    pub(super) queue: Mutex<Queue>,
+    pub(super) queued: Condvar,
+    pub(super) view: Mutex<View>,
+    pub(super) spares: Mutex<Spares>,
+    pub(super) spares_changed: Condvar,
+    failure: OnceLock<String>,
+    on_failure: OnFailure,
+    #[cfg(test)]
+    pub(super) fail_syncs: std::sync::atomic::AtomicBool,
+}
+
+/// What to do when the log cannot be written any more, with the reason.
+pub type OnFailure = fn(&str);
 
 /// All groups' logs on one node.
 pub struct LogStore {
-    _private: (),
+    pub(super) shared: Arc<Shared>,
+    groups: Mutex<std::collections::BTreeSet<u32>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    _lock: File,
+}
+
+fn stop_the_process(why: &str) {
+    tracing::error!(why, "the log cannot be written any more: stopping");
+    eprintln!("opcode: {why}: stopping, since nothing after this could be acknowledged");
+    std::process::abort();
 }
 
 impl LogStore {
-    /// Opens or makes the store: recovers, refuses a store of another format or one that is damaged.
+    /// Opens or makes the store: recovers, refuses a store of another format, one in use, or one
+    /// that is damaged. When it fails to write later, the process is aborted.
     pub fn open(options: LogOptions) -> Result<Arc<Self>, ShardError> {
-        let _ = options;
-        Ok(Arc::new(Self { _private: () }))
+        Self::open_with(options, stop_the_process)
     }
+
+    /// The same, with something else than the end of the process for when it fails.
+    pub fn open_with(options: LogOptions, on_failure: OnFailure) -> Result<Arc<Self>, ShardError> {
+        let LogOptions { dir, segment_bytes } = options;
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes) {
+            return Err(ShardError::Refused(format!(
+                "log segments of {segment_bytes} bytes: {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} will do"
+            )));
+        }
+        std::fs::create_dir_all(&dir).map_err(failed(format!("making {}", dir.display())))?;
+        let lock = lock(&dir)?;
+        let Recovered { segments, index, log_id, tail, free } = recover(&dir)?;
+        let segment_bytes = u32::try_from(segment_bytes.next_multiple_of(4096)).expect("checked above");
+        let folder = Folder { dir, segment_bytes, log_id: log_id.unwrap_or_else(rand::random) };
+        let view = View { index, segments: segments.iter().map(|s| (s.number, s.clone())).collect() };
+        let shared = Arc::new(Shared {
+            spares: Mutex::new(usable_spares(&folder, free)),
+            folder,
+            queue: Mutex::default(),
+            queued: Condvar::new(),
+            view: Mutex::new(view),
+            spares_changed: Condvar::new(),
+            failure: OnceLock::new(),
+            on_failure,
+            #[cfg(test)]
+            fail_syncs: std::sync::atomic::AtomicBool::new(false),
+        });
+        let dir = shared.folder.dir.display().to_string();
+        let writer = Writer::open(shared.clone(), segments.last().cloned(), tail)
+            .map_err(failed(format!("writing the log in {dir}")))?;
+        let threads = vec![
+            spawn("log-writer", move || writer.run())?,
+            spawn("log-spares", {
+                let shared = shared.clone();
+                move || writer::keep_spares(&shared)
+            })?,
+        ];
+        Ok(Arc::new(Self { shared, groups: Mutex::default(), threads: Mutex::new(threads), _lock: lock }))
+    }
+
+    /// Takes the log of a group; each only once, until [`LogStore::give_back`].
+    pub(super) fn take_group(&self, group: u32) -> Result<GroupState, ShardError> {
+        if !self.groups.lock().insert(group) {
+            return Err(ShardError::Refused(format!("the log of group {group} is in use already")));
+        }
+        let view = self.shared.view.lock();
+        Ok(view.index.groups.get(&group).map(|group| group.state).unwrap_or_default())
+    }
+
+    /// Gives the log of a group back.
+    pub(super) fn give_back(&self, group: u32) {
+        self.groups.lock().remove(&group);
+    }
+
+    /// Bytes of the files that are part of the log.
+    pub fn bytes(&self) -> u64 {
+        self.shared.view.lock().segments.values().map(|segment| u64::from(segment.bytes)).sum()
+    }
+}
+
+impl Drop for LogStore {
+    fn drop(&mut self) {
+        self.shared.queue.lock().stopping = true;
+        self.shared.queued.notify_all();
+        self.shared.spares.lock().stopping = true;
+        self.shared.spares_changed.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ShardError> {
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed("starting the log's threads"))
+}
+
+fn lock(dir: &std::path::Path) -> Result<File, ShardError> {
+    let path = dir.join("LOCK");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(failed(format!("opening {}", path.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(ShardError::Refused(format!("the log in {} is in use by another process", dir.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(failed(format!("locking {}", path.display()))(error)),
+    }
+}
+
+/// Free files of the right size; others (half made, of another size) are removed.
+fn usable_spares(folder: &Folder, free: Vec<(u64, PathBuf)>) -> Spares {
+    let (files, useless): (Vec<_>, Vec<_>) = free.into_iter().partition(|(_, path)| {
+        std::fs::metadata(path).is_ok_and(|data| data.len() == u64::from(folder.segment_bytes))
+    });
+    for (_, path) in useless {
+        // One that cannot be removed only takes space.
+        let _ = std::fs::remove_file(path);
+    }
+    Spares { files, ..Spares::default() }
+}
+
+impl Shared {
+    /// Hands a change to the writer; `done` is called in any case.
+    pub(super) fn submit(&self, op: Op) {
+        let mut queue = self.queue.lock();
+        if queue.failed || queue.stopping {
+            drop(queue);
+            if let Some(done) = op.done {
+                done(Err(self.refusal()));
+            }
+            return;
+        }
+        queue.ops.push(op);
+        drop(queue);
+        self.queued.notify_one();
+    }
+
+    /// Notes a commit position; it is written with whatever is written next.
+    pub(super) fn note_committed(&self, group: u32, id: EntryId) {
+        self.queue.lock().committed.insert(group, id);
+    }
+
+    /// Whether the store has failed, with the reason.
+    pub(super) fn check(&self) -> io::Result<()> {
+        match self.failure.get() {
+            Some(_) => Err(self.refusal()),
+            None => Ok(()),
+        }
+    }
+
+    fn refusal(&self) -> io::Error {
+        io::Error::other(self.failure.get().map_or("the log is closed", String::as_str))
+    }
+
+    /// The end: nothing is acknowledged from here on.
+    pub(super) fn fail(&self, error: &io::Error, waiting: Vec<Done>) {
+        let what = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the disk is full",
+            _ => "the disk failed",
+        };
+        let why = format!("writing the log in {}: {what}: {error}", self.folder.dir.display());
+        let why = self.failure.get_or_init(|| why);
+        let ops = {
+            let mut queue = self.queue.lock();
+            queue.failed = true;
+            std::mem::take(&mut queue.ops)
+        };
+        (self.on_failure)(why);
+        for done in waiting.into_iter().chain(ops.into_iter().filter_map(|op| op.done)) {
+            done(Err(self.refusal()));
+        }
+    }
+
+    /// Stops for a reason outside the log that makes going on as unsafe as a failed disk.
+    pub(super) fn give_up(&self, why: &str) {
+        (self.on_failure)(why);
+    }
+
+    /// Reads entries of a group from `from` on, to below `to`, until their bytes pass `bytes_max`;
+    /// at least one if there is one. Blocks on the disk.
+    pub(super) fn read(
+        &self,
+        group: u32,
+        (from, to): (u64, u64),
+        bytes_max: usize,
+    ) -> io::Result<Vec<(EntryId, Bytes)>> {
+        /// An entry may be moved, and its segment used again, while it is read: then it is
+        /// looked up once more.
+        const TRIES_MAX: usize = 5;
+        self.check()?;
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut next = from;
+        'entries: while next < to && (entries.is_empty() || bytes < bytes_max) {
+            for _ in 0..TRIES_MAX {
+                let Some((place, segment)) = self.locate(group, next) else { break 'entries };
+                if let Some(entry) = read_entry(&segment, place, group, next)? {
+                    bytes += entry.1.len();
+                    entries.push(entry);
+                    next += 1;
+                    continue 'entries;
+                }
+            }
+            let Some((place, segment)) = self.locate(group, next) else { break };
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "{}: entry {next} of group {group} is broken at offset {}",
+                    segment.path.display(),
+                    place.offset
+                ),
+            ));
+        }
+        Ok(entries)
+    }
+
+    fn locate(&self, group: u32, index: u64) -> Option<(Place, Segment)> {
+        let view = self.view.lock();
+        let place = *view.index.groups.get(&group)?.places.get(&index)?;
+        Some((place, view.segments.get(&place.segment).expect("a live entry's segment is kept").clone()))
+    }
+}
+
+/// Reads one entry; `None` when something else stands there.
+pub(super) fn read_entry(
+    segment: &Segment,
+    place: Place,
+    group: u32,
+    index: u64,
+) -> io::Result<Option<(EntryId, Bytes)>> {
+    let bytes = Bytes::from(segment.read(place.offset, place.bytes)?);
+    let Some(parsed) = parse_at(&bytes, place.offset as usize, segment.seed) else { return Ok(None) };
+    let frame = parsed.frame;
+    let entry = matches!(frame.kind, Kind::Entry | Kind::Moved);
+    Ok((entry && frame.group == group && frame.id.index == index)
+        .then(|| (frame.id, bytes.slice_ref(frame.body))))
 }

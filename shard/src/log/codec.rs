@@ -1,0 +1,309 @@
+//! Batches as bytes: a version byte, then one frozen struct per version, in bincode's format.
+//!
+//! The bytes go to disk and to other nodes, and this family of formats tolerates no added field:
+//! so a struct here never changes; a new shape is a new version beside it. JSON payloads pass
+//! through unread. Integrity is the log frame's affair (a checksum around these bytes), yet
+//! whatever the bytes are, decoding them ends in records or an error, and allocates no more than
+//! a small multiple of their length.
+
+use std::sync::Arc;
+
+use opcode_engine::event::EventType;
+use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp};
+use wincode::config::Configuration;
+use wincode::int_encoding::{LittleEndian, VarInt};
+use wincode::len::BincodeLen;
+use wincode::{SchemaRead, SchemaWrite};
+
+use crate::record::{EventRecord, Record, TemplateRecord};
+
+/// The version that is written.
+const VERSION: u8 = 1;
+
+/// Largest encoded batch: the largest entry of the log.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Fewest bytes of a record of version 1, which bounds what a count may claim.
+const RECORD_V1_BYTES_MIN: usize = 4;
+
+/// bincode's standard configuration: little-endian, variable-length integers.
+pub(super) type Standard = Configuration<true, BATCH_BYTES_MAX, BincodeLen, LittleEndian, VarInt, u32>;
+
+/// Frozen.
+#[derive(SchemaRead, SchemaWrite)]
+enum RecordV1<'a> {
+    Event {
+        no: u64,
+        sequence: u64,
+        event_type: u8,
+        step_id: Option<&'a str>,
+        data: &'a [u8],
+        agent_id: Option<&'a str>,
+        timestamp_ms: i64,
+    },
+    Definition {
+        hash: [u8; 32],
+        source: &'a str,
+    },
+    Template {
+        name: &'a str,
+        version: u32,
+        definition: [u8; 32],
+        source: &'a str,
+        created_at_ms: i64,
+    },
+}
+
+impl<'a> From<&'a Record> for RecordV1<'a> {
+    fn from(record: &'a Record) -> Self {
+        match record {
+            Record::Event(event) => Self::Event {
+                no: event.no.0,
+                sequence: event.sequence.0,
+                event_type: event.event_type.code(),
+                step_id: event.step_id.as_deref(),
+                data: &event.data,
+                agent_id: event.agent_id.as_deref(),
+                timestamp_ms: event.timestamp.0,
+            },
+            Record::Definition { hash, source } => Self::Definition { hash: hash.0, source },
+            Record::Template(template) => Self::Template {
+                name: &template.name,
+                version: template.version,
+                definition: template.definition.0,
+                source: &template.source,
+                created_at_ms: template.created_at.0,
+            },
+        }
+    }
+}
+
+impl RecordV1<'_> {
+    fn into_record(self, texts: &mut Texts) -> Result<Record, String> {
+        Ok(match self {
+            Self::Event { no, sequence, event_type, step_id, data, agent_id, timestamp_ms } => {
+                Record::Event(EventRecord {
+                    no: RunNo(no),
+                    sequence: Sequence(sequence),
+                    event_type: EventType::from_code(event_type)
+                        .ok_or_else(|| format!("no event type has the code {event_type}"))?,
+                    step_id: step_id.map(|text| texts.step.shared(text)),
+                    data: data.to_vec(),
+                    agent_id: agent_id.map(|text| texts.agent.shared(text)),
+                    timestamp: Timestamp(timestamp_ms),
+                })
+            }
+            Self::Definition { hash, source } => {
+                Record::Definition { hash: DefinitionHash(hash), source: source.into() }
+            }
+            Self::Template { name, version, definition, source, created_at_ms } => {
+                Record::Template(TemplateRecord {
+                    name: name.into(),
+                    version,
+                    definition: DefinitionHash(definition),
+                    source: source.into(),
+                    created_at: Timestamp(created_at_ms),
+                })
+            }
+        })
+    }
+}
+
+/// Neighbouring events mostly name the same step and agent: their text is held once.
+#[derive(Default)]
+struct Texts {
+    step: Last,
+    agent: Last,
+}
+
+#[derive(Default)]
+struct Last(Option<Arc<str>>);
+
+impl Last {
+    fn shared(&mut self, text: &str) -> Arc<str> {
+        match &self.0 {
+            Some(last) if **last == *text => last.clone(),
+            Some(_) | None => self.0.insert(text.into()).clone(),
+        }
+    }
+}
+
+/// Encodes a batch; the error says which bound it breaks.
+pub fn encode(records: &[Record]) -> Result<Vec<u8>, String> {
+    let about: usize = records
+        .iter()
+        .map(|record| match record {
+            Record::Event(event) => event.size_bytes() + event.agent_id.as_ref().map_or(0, |a| a.len()),
+            Record::Definition { source, .. } => 48 + source.len(),
+            Record::Template(template) => 64 + template.name.len() + template.source.len(),
+        })
+        .sum();
+    let mut bytes = Vec::with_capacity(8 + about);
+    bytes.push(VERSION);
+    let count = u32::try_from(records.len()).map_err(|_| "a batch of over 4 billion records".to_owned())?;
+    bytes.extend(count.to_le_bytes());
+    for record in records {
+        wincode::config::serialize_into(&mut bytes, &RecordV1::from(record), Standard::new())
+            .map_err(|error| format!("a record cannot be encoded: {error}"))?;
+    }
+    if bytes.len() > BATCH_BYTES_MAX {
+        return Err(format!("a batch of {} bytes is over the limit of {BATCH_BYTES_MAX}", bytes.len()));
+    }
+    Ok(bytes)
+}
+
+/// Decodes a batch of any version known; the error says what is broken.
+pub fn decode(bytes: &[u8]) -> Result<Vec<Record>, String> {
+    match bytes {
+        [VERSION, count @ ..] => decode_v1(count),
+        [version, ..] => Err(format!("a batch of version {version}; this build knows up to {VERSION}")),
+        [] => Err("an empty batch".into()),
+    }
+}
+
+fn decode_v1(bytes: &[u8]) -> Result<Vec<Record>, String> {
+    let (count, mut rest) = bytes.split_first_chunk::<4>().ok_or("a batch without a count")?;
+    let count = u32::from_le_bytes(*count) as usize;
+    if count > rest.len() / RECORD_V1_BYTES_MIN {
+        return Err(format!("a batch that claims {count} records in {} bytes", rest.len()));
+    }
+    let mut records = Vec::with_capacity(count);
+    let mut texts = Texts::default();
+    for number in 0..count {
+        let record: RecordV1<'_> = <RecordV1<'_> as SchemaRead<'_, Standard>>::get(&mut rest)
+            .map_err(|error| format!("record {number} of {count} is broken: {error}"))?;
+        records.push(record.into_record(&mut texts)?);
+    }
+    if !rest.is_empty() {
+        return Err(format!("{} bytes too many after a batch", rest.len()));
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn samples() -> Vec<Record> {
+        vec![
+            Record::Definition { hash: DefinitionHash([7; 32]), source: "{}".into() },
+            Record::Event(EventRecord {
+                no: RunNo(300),
+                sequence: Sequence(2),
+                event_type: EventType::StepStarted,
+                step_id: Some("a.b[1]".into()),
+                data: br#"{"attempt":1}"#.to_vec(),
+                agent_id: None,
+                timestamp: Timestamp(1_700_000_000_000),
+            }),
+            Record::Template(TemplateRecord {
+                name: "t".into(),
+                version: 3,
+                definition: DefinitionHash([9; 32]),
+                source: "{\"name\":\"t\"}".into(),
+                created_at: Timestamp(-1),
+            }),
+        ]
+    }
+
+    #[test]
+    fn the_bytes_of_version_1_never_change() {
+        let golden = concat!(
+            "0103000000",
+            "01",
+            "0707070707070707070707070707070707070707070707070707070707070707",
+            "027b7d",
+            "00fb2c0102150106612e625b315d0d7b22617474656d7074223a317d00fd00d0ca9f17030000",
+            "02",
+            "017403",
+            "0909090909090909090909090909090909090909090909090909090909090909",
+            "0c7b226e616d65223a2274227d01",
+        );
+        assert_eq!(hex::encode(encode(&samples()).unwrap()), golden);
+        assert_eq!(decode(&hex::decode(golden).unwrap()).unwrap(), samples());
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let bytes = encode(&samples()).unwrap();
+        for end in 0..bytes.len() {
+            decode(&bytes[..end]).unwrap_err();
+        }
+        decode(&[bytes.as_slice(), &[0]].concat()).unwrap_err();
+    }
+
+    #[test]
+    fn a_newer_version_and_a_mad_count_are_refused() {
+        assert!(decode(&[2, 0, 0, 0, 0]).unwrap_err().contains("version 2"));
+        assert!(decode(&[1, 255, 255, 255, 255, 0, 0]).unwrap_err().contains("claims"));
+        assert!(decode(&[1, 1, 0, 0, 0, 1, 2, 3, 4]).unwrap_err().contains("record 0 of 1"));
+        let mut unknown_type = encode(&samples()[1..2]).unwrap();
+        let at = 5 + 1 + 3 + 1;
+        assert_eq!(unknown_type[at], EventType::StepStarted.code());
+        unknown_type[at] = 255;
+        assert!(decode(&unknown_type).unwrap_err().contains("code 255"));
+    }
+
+    fn text() -> impl Strategy<Value = Arc<str>> {
+        "[a-zäß.]{0,12}".prop_map(Arc::from)
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        let data = prop::collection::vec(any::<u8>(), 0..300);
+        let kind = prop::sample::select(EventType::ALL);
+        prop_oneof![
+            4 => (any::<(u64, u64, i64)>(), kind, prop::option::of(text()), data, prop::option::of(text()))
+                .prop_map(|((no, sequence, ms), event_type, step_id, data, agent_id)| {
+                    Record::Event(EventRecord {
+                        no: RunNo(no),
+                        sequence: Sequence(sequence),
+                        event_type,
+                        step_id,
+                        data,
+                        agent_id,
+                        timestamp: Timestamp(ms),
+                    })
+                }),
+            1 => (any::<[u8; 32]>(), text())
+                .prop_map(|(hash, source)| Record::Definition { hash: DefinitionHash(hash), source }),
+            1 => (text(), any::<(u32, [u8; 32], i64)>(), text()).prop_map(
+                |(name, (version, definition, ms), source)| {
+                    Record::Template(TemplateRecord {
+                        name,
+                        version,
+                        definition: DefinitionHash(definition),
+                        source,
+                        created_at: Timestamp(ms),
+                    })
+                }
+            ),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn what_is_encoded_is_decoded(records in prop::collection::vec(record(), 0..20)) {
+            prop_assert_eq!(decode(&encode(&records).unwrap()).unwrap(), records);
+        }
+
+        #[test]
+        fn any_bytes_end_in_records_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode(&bytes);
+            let _ = decode(&[&[1, 2, 0, 0, 0], bytes.as_slice()].concat());
+        }
+
+        #[test]
+        fn a_flipped_byte_never_panics(
+            records in prop::collection::vec(record(), 1..6), at in any::<prop::sample::Index>(), flip in 1_u8..
+        ) {
+            let mut bytes = encode(&records).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            let _ = decode(&bytes);
+        }
+    }
+}

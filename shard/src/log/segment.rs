@@ -1,0 +1,224 @@
+//! Segment files: written with zeros and synced before their first use, and used again when
+//! nothing in them is needed, since overwriting space that the file system knows costs half the
+//! sync of growing a file.
+//!
+//! A file is `seg-NUMBER` while it is part of the log and `free-NUMBER` while it is not; numbers
+//! only grow. Its header names the format, the log it belongs to and the number of its use, which
+//! seeds the checksum of all it holds. Every rename is synced before anything rests on it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::frame::{HEAD_BYTES, frame_bytes};
+use crate::crash;
+use crate::error::ShardError;
+
+/// The format written and the newest understood.
+const FORMAT: u32 = 1;
+const MAGIC: [u8; 8] = *b"OPCODLOG";
+/// Frames start here: one block, so that no frame shares it with the header.
+pub(super) const HEADER_BYTES: u32 = 4096;
+const HEADER_USED_BYTES: usize = 40;
+/// Smallest segment file.
+pub(super) const SEGMENT_BYTES_MIN: u64 = 32 * 1024;
+/// Largest: offsets are 32 bits.
+pub(super) const SEGMENT_BYTES_MAX: u64 = 1 << 31;
+const ZEROS_BYTES: usize = 1024 * 1024;
+
+/// A segment file that is part of the log.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub(super) number: u64,
+    pub(super) file: Arc<File>,
+    pub(super) path: PathBuf,
+    /// Bytes of the file.
+    pub(super) bytes: u32,
+    /// What the checksums of its frames start from.
+    pub(super) seed: u32,
+}
+
+impl Segment {
+    /// Whether a frame of `bytes` fits at `at`, with room for the seal behind it.
+    pub(super) fn fits(&self, at: u32, bytes: usize) -> bool {
+        at as usize + bytes + frame_bytes(0) <= self.bytes as usize
+    }
+
+    /// Reads `bytes` at `offset`.
+    pub(super) fn read(&self, offset: u32, bytes: u32) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; bytes as usize];
+        self.file.read_exact_at(&mut buffer, offset.into())?;
+        Ok(buffer)
+    }
+}
+
+/// The folder of one log, and how its files are made.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    pub(super) dir: PathBuf,
+    /// Bytes of an ordinary segment.
+    pub(super) segment_bytes: u32,
+    /// Random; tells this log's files from another's.
+    pub(super) log_id: u64,
+}
+
+/// What a folder held when it was listed.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Segments by number, ascending.
+    pub(super) segments: Vec<(u64, PathBuf)>,
+    /// Files that may be used again.
+    pub(super) free: Vec<(u64, PathBuf)>,
+}
+
+/// Describes an error of the file system.
+pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> ShardError {
+    move |source| ShardError::Io { what: what.into(), source }
+}
+
+/// Lists the log's files in `dir`.
+pub(super) fn list(dir: &Path) -> Result<Listing, ShardError> {
+    let mut listing = Listing::default();
+    let entries = std::fs::read_dir(dir).map_err(failed(format!("listing {}", dir.display())))?;
+    for entry in entries {
+        let path = entry.map_err(failed(format!("listing {}", dir.display())))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        for (prefix, into) in [("seg-", &mut listing.segments), ("free-", &mut listing.free)] {
+            let number = name.strip_prefix(prefix).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+            if let Some(number) = number {
+                into.push((number, path.clone()));
+            }
+        }
+    }
+    listing.segments.sort();
+    listing.free.sort();
+    Ok(listing)
+}
+
+/// Syncs a folder, so that names made, changed or removed in it stay so.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn seed(log_id: u64, number: u64) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&log_id.to_le_bytes());
+    hasher.update(&number.to_le_bytes());
+    hasher.finalize()
+}
+
+/// Opens a segment that a listing found; returns it with its log's id. Changes nothing.
+pub(super) fn open(number: u64, path: &Path) -> Result<(Segment, u64), ShardError> {
+    let name = path.display();
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.map_err(failed(format!("opening {name}")))?;
+    let bytes = file.metadata().map_err(failed(format!("reading {name}")))?.len();
+    let damaged = |what: String| ShardError::Damaged(format!("{name}: {what} at offset 0"));
+    let mut header = [0; HEADER_USED_BYTES];
+    if bytes < u64::from(HEADER_BYTES) || bytes > SEGMENT_BYTES_MAX {
+        return Err(damaged(format!("a log segment of {bytes} bytes")));
+    }
+    file.read_exact_at(&mut header, 0).map_err(failed(format!("reading {name}")))?;
+    let number_at = |at: usize| u64::from_le_bytes(*header[at..].first_chunk().expect("within the header"));
+    let short_at = |at: usize| u32::from_le_bytes(*header[at..].first_chunk().expect("within the header"));
+    if header[..8] != MAGIC {
+        return Err(damaged("no header of a log segment".into()));
+    }
+    // Before the checksum: a newer format may keep it elsewhere.
+    let format = short_at(8);
+    if format > FORMAT {
+        return Err(ShardError::Refused(format!(
+            "{name} is of log format {format}; this build knows up to {FORMAT}: use the newer one"
+        )));
+    }
+    if short_at(12) != crc32fast::hash(&header[16..]) || format == 0 {
+        return Err(damaged("a broken header of a log segment".into()));
+    }
+    let (log_id, held, size) = (number_at(16), number_at(24), number_at(32));
+    if held != number {
+        return Err(damaged(format!("the header of segment {held} in the file of segment {number}")));
+    }
+    if size != bytes {
+        return Err(damaged(format!("a segment of {size} bytes in a file of {bytes}")));
+    }
+    let bytes = u32::try_from(bytes).map_err(|_| damaged(format!("a segment of {bytes} bytes")))?;
+    let segment =
+        Segment { number, file: Arc::new(file), path: path.to_owned(), bytes, seed: seed(log_id, number) };
+    Ok((segment, log_id))
+}
+
+impl Folder {
+    /// Makes `free-NUMBER` of `bytes` zeros, synced, name included.
+    pub(super) fn make_free(&self, number: u64, bytes: u32) -> io::Result<PathBuf> {
+        let path = self.dir.join(format!("free-{number:016x}"));
+        let made = write_zeros(&path, bytes).and_then(|()| sync_dir(&self.dir));
+        if let Err(error) = made {
+            // Half a file is of no use, and the disk may be full.
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        crash::point("log.roll.created");
+        Ok(path)
+    }
+
+    /// Turns a free file into segment `number`, the name synced.
+    pub(super) fn take_free(&self, free: &Path, number: u64) -> io::Result<Segment> {
+        let file = OpenOptions::new().read(true).write(true).open(free)?;
+        let bytes = file.metadata()?.len();
+        let mut header = [0; HEADER_USED_BYTES];
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+        header[16..24].copy_from_slice(&self.log_id.to_le_bytes());
+        header[24..32].copy_from_slice(&number.to_le_bytes());
+        header[32..40].copy_from_slice(&bytes.to_le_bytes());
+        let crc = crc32fast::hash(&header[16..]);
+        header[12..16].copy_from_slice(&crc.to_le_bytes());
+        file.write_all_at(&header, 0)?;
+        file.sync_data()?;
+        let path = self.dir.join(format!("seg-{number:016x}"));
+        std::fs::rename(free, &path)?;
+        sync_dir(&self.dir)?;
+        crash::point("log.roll.renamed");
+        let bytes = u32::try_from(bytes).map_err(|_| io::Error::other("a segment over 4 GiB"))?;
+        Ok(Segment { number, file: Arc::new(file), path, bytes, seed: seed(self.log_id, number) })
+    }
+
+    /// Takes a segment out of the log: to be used again when `keep` and of ordinary size, else
+    /// removed. Synced, so that a later segment never outlives an earlier one.
+    pub(super) fn release(&self, segment: &Segment, keep: bool) -> io::Result<Option<(u64, PathBuf)>> {
+        let kept = if keep && segment.bytes == self.segment_bytes {
+            let path = self.dir.join(format!("free-{:016x}", segment.number));
+            std::fs::rename(&segment.path, &path)?;
+            Some((segment.number, path))
+        } else {
+            std::fs::remove_file(&segment.path)?;
+            None
+        };
+        sync_dir(&self.dir)?;
+        Ok(kept)
+    }
+
+    /// Bytes of a segment that can hold a frame of `frame` bytes.
+    pub(super) fn bytes_for(&self, frame: usize) -> io::Result<u32> {
+        let needed = HEADER_BYTES as usize + frame + frame_bytes(0) + HEAD_BYTES;
+        if needed as u64 > SEGMENT_BYTES_MAX {
+            return Err(io::Error::other(format!("an entry of {frame} bytes fits no segment")));
+        }
+        let needed = u32::try_from(needed.next_multiple_of(4096)).map_err(io::Error::other)?;
+        Ok(needed.max(self.segment_bytes))
+    }
+}
+
+fn write_zeros(path: &Path, bytes: u32) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    let zeros = vec![0; ZEROS_BYTES.min(bytes as usize)];
+    let mut at = 0_u64;
+    while at < u64::from(bytes) {
+        let part = zeros.len().min((u64::from(bytes) - at) as usize);
+        file.write_all_at(&zeros[..part], at)?;
+        at += part as u64;
+    }
+    file.sync_all()
+}

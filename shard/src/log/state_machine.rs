@@ -1,0 +1,147 @@
+//! The state machine of a group: committed entries go to the tables, in order, and that is all.
+//!
+//! The tables apply them when it is worth it, so openraft's "applied" means "handed over" while
+//! this process lives, and what the tables hold on disk when it starts. A snapshot is a mark, not
+//! a copy: how far the tables are on stable storage, below which the log may be purged.
+
+use std::io::{self, Cursor};
+use std::sync::Arc;
+
+use openraft::storage::RaftStateMachine;
+use openraft::{
+    BasicNode, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
+    StorageIOError, StoredMembership,
+};
+use parking_lot::Mutex;
+
+use super::types::{Entry, TypeConfig, decode_log_id, decode_membership, encode_log_id, encode_membership};
+use super::{Applied, CommittedEntry, Tables};
+use crate::batch::{Batch, Position};
+
+type Result<T> = std::result::Result<T, StorageError<u64>>;
+type Membership = StoredMembership<u64, BasicNode>;
+
+/// The last position handed to the tables; shared with the group's handle.
+pub(super) type HandedOver = Arc<Mutex<Position>>;
+
+/// Hands committed entries to the tables.
+pub(super) struct StateMachine {
+    tables: Arc<dyn Tables>,
+    handed_over: HandedOver,
+    last: Option<LogId<u64>>,
+    membership: Membership,
+}
+
+/// Makes marks of what the tables have checkpointed.
+pub(super) struct Marker {
+    tables: Arc<dyn Tables>,
+}
+
+/// The position of an entry.
+pub(super) fn position(id: LogId<u64>) -> Position {
+    Position { term: id.leader_id.term, index: id.index }
+}
+
+/// What the tables keep, in openraft's terms; the error says what is broken.
+pub(super) fn decode_applied(
+    applied: &Applied,
+) -> std::result::Result<(Option<LogId<u64>>, Membership), String> {
+    Ok((decode_log_id(&applied.log_id)?, decode_membership(&applied.membership)?))
+}
+
+impl StateMachine {
+    /// One that goes on where the tables are; the error says what is broken in their position.
+    pub(super) fn new(tables: Arc<dyn Tables>, handed_over: HandedOver) -> std::result::Result<Self, String> {
+        let (last, membership) = decode_applied(&tables.applied())?;
+        if let Some(last) = last {
+            *handed_over.lock() = position(last);
+        }
+        Ok(Self { tables, handed_over, last, membership })
+    }
+
+    /// The last entry that the tables held when they were opened.
+    pub(super) fn last(&self) -> Option<LogId<u64>> {
+        self.last
+    }
+
+    fn commit(&mut self, entry: &Entry) -> Result<CommittedEntry> {
+        let id = entry.log_id;
+        let (records, membership) = match &entry.payload {
+            EntryPayload::Blank => (Arc::default(), None),
+            EntryPayload::Normal(proposal) => {
+                let records =
+                    proposal.records().map_err(|what| StorageIOError::apply(id, &io::Error::other(what)))?;
+                (records, None)
+            }
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership.clone());
+                (Arc::default(), Some(encode_membership(&self.membership)))
+            }
+        };
+        self.last = Some(id);
+        let batch = Batch::committed(records, position(id));
+        Ok(CommittedEntry { log_id: encode_log_id(id), membership, batch })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotBuilder = Marker;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId<u64>>, Membership)> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<()>>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut committed = Vec::new();
+        for entry in entries {
+            committed.push(self.commit(&entry)?);
+        }
+        let count = committed.len();
+        self.tables.enqueue(committed);
+        if let Some(last) = self.last {
+            *self.handed_over.lock() = position(last);
+        }
+        Ok(vec![(); count])
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Marker {
+        Marker { tables: self.tables.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>> {
+        Err(no_copies())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _: &SnapshotMeta<u64, BasicNode>,
+        _: Box<Cursor<Vec<u8>>>,
+    ) -> Result<()> {
+        Err(no_copies())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>> {
+        Ok(None)
+    }
+}
+
+fn no_copies() -> StorageError<u64> {
+    StorageIOError::write_snapshot(None, &io::Error::other("a group of one member takes no copies")).into()
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Marker {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>> {
+        let applied = self.tables.checkpointed().unwrap_or_default();
+        let (last_log_id, last_membership) = decode_applied(&applied)
+            .map_err(|what| StorageIOError::read_state_machine(&io::Error::other(what)))?;
+        let snapshot_id = last_log_id.map_or_else(|| "none".into(), |id| id.to_string());
+        Ok(Snapshot {
+            meta: SnapshotMeta { last_log_id, last_membership, snapshot_id },
+            snapshot: Box::default(),
+        })
+    }
+}

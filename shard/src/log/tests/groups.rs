@@ -1,0 +1,146 @@
+//! Groups from start to restart.
+
+use super::super::{Group, LogStore};
+use super::*;
+use crate::error::ShardError;
+
+async fn start(dir: &Path, tables: &Shared) -> (Arc<LogStore>, Group) {
+    let store = LogStore::open(log_options(dir)).unwrap();
+    let group = Group::start(group_options(0), store.clone(), tables.clone()).await.unwrap();
+    (store, group)
+}
+
+/// Stops a group and waits until its log is free again.
+async fn stop(store: Arc<LogStore>, group: Group) {
+    group.shutdown().await;
+    drop(group);
+    eventually("the group lets its log go", || store.take_group(0).is_ok());
+    eventually("the store is let go", || Arc::strong_count(&store) == 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_committed_is_handed_over_again_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Shared::default();
+    let (store, group) = start(dir.path(), &tables).await;
+    let term = group.leading_term().expect("it leads once started");
+    let one = group.propose(batch(&["a", "b"])).await.unwrap();
+    let two = group.propose(batch(&["c"])).await.unwrap();
+    assert_eq!(one.position().term, term);
+    assert!(one.position() < two.position());
+    assert_eq!(texts(one.records()), ["a", "b"]);
+    assert_eq!(group.committed(), two.position());
+    assert_eq!(tables.texts(), ["a", "b", "c"]);
+    stop(store, group).await;
+
+    let lost = Shared::default();
+    let (store, group) = start(dir.path(), &lost).await;
+    assert_eq!(lost.texts(), ["a", "b", "c"], "tables that held nothing get everything");
+    assert!(group.leading_term().unwrap() > term, "a new term after each start");
+    stop(store, group).await;
+
+    let (store, group) = start(dir.path(), &tables).await;
+    group.propose(batch(&["d"])).await.unwrap();
+    assert_eq!(tables.texts(), ["a", "b", "c", "d"], "tables that were up to date get only what is new");
+    stop(store, group).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_purged_below_what_the_tables_have_checkpointed() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Shared::default();
+    let (store, group) = start(dir.path(), &tables).await;
+    let long = "x".repeat(6_000);
+    for n in 0..40 {
+        group.propose(batch(&[&long, &n.to_string()])).await.unwrap();
+        if n == 30 {
+            tables.checkpoint();
+        }
+    }
+    assert!(segment_files(dir.path(), "seg-").len() > 7);
+    group.purge().await.unwrap();
+    group.purge().await.unwrap();
+    eventually("the old segments go", || segment_files(dir.path(), "seg-").len() < 5);
+    let kept = segment_files(dir.path(), "free-").len();
+    assert!((2..=3).contains(&kept), "some are kept for later, not all: {kept}");
+    stop(store, group).await;
+
+    // Tables that are where they were checkpointed get the rest, and the group still elects.
+    let behind = Shared::default();
+    *behind.applied.lock() = tables.checkpointed().unwrap();
+    let (store, group) = start(dir.path(), &behind).await;
+    assert_eq!(behind.texts().len(), 2 * 9);
+    group.propose(batch(&["more"])).await.unwrap();
+    stop(store, group).await;
+
+    // Tables that are behind that are refused.
+    let store = LogStore::open(log_options(dir.path())).unwrap();
+    let refused = Group::start(group_options(0), store, Shared::default()).await.err().unwrap();
+    assert!(matches!(&refused, ShardError::Damaged(why) if why.contains("starts behind")), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_behind_its_tables_is_refused() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let tables = Shared::default();
+    let (store, group) = start(dirs[0].path(), &tables).await;
+    group.propose(batch(&["a"])).await.unwrap();
+    stop(store, group).await;
+    let store = LogStore::open(log_options(dirs[1].path())).unwrap();
+    let refused = Group::start(group_options(0), store, tables).await.err().unwrap();
+    assert!(matches!(&refused, ShardError::Damaged(why) if why.contains("log ends at None")), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_groups_share_one_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open(log_options(dir.path())).unwrap();
+    let mut groups = Vec::new();
+    for shard in 0..16 {
+        let tables = Shared::default();
+        let group = Group::start(group_options(shard), store.clone(), tables.clone()).await.unwrap();
+        groups.push((Arc::new(group), tables));
+    }
+    let proposals = groups.iter().map(|(group, _)| {
+        let group = group.clone();
+        tokio::spawn(async move {
+            for n in 0..20 {
+                group.propose(batch(&[&n.to_string()])).await.unwrap();
+            }
+        })
+    });
+    for proposal in proposals.collect::<Vec<_>>() {
+        proposal.await.unwrap();
+    }
+    let wanted: Vec<_> = (0..20).map(|n| n.to_string()).collect();
+    for (group, tables) in &groups {
+        assert_eq!(tables.texts(), wanted);
+        group.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_acknowledged_after_a_sync_has_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Shared::default();
+    let store = LogStore::open_with(log_options(dir.path()), |_| {}).unwrap();
+    let group = Group::start(group_options(0), store.clone(), tables.clone()).await.unwrap();
+    group.propose(batch(&["a"])).await.unwrap();
+    store.shared.fail_syncs.store(true, std::sync::atomic::Ordering::SeqCst);
+    group.propose(batch(&["b"])).await.unwrap_err();
+    store.shared.fail_syncs.store(false, std::sync::atomic::Ordering::SeqCst);
+    group.propose(batch(&["c"])).await.unwrap_err();
+    assert_eq!(group.leading_term(), None);
+    assert_eq!(tables.texts(), ["a"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_in_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open(log_options(dir.path())).unwrap();
+    let refused = LogStore::open(log_options(dir.path())).err().unwrap();
+    assert!(refused.to_string().contains("in use by another process"), "{refused}");
+    let _group = Group::start(group_options(0), store.clone(), Shared::default()).await.unwrap();
+    let refused = Group::start(group_options(0), store, Shared::default()).await.err().unwrap();
+    assert!(refused.to_string().contains("in use already"), "{refused}");
+}

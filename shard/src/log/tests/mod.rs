@@ -1,0 +1,104 @@
+//! Stories about the log: groups over tables that remember, disks that lose what was not synced,
+//! files that are cut, flipped and copied.
+
+mod damage;
+mod groups;
+mod suite;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use opcode_engine::ids::{DefinitionHash, ShardId};
+use parking_lot::Mutex;
+
+use super::segment::SEGMENT_BYTES_MIN;
+use super::{Applied, CommittedEntry, GroupOptions, LogOptions, Tables};
+use crate::batch::{Batch, Gathered};
+use crate::record::Record;
+
+/// Tables in memory, applying at once, that outlive a group's restart.
+#[derive(Default)]
+pub(super) struct Remembering {
+    entries: Mutex<Vec<CommittedEntry>>,
+    applied: Mutex<Applied>,
+    checkpointed: Mutex<Option<Applied>>,
+}
+
+impl Remembering {
+    /// Says that all applied so far is on stable storage.
+    fn checkpoint(&self) {
+        *self.checkpointed.lock() = Some(self.applied.lock().clone());
+    }
+
+    /// The texts of all definitions handed over, in order.
+    fn texts(&self) -> Vec<String> {
+        let entries = self.entries.lock();
+        entries.iter().flat_map(|entry| texts(entry.batch.records())).collect()
+    }
+}
+
+impl Tables for Remembering {
+    fn applied(&self) -> Applied {
+        self.applied.lock().clone()
+    }
+
+    fn enqueue(&self, entries: Vec<CommittedEntry>) {
+        let mut applied = self.applied.lock();
+        for entry in &entries {
+            applied.log_id = entry.log_id.clone();
+            if let Some(membership) = &entry.membership {
+                applied.membership = membership.clone();
+            }
+        }
+        self.entries.lock().extend(entries);
+    }
+
+    fn backlog(&self) -> usize {
+        0
+    }
+
+    fn checkpointed(&self) -> Option<Applied> {
+        self.checkpointed.lock().clone()
+    }
+}
+
+fn texts(records: &[Record]) -> Vec<String> {
+    let text = |record: &Record| match record {
+        Record::Definition { source, .. } => source.to_string(),
+        Record::Event(_) | Record::Template(_) => panic!("only definitions are proposed here"),
+    };
+    records.iter().map(text).collect()
+}
+
+fn batch(texts: &[&str]) -> Batch<Gathered> {
+    let record = |text: &&str| Record::Definition { hash: DefinitionHash([1; 32]), source: (**text).into() };
+    Batch::gathered(texts.iter().map(record).collect())
+}
+
+fn log_options(dir: &Path) -> LogOptions {
+    LogOptions { dir: dir.to_owned(), segment_bytes: SEGMENT_BYTES_MIN }
+}
+
+fn group_options(shard: u32) -> GroupOptions {
+    GroupOptions { shard: ShardId(shard), node_id: 1, propose_timeout_ms: 20_000 }
+}
+
+fn segment_files(dir: &Path, prefix: &str) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    names.retain(|name| name.starts_with(prefix));
+    names.sort();
+    names
+}
+
+/// Polls until `condition` holds.
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "never came: {what}");
+        std::thread::yield_now();
+    }
+}
+
+type Shared = Arc<Remembering>;
