@@ -23,3 +23,4 @@ mod wire;
 pub use error::ApiError;
 pub use http::{app, openapi};
 pub use state::{NodeInfo, RouterOptions, RouterParts, RouterState};
+pub use strict::duplicate_keys;

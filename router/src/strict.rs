@@ -41,7 +41,7 @@ enum Level<'a> {
 }
 
 /// Every duplicate key in `text`, which must be valid JSON, with a pointer to it.
-pub(crate) fn duplicate_keys(text: &str) -> Vec<Problem> {
+pub fn duplicate_keys(text: &str) -> Vec<Problem> {
     let bytes = text.as_bytes();
     let mut levels: Vec<Level<'_>> = Vec::new();
     let mut problems = Vec::new();

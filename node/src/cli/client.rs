@@ -1,156 +1,178 @@
-//! The HTTP contract from the client's side: requests, problem documents, exit codes.
+//! The HTTP client: requests out, JSON or a typed failure back.
 
-use std::fmt;
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
-use super::exit;
+use super::failure::Failure;
 
-/// Longest wait for one answer; above the longest `?wait=` that commands here ask for.
-const ANSWER_MAX: Duration = Duration::from_secs(90);
+/// Longest time for an answer that waits for nothing.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Longest time to connect.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// Why a command failed, with its exit code.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) exit: u8,
-    message: String,
-}
-
-impl Failure {
-    pub(super) fn new(exit: u8, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
-    }
-
-    /// A problem document, with every single problem on a line of its own.
-    fn of_problem(status: u16, problem: &Value) -> Self {
-        let exit = match status {
-            404 => exit::NOT_FOUND,
-            401 | 403 => exit::NOT_ALLOWED,
-            408 | 504 => exit::TIMEOUT,
-            409 => exit::CONFLICT,
-            429 | 503 => exit::UNAVAILABLE,
-            _ => exit::ERROR,
-        };
-        let text = |key: &str| problem[key].as_str().unwrap_or_default();
-        let mut message = format!("{} ({status}): {}", text("code"), text("detail"));
-        for error in problem["errors"].as_array().into_iter().flatten() {
-            message.push_str(&format!("\n  {}", super::validate::problem_line(error)));
-        }
-        if problem["applied"] == "unknown" {
-            message.push_str("\n  it may have been applied all the same: ask again with the same id");
-        }
-        Self { exit, message }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-/// A client of one node.
-pub(super) struct Client {
-    base: String,
+/// A node to talk to.
+pub(crate) struct Client {
     http: reqwest::Client,
+    server: String,
+    token: Option<String>,
 }
 
 impl Client {
-    pub(super) fn new(server: &str) -> Result<Self, Failure> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(ANSWER_MAX)
-            .build()
-            .map_err(|e| Failure::new(exit::ERROR, format!("no HTTP client: {e}")))?;
-        Ok(Self { base: server.trim_end_matches('/').to_owned(), http })
+    pub(crate) fn new(server: &str, token: Option<&str>) -> Result<Self, Failure> {
+        let server = server.trim_end_matches('/').to_owned();
+        let server = if server.contains("://") { server } else { format!("http://{server}") };
+        let url = reqwest::Url::parse(&server)
+            .map_err(|error| Failure::Usage(format!("--server {server}: {error}")))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(Failure::Usage(format!("--server {server}: give an http:// or https:// address")));
+        }
+        // A second provider is refused, and the first one serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX);
+        if url.host_str().is_some_and(is_loopback) {
+            // A proxy cannot reach this machine's own loopback.
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|error| Failure::local(format!("no HTTP client: {error}")))?;
+        Ok(Self { http, server, token: token.map(str::to_owned) })
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        if error.is_timeout() {
-            return Failure::new(exit::TIMEOUT, format!("{} did not answer in time", self.base));
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.server));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
         }
-        if error.is_connect() {
-            let message =
-                format!("cannot reach {}: is a node running? Start one with `opcode dev`", self.base);
-            return Failure::new(exit::UNAVAILABLE, message);
-        }
-        Failure::new(exit::ERROR, format!("{}: {error}", self.base))
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<reqwest::Response, Failure> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+    /// `GET`, JSON.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        read_json(self.send(self.request(Method::GET, path).timeout(ANSWER_MAX)).await?).await
+    }
+
+    /// `GET` that the node may hold for `wait`.
+    pub(crate) async fn get_waiting(&self, path: &str, wait: Duration) -> Result<Value, Failure> {
+        read_json(self.send(self.request(Method::GET, path).timeout(ANSWER_MAX + wait)).await?).await
+    }
+
+    /// `GET`, text.
+    pub(crate) async fn text(&self, path: &str) -> Result<String, Failure> {
+        let response = self.send(self.request(Method::GET, path).timeout(ANSWER_MAX)).await?;
+        response.text().await.map_err(|error| self.failure(&error))
+    }
+
+    /// `GET`, bytes.
+    pub(crate) async fn bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        let response = self.send(self.request(Method::GET, path).timeout(ANSWER_MAX)).await?;
+        Ok(response.bytes().await.map_err(|error| self.failure(&error))?.to_vec())
+    }
+
+    /// `POST` of JSON.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.post_text(path, body.to_string()).await
+    }
+
+    /// `POST` of text that is JSON.
+    pub(crate) async fn post_text(&self, path: &str, body: String) -> Result<Value, Failure> {
+        let request = self.request(Method::POST, path).header("content-type", "application/json");
+        read_json(self.send(request.body(body).timeout(ANSWER_MAX)).await?).await
+    }
+
+    /// An event stream, open without end; 204 gives `None`.
+    pub(crate) async fn stream(&self, path: &str, last_event_id: u64) -> Result<Option<Response>, Failure> {
+        let request = self
+            .request(Method::GET, path)
+            .header("accept", "text/event-stream")
+            .header("last-event-id", last_event_id);
+        let response = self.send(request).await?;
+        Ok((response.status().as_u16() != 204).then_some(response))
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let response = request.send().await.map_err(|error| self.failure(&error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let text = response.text().await.map_err(|e| self.unreachable(&e))?;
-        Err(match serde_json::from_str::<Value>(&text) {
-            Ok(problem) if problem["code"].is_string() => Failure::of_problem(status.as_u16(), &problem),
-            Ok(_) | Err(_) => Failure::new(exit::ERROR, format!("{} answered {status}: {text}", self.base)),
-        })
+        let body = response.bytes().await.unwrap_or_default();
+        let document = serde_json::from_slice(&body)
+            .unwrap_or_else(|_| serde_json::json!({"detail": format!("{} answered {status}", self.server)}));
+        Err(Failure::Problem { status: status.as_u16(), document })
     }
 
-    async fn json(&self, response: reqwest::Response) -> Result<Value, Failure> {
-        let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
-        serde_json::from_slice(&bytes)
-            .map_err(|e| Failure::new(exit::ERROR, format!("{} did not answer with JSON: {e}", self.base)))
-    }
-
-    pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
-        let response = self.send(Method::GET, path, None).await?;
-        self.json(response).await
-    }
-
-    pub(super) async fn text(&self, path: &str) -> Result<String, Failure> {
-        let response = self.send(Method::GET, path, None).await?;
-        response.text().await.map_err(|e| self.unreachable(&e))
-    }
-
-    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let response = self.send(Method::POST, path, Some(body)).await?;
-        self.json(response).await
-    }
-
-    /// All items of a list, page by page, up to `limit`.
-    pub(super) async fn list(&self, path: &str, limit: usize) -> Result<Vec<Value>, Failure> {
-        let mut items: Vec<Value> = Vec::new();
-        let mut cursor: Option<String> = None;
-        while items.len() < limit {
-            let separator = if path.contains('?') { '&' } else { '?' };
-            let mut page_path = format!("{path}{separator}limit={}", (limit - items.len()).min(1_000));
-            if let Some(cursor) = &cursor {
-                page_path.push_str(&format!("&cursor={}", encode(cursor)));
-            }
-            let mut page = self.get(&page_path).await?;
-            if let Value::Array(more) = page["items"].take() {
-                items.extend(more);
-            }
-            cursor = page["next_cursor"].as_str().map(str::to_owned);
-            if cursor.is_none() {
-                break;
-            }
+    /// What a request that got no answer means.
+    pub(crate) fn failure(&self, error: &reqwest::Error) -> Failure {
+        if error.is_timeout() && !error.is_connect() {
+            return Failure::TimedOut(format!("{} did not answer in time", self.server));
         }
-        Ok(items)
+        let mut cause = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(deeper) = source {
+            // The innermost cause is the one that says what happened.
+            cause = deeper.to_string();
+            source = deeper.source();
+        }
+        Failure::Unreachable { server: self.server.clone(), cause }
     }
 }
 
-/// Percent-encodes a query value or a path segment.
-pub(super) fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
-            other => format!("%{other:02X}"),
-        })
-        .collect()
+async fn read_json(response: Response) -> Result<Value, Failure> {
+    let url = response.url().to_string();
+    let bytes = response.bytes().await.map_err(|error| Failure::local(format!("{url}: {error}")))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::local(format!("{url} did not answer with JSON: {error}")))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Text as one segment of a path or one value of a query.
+pub(crate) fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// A path with its query; values that are `None` are left out.
+pub(crate) fn with_query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
+    let given: Vec<String> = parameters
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", encoded(value.as_deref()?))))
+        .collect();
+    if given.is_empty() { path.to_owned() } else { format!("{path}?{}", given.join("&")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_queries_are_encoded() {
+        assert_eq!(encoded("a/b c:é"), "a%2Fb%20c:%C3%A9");
+        let query = [
+            ("status", Some("failed".into())),
+            ("label", None),
+            ("since", Some("2026-01-01T00:00:00+01:00".into())),
+        ];
+        assert_eq!(
+            with_query("/v1/workflows", &query),
+            "/v1/workflows?status=failed&since=2026-01-01T00:00:00%2B01:00"
+        );
+    }
+
+    #[test]
+    fn servers_that_cannot_be_meant_are_refused() {
+        assert!(matches!(Client::new("ftp://x", None), Err(Failure::Usage(_))));
+        assert!(Client::new("localhost:4100/", None).is_ok());
+    }
 }

@@ -1,75 +1,83 @@
-//! `opcode template …`
-
-use std::process::ExitCode;
+//! `opcode template`: named definitions and their versions.
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::client::{Client, Failure, encode};
-use super::output::{Output, cell, pretty};
-use super::{exit, read};
+use super::Context;
+use super::client::{encoded, with_query};
+use super::failure::Failure;
+use super::input;
+use super::output::{facts, pretty};
+use super::wf::paged;
 
-/// `opcode template …`
+/// Commands on templates.
 #[derive(Subcommand)]
 pub(crate) enum Template {
-    /// Define a template from a file; the same definition again is the same version
-    #[command(after_help = "Examples:\n  opcode template define order-processing.json\n  \
-                            opcode template define --name order steps.json")]
+    /// Define a template: a new version unless the newest one is the same
+    #[command(after_help = "Examples:
+  opcode template define approval-chain.json
+  opcode template define steps.json --name nightly")]
     Define {
-        /// A template file, or a definition with --name
+        /// A template file, or a bare definition with --name
         file: String,
-        /// Its name, when the file has none
+        /// Its name, where the file has none
         #[arg(long)]
         name: Option<String>,
     },
-    /// List templates
+    /// List the newest version of every template
+    #[command(after_help = "Examples:\n  opcode template list\n  opcode template list -q")]
     List {
-        /// At most this many
-        #[arg(long, default_value_t = 1000)]
-        limit: usize,
+        /// Templates at most
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Go on after an earlier list
+        #[arg(long)]
+        cursor: Option<String>,
+        /// Every template
+        #[arg(long)]
+        all: bool,
     },
     /// Show a template
+    #[command(
+        after_help = "Examples:\n  opcode template get approval-chain\n  opcode template get approval-chain --version v1 -o json"
+    )]
     Get {
         /// Its name
         name: String,
-        /// A version, v1 or 1; the newest without it
+        /// A version; the newest without it
         #[arg(long)]
         version: Option<String>,
     },
 }
 
-pub(super) async fn run(command: Template, client: &Client, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(command: Template, context: &Context) -> Result<(), Failure> {
     match command {
         Template::Define { file, name } => {
-            let text = read(&file)?;
-            let mut body: Value = serde_json::from_str(&text)
-                .map_err(|e| Failure::new(exit::ERROR, format!("{file}: not JSON: {e}")))?;
-            if body.get("definition").is_none() {
-                body = json!({"definition": body});
-            }
-            if let (Some(name), Some(map)) = (name, body.as_object_mut()) {
-                map.insert("name".into(), json!(name));
-            }
-            let answer = client.post("/v1/templates", &body).await?;
-            output.document(&answer, |t| println!("{} {}", cell(&t["name"]), cell(&t["version"])));
+            let text = input::read_file(&file)?;
+            let defined =
+                context.client.post_text(&with_query("/v1/templates", &[("name", name)]), text).await?;
+            context
+                .output
+                .document(&defined, |defined| facts(defined, &["name", "version", "definition_hash"]));
         }
-        Template::List { limit } => {
-            let items = client.list("/v1/templates", limit).await?;
-            output.list(
-                &items,
-                &[
-                    ("NAME", "name"),
-                    ("VERSION", "version"),
-                    ("DESCRIPTION", "description"),
-                    ("CREATED", "created_at"),
-                ],
-            );
+        Template::List { limit, cursor, all } => {
+            let columns = [
+                ("NAME", "name"),
+                ("VERSION", "version"),
+                ("CATEGORY", "category"),
+                ("DESCRIPTION", "description"),
+            ];
+            let page = paged(context, "/v1/templates", &[], limit, cursor, all).await?;
+            context.output.list(&page, &columns);
         }
         Template::Get { name, version } => {
-            let query = version.map(|v| format!("?version={}", encode(&v))).unwrap_or_default();
-            let template = client.get(&format!("/v1/templates/{}{query}", encode(&name))).await?;
-            output.document(&template, |template| println!("{}", pretty(template)));
+            let path = with_query(&format!("/v1/templates/{}", encoded(&name)), &[("version", version)]);
+            let template = context.client.get(&path).await?;
+            context.output.document(&template, |template| {
+                let head = facts(template, &["name", "version", "description", "category", "created_at"]);
+                format!("{head}\n{}", pretty(template.get("definition").unwrap_or(&Value::Null)))
+            });
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

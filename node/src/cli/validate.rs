@@ -1,80 +1,123 @@
-//! `opcode validate`: definition files checked here, without a node.
-
-use std::process::ExitCode;
+//! `opcode validate`: definitions checked here, with the engine's own rules.
 
 use clap::Args;
+use opcode_engine::Problem;
 use opcode_engine::definition::Definition;
 use serde_json::{Value, json};
 
-use super::client::Failure;
-use super::output::Output;
-use super::{exit, read};
+use super::failure::Failure;
+use super::input::read_file;
+use super::locate::{Place, excerpt, place};
+use super::output::{Format, Output, emit, pretty, yaml};
 
 /// Flags of `opcode validate`.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  opcode validate order.json\n  opcode validate workflows/*.json -o json")]
+#[command(after_help = "Examples:
+  opcode validate order.json
+  opcode validate workflows/*.json -o json
+  generate | opcode validate -")]
 pub(crate) struct Validate {
-    /// Definition or template files; `-` is stdin
+    /// Definitions or template files; `-` is stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
 }
 
-pub(super) fn run(args: &Validate, output: Output) -> Result<ExitCode, Failure> {
-    let mut results = Vec::new();
-    let mut all_valid = true;
+/// What one file came to.
+struct Checked {
+    file: String,
+    text: String,
+    result: Result<Definition, Vec<Problem>>,
+}
+
+/// Checks every file; a failure when one of them is not valid.
+pub(crate) fn run(args: &Validate, output: &Output) -> Result<(), Failure> {
+    let mut all = Vec::with_capacity(args.files.len());
     for file in &args.files {
-        let text = read(file)?;
-        let errors = match Definition::parse(&text) {
-            Ok(_) => Vec::new(),
-            Err(invalid) => invalid.problems.iter().map(|p| json!(p)).collect::<Vec<_>>(),
-        };
-        all_valid &= errors.is_empty();
-        results.push((text, json!({"file": file, "valid": errors.is_empty(), "errors": errors})));
+        let text = read_file(file)?;
+        let result = check(&text);
+        all.push(Checked { file: file.clone(), text, result });
     }
-    let documents = Value::Array(results.iter().map(|(_, document)| document.clone()).collect());
-    output.document(&documents, |_| {
-        for (text, document) in &results {
-            show(text, document);
-        }
-    });
-    Ok(if all_valid { ExitCode::SUCCESS } else { ExitCode::from(exit::ERROR) })
+    let documents = || Value::from(all.iter().map(document).collect::<Vec<_>>());
+    match output.format {
+        Format::Table => all.iter().for_each(|checked| print(checked, output.quiet)),
+        Format::Json => emit(&pretty(&documents())),
+        Format::Jsonl => all.iter().for_each(|checked| emit(&document(checked).to_string())),
+        Format::Yaml => emit(&yaml(&documents())),
+    }
+    if all.iter().all(|checked| checked.result.is_ok()) { Ok(()) } else { Err(Failure::Shown) }
 }
 
-/// One file's result for people: each problem with the text it is about and a caret under it.
-fn show(text: &str, document: &Value) {
-    let file = document["file"].as_str().unwrap_or_default();
-    if document["valid"] == true {
-        println!("{file}: valid");
-        return;
-    }
-    let parsed: Value = serde_json::from_str(text).unwrap_or_default();
-    for error in document["errors"].as_array().into_iter().flatten() {
-        println!("{file}: {}", problem_line(error));
-        let pointer = error["pointer"].as_str().unwrap_or_default();
-        let line = error["line"].as_u64().and_then(|n| usize::try_from(n).ok());
-        let source = match line {
-            Some(line) => text.lines().nth(line.saturating_sub(1)).map(str::to_owned),
-            None => parsed.pointer(pointer).and_then(Value::as_str).map(str::to_owned),
-        };
-        let column = error["column"].as_u64().and_then(|n| usize::try_from(n).ok());
-        if let (Some(source), Some(column)) = (source, column) {
-            // A window around the column, so that a long line stays one line here.
-            let first = column.saturating_sub(50);
-            let window: String = source.chars().skip(first).take(100).collect();
-            println!("    {window}\n    {}^", " ".repeat(column.saturating_sub(1).saturating_sub(first)));
+fn check(text: &str) -> Result<Definition, Vec<Problem>> {
+    let duplicates = match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Ok(_) => opcode_router::duplicate_keys(text),
+        Err(_) => Vec::new(),
+    };
+    match Definition::parse(text) {
+        Ok(definition) if duplicates.is_empty() => Ok(definition),
+        Ok(_) => Err(duplicates),
+        Err(invalid) => {
+            let mut problems = invalid.problems;
+            let new = duplicates.into_iter().filter(|d| problems.iter().all(|p| p.pointer != d.pointer));
+            let new: Vec<_> = new.collect();
+            problems.extend(new);
+            Err(problems)
         }
     }
 }
 
-/// One problem on one line.
-pub(super) fn problem_line(error: &Value) -> String {
-    let mut place = error["pointer"].as_str().unwrap_or_default().to_owned();
-    if let Some(line) = error["line"].as_u64() {
-        place.push_str(&format!(" line {line}"));
+/// The place of a problem in its file.
+pub(crate) fn place_of(text: &str, problem: &Problem) -> Place {
+    match (problem.line, problem.column) {
+        (Some(line), Some(column)) => Place { line: line as usize, column: column as usize },
+        _ => place(text, &problem.pointer),
     }
-    if let Some(column) = error["column"].as_u64() {
-        place.push_str(&format!(" column {column}"));
+}
+
+fn print(checked: &Checked, quiet: bool) {
+    let file = &checked.file;
+    match &checked.result {
+        Ok(_) if quiet => {}
+        Ok(definition) => {
+            let levels = definition.levels.len();
+            emit(&format!("{file}: valid, {} steps in {levels} levels", definition.steps.len()));
+        }
+        Err(problems) => problems.iter().for_each(|problem| emit(&described(file, &checked.text, problem))),
     }
-    let message = error["message"].as_str().unwrap_or_default();
-    if place.is_empty() { message.to_owned() } else { format!("{place}: {message}") }
+}
+
+/// `file:line:column: pointer: message` and the source line.
+pub(crate) fn described(file: &str, text: &str, problem: &Problem) -> String {
+    let at = place_of(text, problem);
+    let pointer = if problem.pointer.is_empty() { String::new() } else { format!("{}: ", problem.pointer) };
+    let column = match (problem.line, problem.column) {
+        (None, Some(column)) => format!(" (column {column} of the expression)"),
+        _ => String::new(),
+    };
+    let head = format!("{file}:{}:{}: {pointer}{}{column}", at.line, at.column, problem.message);
+    match excerpt(text, at) {
+        Some(excerpt) => format!("{head}\n{excerpt}"),
+        None => head,
+    }
+}
+
+fn document(checked: &Checked) -> Value {
+    match &checked.result {
+        Ok(definition) => {
+            let names = |level: &Vec<_>| {
+                level.iter().map(|&ix| definition.step(ix).id.to_string()).collect::<Vec<_>>()
+            };
+            let levels: Vec<_> = definition.levels.iter().map(names).collect();
+            json!({"file": checked.file, "valid": true, "steps": definition.steps.len(), "levels": levels})
+        }
+        Err(problems) => {
+            let errors: Vec<_> = problems
+                .iter()
+                .map(|problem| {
+                    let at = place_of(&checked.text, problem);
+                    json!({"pointer": problem.pointer, "message": problem.message, "line": at.line, "column": at.column})
+                })
+                .collect();
+            json!({"file": checked.file, "valid": false, "errors": errors})
+        }
+    }
 }

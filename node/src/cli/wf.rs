@@ -1,339 +1,319 @@
-//! `opcode wf …`: look at workflows and steer them.
+//! `opcode wf`: lists, reads and steers workflows.
 
-use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::client::{Client, Failure, encode};
-use super::output::{Output, cell};
-use super::{exit, json_or_file};
+use super::client::{encoded, with_query};
+use super::failure::Failure;
+use super::output::{Format, emit, emit_bytes, facts, pretty, rows, shown};
+use super::run::Watch;
+use super::wf_commands::{self, Reasoned, Retry, SignalArgs};
+use super::{Context, follow, input};
 
-/// Longest one request waits for a run; asked again until it has settled.
-const WAIT: &str = "30s";
-
-/// `opcode wf …`
+/// Commands on workflows.
 #[derive(Subcommand)]
 pub(crate) enum Wf {
     /// List workflows, newest first
-    #[command(
-        after_help = "Examples:\n  opcode wf list --status failed --status cancelled\n  opcode wf list --label team=red -o jsonl"
-    )]
     List(List),
-    /// Show one workflow
+    /// Show a workflow
+    #[command(after_help = "Examples:\n  opcode wf get ID\n  opcode wf get ID --wait 10s -o json")]
     Get {
-        /// Its id
+        /// The workflow
         id: String,
-        /// Wait until it has ended or waits for somebody
+        /// Wait until it ends or suspends, at most this long (10 minutes if not said)
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, num_args = 0..=1, default_missing_value = "10m")]
+        wait: Option<Duration>,
+        /// `strong`, `session` or `eventual`
         #[arg(long)]
-        wait: bool,
+        consistency: Option<String>,
     },
-    /// Show its events
+    /// Show a workflow's events
+    #[command(after_help = "Examples:\n  opcode wf events ID\n  opcode wf events ID --follow -o jsonl")]
     Events {
-        /// Its id
+        /// The workflow
         id: String,
-        /// Print new ones as they come, until it has ended
-        #[arg(long)]
+        /// Only events after this sequence
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+        /// Events at most
+        #[arg(long, default_value_t = 1000)]
+        limit: u32,
+        /// Go on as they happen, until the run ends
+        #[arg(long, short)]
         follow: bool,
     },
-    /// Draw its definition with the status of each step
-    Diagram {
-        /// Its id
+    /// Show the definition that a workflow is pinned to
+    #[command(after_help = "Examples:\n  opcode wf definition ID > order.json")]
+    Definition {
+        /// The workflow
         id: String,
-        /// ascii, mermaid or svg
+    },
+    /// Draw a workflow's steps and how far they are
+    #[command(
+        after_help = "Examples:\n  opcode wf diagram ID\n  opcode wf diagram ID --format svg > run.svg"
+    )]
+    Diagram {
+        /// The workflow
+        id: String,
+        /// `ascii`, `mermaid`, `svg` or `png`
         #[arg(long, default_value = "ascii")]
         format: String,
     },
-    /// Say what it waits for, since when, and what would move it
+    /// Say why a workflow is not moving
+    #[command(after_help = "Examples:\n  opcode wf why ID")]
     Why {
-        /// Its id
+        /// The workflow
         id: String,
     },
     /// Send a signal
+    Signal(SignalArgs),
+    /// Cancel a workflow
+    #[command(after_help = "Examples:\n  opcode wf cancel ID --reason 'not needed'")]
+    Cancel(Reasoned),
+    /// Stop a workflow from starting steps
+    #[command(after_help = "Examples:\n  opcode wf suspend ID")]
+    Suspend(Reasoned),
+    /// Let a suspended workflow go on
+    #[command(after_help = "Examples:\n  opcode wf resume ID")]
+    Resume(Reasoned),
+    /// Run a failed workflow again from where it failed, or from a step
+    Retry(Retry),
+    /// Start a new run of a workflow's definition with its params
     #[command(
-        after_help = "Examples:\n  opcode wf signal ID --type data --step paid --payload '{\"amount\": 3}'\n  \
-                            opcode wf signal ID --type retry --step charge"
+        after_help = "Examples:\n  opcode wf rerun ID --wait\n  opcode wf rerun ID --params '{\"n\": 2}'"
     )]
-    Signal(Signal),
-    /// End it
-    Cancel(Act),
-    /// Stop starting steps
-    Suspend(Act),
-    /// Go on
-    Resume(Act),
-    /// Run again what failed
-    Retry(Again),
-    /// Run again from a step
-    Rerun(Again),
-    /// Compare the outputs of two runs, step by step
+    Rerun {
+        /// The workflow
+        id: String,
+        /// Other params: JSON, or @FILE
+        #[arg(long, value_name = "JSON|@FILE")]
+        params: Option<String>,
+        /// Id of the new run
+        #[arg(long, value_name = "ID")]
+        new_id: Option<String>,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Compare two workflows step by step
+    #[command(after_help = "Examples:\n  opcode wf diff ID OTHER")]
     Diff {
-        /// One id
-        a: String,
-        /// Another id
-        b: String,
+        /// One workflow
+        id: String,
+        /// The other
+        other: String,
     },
 }
 
-/// Flags of `wf list`.
+/// Flags of `opcode wf list`.
 #[derive(Args)]
+#[command(after_help = "Examples:
+  opcode wf list --status failed --since 2h
+  opcode wf list --template approval-chain --label team=payments --all -o jsonl")]
 pub(crate) struct List {
-    /// Only with this status; repeat for more
+    /// A status, may be repeated: pending, active, suspended, completed, failed, cancelled
     #[arg(long)]
     status: Vec<String>,
+    /// Only this agent's
+    #[arg(long, value_name = "AGENT")]
+    agent_id: Option<String>,
     /// Only of this template
     #[arg(long)]
     template: Option<String>,
-    /// Only of this agent
-    #[arg(long)]
-    agent_id: Option<String>,
-    /// Only with this label, KEY=VALUE; repeat for more
-    #[arg(long = "label", value_name = "KEY=VALUE")]
-    labels: Vec<String>,
-    /// At most this many
+    /// Only with this label, may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = input::label)]
+    labels: Vec<(String, String)>,
+    /// Created since: RFC 3339, or how long ago (`2h`)
+    #[arg(long, value_name = "TIME", value_parser = input::time)]
+    since: Option<String>,
+    /// Created before
+    #[arg(long, value_name = "TIME", value_parser = input::time)]
+    until: Option<String>,
+    /// Workflows at most
     #[arg(long, default_value_t = 50)]
-    limit: usize,
+    limit: u32,
+    /// Go on after an earlier list
+    #[arg(long)]
+    cursor: Option<String>,
+    /// Every one that matches
+    #[arg(long)]
+    all: bool,
 }
 
-/// Flags of `wf signal`.
-#[derive(Args)]
-pub(crate) struct Signal {
-    /// Its id
-    id: String,
-    /// decision, data, cancel, retry or skip
-    #[arg(long = "type", default_value = "data")]
-    kind: String,
-    /// The step, or the name that a wait waits for
-    #[arg(long)]
-    step: Option<String>,
-    /// JSON, or @file
-    #[arg(long, value_name = "JSON|@FILE")]
-    payload: Option<String>,
-    /// Who sends it
-    #[arg(long)]
-    agent_id: Option<String>,
-    /// The same id twice is delivered once
-    #[arg(long)]
-    signal_id: Option<String>,
-}
-
-/// Flags of commands that only need a reason.
-#[derive(Args)]
-pub(crate) struct Act {
-    /// Its id
-    id: String,
-    /// Why, for the log
-    #[arg(long)]
-    reason: Option<String>,
-}
-
-/// Flags of `wf retry` and `wf rerun`.
-#[derive(Args)]
-pub(crate) struct Again {
-    /// Its id
-    id: String,
-    /// The first step to run again
-    #[arg(long)]
-    from_step: Option<String>,
-    /// Other params: JSON, or @file
-    #[arg(long, value_name = "JSON|@FILE")]
-    params: Option<String>,
-    /// Another version of its template
-    #[arg(long)]
-    version: Option<String>,
-    /// Why, for the log
-    #[arg(long)]
-    reason: Option<String>,
-}
-
-pub(super) async fn run(command: Wf, client: &Client, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(command: Wf, context: &Context) -> Result<(), Failure> {
     match command {
-        Wf::List(args) => list(args, client, output).await?,
-        Wf::Get { id, wait } => {
-            let run = if wait { settled(client, &id).await? } else { client.get(&path(&id, "")).await? };
-            output.document(&run, |run| super::run::show(run, output));
-            return Ok(if wait { exit_code(&run) } else { ExitCode::SUCCESS });
+        Wf::List(args) => list(args, context).await,
+        Wf::Get { id, wait, consistency } => get(context, &id, wait, consistency).await,
+        Wf::Events { id, after, limit, follow: false } => events(context, &id, after, limit).await,
+        Wf::Events { id, after, limit: _, follow: true } => follow::follow(context, &id, after).await,
+        Wf::Definition { id } => {
+            let definition = context.client.get(&format!("{}/definition", path_of(&id))).await?;
+            context.output.document(&definition, pretty);
+            Ok(())
         }
-        Wf::Events { id, follow: true } => follow(client, &id, output).await?,
-        Wf::Events { id, follow: false } => {
-            let mut last = 0;
-            print_events(client, &id, &mut last, output).await?;
+        Wf::Diagram { id, format } => diagram(context, &id, &format).await,
+        Wf::Why { id } => why(context, &id).await,
+        Wf::Signal(args) => wf_commands::signal(args, context).await,
+        Wf::Cancel(args) => wf_commands::reasoned(args, "cancel", "cancelled", context).await,
+        Wf::Suspend(args) => wf_commands::reasoned(args, "suspend", "suspended", context).await,
+        Wf::Resume(args) => wf_commands::reasoned(args, "resume", "resumed", context).await,
+        Wf::Retry(args) => wf_commands::retry(args, context).await,
+        Wf::Rerun { id, params, new_id, watch } => {
+            super::run::rerun(context, &id, params.as_deref(), new_id, &watch).await
         }
-        Wf::Diagram { id, format } => {
-            print!("{}", client.text(&path(&id, &format!("/diagram?format={}", encode(&format)))).await?);
-        }
-        Wf::Why { id } => {
-            let why = client.get(&path(&id, "/why")).await?;
-            let items = why["waiting_for"].as_array().cloned().unwrap_or_default();
-            output.document(&why, |_| {
-                output.list(
-                    &items,
-                    &[
-                        ("KIND", "kind"),
-                        ("STEP", "step_id"),
-                        ("SINCE", "since"),
-                        ("UNTIL", "until"),
-                        ("DETAIL", "detail"),
-                        ("REPAIR", "repair"),
-                    ],
-                );
-            });
-        }
-        Wf::Signal(args) => signal(args, client, output).await?,
-        Wf::Cancel(act) => act_on(client, output, &act, "cancel").await?,
-        Wf::Suspend(act) => act_on(client, output, &act, "suspend").await?,
-        Wf::Resume(act) => act_on(client, output, &act, "resume").await?,
-        Wf::Retry(again) => run_again(again, client, output).await?,
-        Wf::Rerun(again) if again.from_step.is_none() => {
-            return Err(Failure::new(2, "rerun needs --from-step STEP; retry runs again what failed"));
-        }
-        Wf::Rerun(again) => run_again(again, client, output).await?,
-        Wf::Diff { a, b } => diff(client, output, &a, &b).await?,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn path(id: &str, rest: &str) -> String {
-    format!("/v1/workflows/{}{rest}", encode(id))
-}
-
-/// The run once it has ended or waits for somebody.
-pub(super) async fn settled(client: &Client, id: &str) -> Result<Value, Failure> {
-    loop {
-        let run = client.get(&path(id, &format!("?wait={WAIT}"))).await?;
-        if matches!(run["status"].as_str(), Some("completed" | "failed" | "cancelled" | "suspended")) {
-            return Ok(run);
-        }
+        Wf::Diff { id, other } => wf_commands::diff(context, &id, &other).await,
     }
 }
 
-/// 3 for a run that failed or was cancelled.
-pub(super) fn exit_code(run: &Value) -> ExitCode {
-    match run["status"].as_str() {
-        Some("failed" | "cancelled") => ExitCode::from(exit::WORKFLOW_FAILED),
-        Some(_) | None => ExitCode::SUCCESS,
-    }
+/// `/v1/workflows/ID`.
+pub(crate) fn path_of(id: &str) -> String {
+    format!("/v1/workflows/{}", encoded(id))
 }
 
-/// Prints events as they come, until the run has ended or waits for somebody.
-pub(super) async fn follow(client: &Client, id: &str, output: Output) -> Result<(), Failure> {
-    let mut last = 0;
-    loop {
-        print_events(client, id, &mut last, output).await?;
-        let run = client.get(&path(id, "?wait=1s")).await?;
-        if matches!(run["status"].as_str(), Some("completed" | "failed" | "cancelled" | "suspended")) {
-            return print_events(client, id, &mut last, output).await;
-        }
-    }
-}
-
-/// Prints the events after `last`, and moves it.
-async fn print_events(client: &Client, id: &str, last: &mut u64, output: Output) -> Result<(), Failure> {
-    loop {
-        let page = client.get(&path(id, &format!("/events?after={last}&limit=1000"))).await?;
-        let items = page["items"].as_array().cloned().unwrap_or_default();
-        let Some(newest) = items.last().and_then(|event| event["sequence"].as_u64()) else { return Ok(()) };
-        *last = newest;
-        for event in &items {
-            output.document(event, |event| {
-                println!(
-                    "{:>5}  {}  {:<24} {:<32} {}",
-                    cell(&event["sequence"]),
-                    cell(&event["timestamp"]),
-                    cell(&event["type"]),
-                    cell(&event["step_id"]),
-                    cell(&event["data"])
-                );
-            });
-        }
-    }
-}
-
-async fn list(args: List, client: &Client, output: Output) -> Result<(), Failure> {
-    let mut query: Vec<String> = Vec::new();
-    if !args.status.is_empty() {
-        query.push(format!("status={}", encode(&args.status.join(","))));
-    }
-    query.extend(args.template.iter().map(|t| format!("template={}", encode(t))));
-    query.extend(args.agent_id.iter().map(|a| format!("agent_id={}", encode(a))));
-    for label in &args.labels {
-        let (key, value) = label
-            .split_once('=')
-            .ok_or_else(|| Failure::new(2, format!("--label {label}: write KEY=VALUE")))?;
-        query.push(format!("label={}", encode(&format!("{key}:{value}"))));
-    }
-    let items = client.list(&format!("/v1/workflows?{}", query.join("&")), args.limit).await?;
-    output.list(
-        &items,
-        &[
-            ("ID", "workflow_id"),
-            ("STATUS", "status"),
-            ("TEMPLATE", "template"),
-            ("AGENT", "agent_id"),
-            ("CREATED", "created_at"),
-            ("COMPLETED", "completed_at"),
-        ],
-    );
+async fn list(args: List, context: &Context) -> Result<(), Failure> {
+    let status = (!args.status.is_empty()).then(|| args.status.join(","));
+    let mut filter = vec![
+        ("status", status),
+        ("agent_id", args.agent_id),
+        ("template", args.template),
+        ("since", args.since),
+        ("until", args.until),
+    ];
+    filter.extend(args.labels.into_iter().map(|(name, value)| ("label", Some(format!("{name}:{value}")))));
+    let page = paged(context, "/v1/workflows", &filter, args.limit, args.cursor, args.all).await?;
+    let columns = [
+        ("WORKFLOW", "workflow_id"),
+        ("STATUS", "status"),
+        ("TEMPLATE", "template"),
+        ("AGENT", "agent_id"),
+        ("CREATED", "created_at"),
+        ("COMPLETED", "completed_at"),
+    ];
+    context.output.list(&page, &columns);
     Ok(())
 }
 
-async fn signal(args: Signal, client: &Client, output: Output) -> Result<(), Failure> {
-    let mut body = Map::from_iter([("type".to_owned(), json!(args.kind))]);
-    for (key, value) in
-        [("step_id", &args.step), ("agent_id", &args.agent_id), ("signal_id", &args.signal_id)]
-    {
-        if let Some(value) = value {
-            body.insert(key.into(), json!(value));
-        }
+/// A page of a list, or all pages as one.
+pub(crate) async fn paged(
+    context: &Context,
+    path: &str,
+    filter: &[(&str, Option<String>)],
+    limit: u32,
+    cursor: Option<String>,
+    all: bool,
+) -> Result<Value, Failure> {
+    let ask = async |limit: u32, cursor: Option<String>| {
+        let mut query = filter.to_vec();
+        query.extend([("limit", Some(limit.to_string())), ("cursor", cursor)]);
+        context.client.get(&with_query(path, &query)).await
+    };
+    if !all {
+        return ask(limit, cursor).await;
     }
-    if let Some(payload) = &args.payload {
-        body.insert("payload".into(), json_or_file(payload, "--payload")?);
+    let mut whole = ask(1000, cursor).await?;
+    while let Some(cursor) = whole["next_cursor"].as_str().map(str::to_owned) {
+        let mut page = ask(1000, Some(cursor)).await?;
+        whole["next_cursor"] = page["next_cursor"].take();
+        let (Some(items), Some(more)) = (whole["items"].as_array_mut(), page["items"].as_array_mut()) else {
+            break;
+        };
+        items.append(more);
     }
-    let answer = client.post(&path(&args.id, "/signals"), &Value::Object(body)).await?;
-    output.document(&answer, |answer| println!("taken as event {}", cell(&answer["sequence"])));
+    Ok(whole)
+}
+
+async fn get(
+    context: &Context,
+    id: &str,
+    wait: Option<Duration>,
+    consistency: Option<String>,
+) -> Result<(), Failure> {
+    let wait_text = wait.map(|wait| format!("{}ms", wait.as_millis()));
+    let path = with_query(&path_of(id), &[("wait", wait_text), ("consistency", consistency)]);
+    let run = context.client.get_waiting(&path, wait.unwrap_or_default()).await?;
+    context.output.document(&run, |run| {
+        let names = [
+            "workflow_id",
+            "status",
+            "template",
+            "version",
+            "agent_id",
+            "labels",
+            "created_at",
+            "started_at",
+            "completed_at",
+            "params",
+            "output",
+            "error",
+        ];
+        format!("{}\n\n{}", facts(run, &names), steps(run))
+    });
     Ok(())
 }
 
-async fn act_on(client: &Client, output: Output, act: &Act, verb: &str) -> Result<(), Failure> {
-    let body = act.reason.as_ref().map_or_else(|| json!({}), |reason| json!({"reason": reason}));
-    let answer = client.post(&path(&act.id, &format!("/{verb}")), &body).await?;
-    output.document(&answer, |_| println!("{verb}: accepted"));
-    Ok(())
-}
-
-async fn run_again(args: Again, client: &Client, output: Output) -> Result<(), Failure> {
-    let mut body = Map::new();
-    for (key, value) in [("from_step", &args.from_step), ("version", &args.version), ("reason", &args.reason)]
-    {
-        if let Some(value) = value {
-            body.insert(key.into(), json!(value));
-        }
-    }
-    if let Some(params) = &args.params {
-        body.insert("params".into(), json_or_file(params, "--params")?);
-    }
-    let answer = client.post(&path(&args.id, "/retry"), &Value::Object(body)).await?;
-    output.document(&answer, |_| println!("retry: accepted"));
-    Ok(())
-}
-
-async fn diff(client: &Client, output: Output, a: &str, b: &str) -> Result<(), Failure> {
-    let (one, two) = (client.get(&path(a, "")).await?, client.get(&path(b, "")).await?);
-    let empty = Map::new();
-    let steps = |run: &Value| run["steps"].as_object().cloned().unwrap_or_else(|| empty.clone());
-    let (one, two) = (steps(&one), steps(&two));
-    let mut ids: Vec<&String> = one.keys().chain(two.keys()).collect();
-    ids.sort();
-    ids.dedup();
-    let rows: Vec<Value> = ids
+/// The steps of a run, by the time they started.
+fn steps(run: &Value) -> String {
+    let Some(steps) = run["steps"].as_object() else { return String::new() };
+    let mut sorted: Vec<_> = steps.iter().collect();
+    let started = |step: &Value| step["started_at"].as_str().unwrap_or("~").to_owned();
+    sorted.sort_by_key(|(_, step)| started(step));
+    let lines: Vec<_> = sorted
         .into_iter()
-        .filter_map(|id| {
-            let side = |steps: &Map<String, Value>| {
-                steps.get(id).map_or(Value::Null, |step| json!([step["status"], step["output"]]))
-            };
-            let (one, two) = (side(&one), side(&two));
-            (one != two).then(|| json!({"step": id, "a": one, "b": two}))
+        .map(|(id, step)| {
+            let error = &step["error"]["message"];
+            vec![
+                id.clone(),
+                shown(&step["status"]),
+                shown(&step["attempts"]),
+                shown(&step["duration_ms"]),
+                shown(error),
+            ]
         })
         .collect();
-    output.list(&rows, &[("STEP", "step"), ("A", "a"), ("B", "b")]);
+    rows(&["STEP", "STATUS", "ATTEMPTS", "MS", "ERROR"], &lines)
+}
+
+async fn events(context: &Context, id: &str, after: u64, limit: u32) -> Result<(), Failure> {
+    let query = [("after", Some(after.to_string())), ("limit", Some(limit.to_string()))];
+    let page = context.client.get(&with_query(&format!("{}/events", path_of(id)), &query)).await?;
+    match context.output.format {
+        Format::Table => {
+            let items = page["items"].as_array().map_or(&[][..], Vec::as_slice);
+            items.iter().for_each(|event| emit(&follow::line(event)));
+            if let Some(next) = page["next_cursor"].as_str() {
+                context.output.note(&format!("more: --after {next}"));
+            }
+        }
+        Format::Json | Format::Jsonl | Format::Yaml => context.output.list(&page, &[("", "sequence")]),
+    }
+    Ok(())
+}
+
+async fn diagram(context: &Context, id: &str, format: &str) -> Result<(), Failure> {
+    let path = with_query(&format!("{}/diagram", path_of(id)), &[("format", Some(format.to_owned()))]);
+    if format == "png" {
+        emit_bytes(&context.client.bytes(&path).await?);
+    } else {
+        emit(&context.client.text(&path).await?);
+    }
+    Ok(())
+}
+
+async fn why(context: &Context, id: &str) -> Result<(), Failure> {
+    let answer = context.client.get(&format!("{}/why", path_of(id))).await?;
+    context.output.document(&answer, |answer| {
+        let reasons = answer["waiting_for"].as_array().map_or(&[][..], Vec::as_slice);
+        let lines: Vec<String> = reasons
+            .iter()
+            .map(|reason| {
+                let step = reason["step_id"].as_str().map(|step| format!(" [{step}]")).unwrap_or_default();
+                let repair =
+                    reason["repair"].as_str().map(|text| format!("\n    → {text}")).unwrap_or_default();
+                format!("{}{step}: {}{repair}", shown(&reason["kind"]), shown(&reason["detail"]))
+            })
+            .collect();
+        if lines.is_empty() { format!("{id} waits for nothing") } else { lines.join("\n") }
+    });
     Ok(())
 }
