@@ -212,7 +212,7 @@ fn copy_to(from: &Place, source: &FileStat, to: &Place, overwrites: bool) -> Don
         if existing.is_some() && !overwrites {
             return Err(to.failure(Errno::EEXIST));
         }
-        fs_tree::copy(ends.0, ends.1, 0).map_err(|errno| from.failure(errno))?
+        fs_tree::copy(ends.0, ends.1).map_err(|errno| from.failure(errno))?
     } else {
         if !fs_tree::is_file(source) {
             return Err(from.failure(Errno::ENXIO));

@@ -207,6 +207,9 @@ pub(super) fn io_failure(path: &str, errno: Errno) -> Failure {
         Errno::EACCES | Errno::EPERM | Errno::EROFS => {
             return Fault::new(Code::PermissionDenied, format!("{path:?}: {}", errno.desc())).into();
         }
+        Errno::E2BIG => "holds too many entries",
+        Errno::ENAMETOOLONG => "is too long or too deep",
+        Errno::EINVAL => "cannot be put into itself, or is no name here",
         other => {
             let message = format!("{path:?}: {}", other.desc());
             return Failure::outage(Fault::new(Code::ExecutionError, message));

@@ -21,6 +21,9 @@ const DEPTH_MAX: usize = 64;
 const FOLDER: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
+/// An open folder and a name in it.
+pub(super) type End<'a> = (BorrowedFd<'a>, &'a OsStr);
+
 /// One entry of a folder.
 pub(super) struct Entry {
     pub(super) name: OsString,
@@ -79,44 +82,49 @@ pub(super) fn remove(folder: BorrowedFd<'_>, name: &OsStr, depth: usize) -> Resu
     unlinkat(folder, name, UnlinkatFlags::RemoveDir)
 }
 
-/// Copies a folder into a new one; the bytes copied. Symlinks and special files are left out.
-pub(super) fn copy(
-    (from, from_name): (BorrowedFd<'_>, &OsStr),
-    (to, to_name): (BorrowedFd<'_>, &OsStr),
-    depth: usize,
-) -> Result<u64, Errno> {
+/// Copies a folder into another, made if need be; the bytes copied. Symlinks and special files are
+/// left out, and so is the target itself where it lies in the source.
+pub(super) fn copy(from: End<'_>, to: End<'_>) -> Result<u64, Errno> {
+    make_folder(to)?;
+    let target = fstatat(to.0, to.1, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    copy_inner(from, to, (target.st_dev, target.st_ino), 0)
+}
+
+fn make_folder((folder, name): End<'_>) -> Result<(), Errno> {
+    match mkdirat(folder, name, Mode::from_bits_truncate(0o777)) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn copy_inner(from: End<'_>, to: End<'_>, skipped: (u64, u64), depth: usize) -> Result<u64, Errno> {
     if depth > DEPTH_MAX {
         return Err(Errno::ENAMETOOLONG);
     }
-    let source = openat(from, from_name, FOLDER, Mode::empty())?;
-    // The names are read before the target is made, so that a copy into itself ends.
-    let children = names(&source, ENTRIES_MAX)?;
-    match mkdirat(to, to_name, Mode::from_bits_truncate(0o777)) {
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(errno),
-    }
-    let target = openat(to, to_name, FOLDER, Mode::empty())?;
+    make_folder(to)?;
+    let source = openat(from.0, from.1, FOLDER, Mode::empty())?;
+    let target = openat(to.0, to.1, FOLDER, Mode::empty())?;
     let mut bytes = 0;
-    for child in children {
+    for child in names(&source, ENTRIES_MAX)? {
         let stat = fstatat(&source, child.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let ends = ((source.as_fd(), child.as_os_str()), (target.as_fd(), child.as_os_str()));
+        if (stat.st_dev, stat.st_ino) == skipped {
+            continue;
+        }
         if is_dir(&stat) {
-            bytes += copy((source.as_fd(), &child), (target.as_fd(), &child), depth + 1)?;
+            bytes += copy_inner(ends.0, ends.1, skipped, depth + 1)?;
         } else if is_file(&stat) {
-            bytes += copy_file((source.as_fd(), &child), (target.as_fd(), &child), &stat)?;
+            bytes += copy_file(ends.0, ends.1, &stat)?;
         }
     }
     Ok(bytes)
 }
 
 /// Copies a file's bytes and permissions; the bytes copied.
-pub(super) fn copy_file(
-    (from, from_name): (BorrowedFd<'_>, &OsStr),
-    (to, to_name): (BorrowedFd<'_>, &OsStr),
-    stat: &FileStat,
-) -> Result<u64, Errno> {
-    let mut source = open_at(from, from_name, OFlag::O_RDONLY, 0)?;
+pub(super) fn copy_file(from: End<'_>, to: End<'_>, stat: &FileStat) -> Result<u64, Errno> {
+    let mut source = open_at(from.0, from.1, OFlag::O_RDONLY, 0)?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
-    let mut target = open_at(to, to_name, flags, stat.st_mode & 0o777)?;
+    let mut target = open_at(to.0, to.1, flags, stat.st_mode & 0o777)?;
     io::copy(&mut source, &mut target).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
 }
 

@@ -61,7 +61,8 @@ impl Http {
         Self::with_lookup(allow_private, Arc::new(SystemLookup))
     }
 
-    fn with_lookup(allow_private: bool, lookup: Arc<dyn Lookup>) -> Self {
+    /// The same with names resolved by `lookup`.
+    pub(super) fn with_lookup(allow_private: bool, lookup: Arc<dyn Lookup>) -> Self {
         Self { guard: Guard::new(allow_private, lookup), strict: OnceLock::new(), lax: OnceLock::new() }
     }
 

@@ -101,7 +101,8 @@ impl Guard {
         }
     }
 
-    async fn addresses(
+    /// The addresses of a name that may be connected to, at least one.
+    pub(super) async fn addresses(
         &self,
         name: &str,
     ) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {

@@ -15,6 +15,8 @@ mod http_guard;
 mod jq;
 mod params;
 mod shell;
+#[cfg(test)]
+mod tests;
 mod workflow;
 
 use std::io;
@@ -274,7 +276,10 @@ fn pure(call: &Call, budget: Budget) -> Option<Outcome> {
         "expr.eval" => Outcome::of(expr::eval(params, call, budget)?),
         "workflow.context" => Outcome::emitting(workflow::context(params)),
         "workflow.emit" => Outcome::emitting(workflow::emit(params)),
-        "workflow.fail" => workflow::fail(params),
+        "workflow.fail" => {
+            let fault = short(workflow::fail(params));
+            Outcome { result: Err(fault.clone()), emissions: vec![Emission::FailRun(fault)] }
+        }
         "workflow.log" => Outcome::of(workflow::log(params, call)),
         _ => return None,
     })
@@ -314,20 +319,36 @@ fn timed_out(action: &str, limit: Duration) -> Failure {
 /// The same outcome with its size under the limits of an event.
 fn bounded(outcome: Outcome) -> Outcome {
     let Outcome { result, emissions } = outcome;
+    let is_long = |emission: &Emission| match emission {
+        Emission::Custom { data: value, .. } | Emission::Set { value, .. } => {
+            is_over(value, OUTPUT_BYTES_MAX)
+        }
+        Emission::FailRun(_) | Emission::Breaker { .. } => false,
+    };
+    if emissions.iter().any(is_long) {
+        let message = format!("an event or a variable is over {OUTPUT_BYTES_MAX} bytes");
+        return Outcome::of(Err(Fault::new(Code::NonRetryable, message)));
+    }
     let result = match result {
         Ok(output) if is_over(&output, OUTPUT_BYTES_MAX) => {
             let message = format!("the output is over {OUTPUT_BYTES_MAX} bytes");
             Err(Fault::new(Code::NonRetryable, message))
         }
         Ok(output) => Ok(output),
-        Err(fault) if is_over(&fault.details, DETAILS_BYTES_MAX) => {
-            let mut preview = fault.details.to_string();
-            preview.truncate(preview.floor_char_boundary(PREVIEW_BYTES));
-            Err(fault.with_details(json!({"is_cut": true, "preview": preview})))
-        }
-        Err(fault) => Err(fault),
+        Err(fault) => Err(short(fault)),
     };
     Outcome { result, emissions }
+}
+
+/// The same fault with a message and details that fit an event.
+fn short(mut fault: Fault) -> Fault {
+    fault.message.truncate(fault.message.floor_char_boundary(PREVIEW_BYTES));
+    if !is_over(&fault.details, DETAILS_BYTES_MAX) {
+        return fault;
+    }
+    let mut preview = fault.details.to_string();
+    preview.truncate(preview.floor_char_boundary(PREVIEW_BYTES));
+    fault.with_details(json!({"is_cut": true, "preview": preview}))
 }
 
 /// Whether a value's JSON is longer than `bytes_max`; stops counting there.

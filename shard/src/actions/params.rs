@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use opcode_engine::{Code, Fault};
+use opcode_engine::{Code, Fault, catalogue};
 use serde_json::Value;
 
 /// The params of one call of one action.
@@ -22,9 +22,13 @@ impl<'a> Params<'a> {
         self.given(name).filter(|v| !v.is_null())
     }
 
-    /// The value, null included.
+    /// The value, null included, under its name or one that the catalogue has for it.
     pub(super) fn given(&self, name: &str) -> Option<&'a Value> {
-        self.values.as_object()?.get(name)
+        let values = self.values.as_object()?;
+        values.get(name).or_else(|| {
+            let param = catalogue::find(self.action)?.params.iter().find(|p| p.name == name)?;
+            param.aliases.iter().find_map(|alias| values.get(*alias))
+        })
     }
 
     pub(super) fn require(&self, name: &str) -> Result<&'a Value, Fault> {

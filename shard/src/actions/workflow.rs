@@ -4,8 +4,8 @@ use opcode_engine::command::Emission;
 use opcode_engine::{Code, Fault};
 use serde_json::{Value, json};
 
-use super::params::Params;
-use super::{Call, Outcome};
+use super::Call;
+use super::params::{Params, text_of};
 
 /// Variables that one `workflow.context` may set.
 const VARIABLES_MAX: usize = 1_000;
@@ -13,40 +13,31 @@ const VARIABLES_MAX: usize = 1_000;
 type Emitted = Result<(Value, Vec<Emission>), Fault>;
 
 pub(super) fn emit(params: Params<'_>) -> Emitted {
-    let event = match params.str("event")? {
-        Some(event) if !event.is_empty() => event,
-        _ => params.require_str("event_type").map_err(|_| params.invalid("event", "is required"))?,
-    };
-    let data = params.given("data").or_else(|| params.given("payload")).cloned().unwrap_or(Value::Null);
+    let event = params.require_str("event_type")?;
+    let data = params.given("payload").cloned().unwrap_or(Value::Null);
     let output = json!({"emitted": true, "event": event});
     Ok((output, vec![Emission::Custom { event: event.to_owned(), data }]))
 }
 
-/// Takes `{name, value}` (or `key`), or `{variables: {…}}`, or OPCODE's `{action: "update",
-/// data: {…}, agent_notes}`. Reading is done with `${{ context.… }}`.
+/// Sets one variable, `{name, value}`, or many, `{variables: {…}}`; `agent_notes` is one more.
+/// Reading is done with `${{context.NAME}}`.
 pub(super) fn context(params: Params<'_>) -> Emitted {
     if params.str("action")? == Some("read") {
         return Err(params.invalid("action", "read is not needed: use ${{context.NAME}}"));
     }
     let mut variables: Vec<(String, Value)> = Vec::new();
-    let name = match params.str("name")? {
-        Some(name) => Some(name),
-        None => params.str("key")?,
-    };
-    if let Some(name) = name {
+    if let Some(name) = params.str("name")? {
         if name.is_empty() {
             return Err(params.invalid("name", "is empty"));
         }
         variables.push((name.to_owned(), params.require("value")?.clone()));
     }
-    for object in ["variables", "data"] {
-        match params.get(object) {
-            None => {}
-            Some(Value::Object(fields)) => {
-                variables.extend(fields.iter().map(|(k, v)| (k.clone(), v.clone())));
-            }
-            Some(_) => return Err(params.invalid(object, "must be an object")),
+    match params.get("variables") {
+        None => {}
+        Some(Value::Object(fields)) => {
+            variables.extend(fields.iter().map(|(name, value)| (name.clone(), value.clone())));
         }
+        Some(_) => return Err(params.invalid("variables", "must be an object")),
     }
     if let Some(notes) = params.str("agent_notes")? {
         variables.push(("agent_notes".to_owned(), json!(notes)));
@@ -62,12 +53,10 @@ pub(super) fn context(params: Params<'_>) -> Emitted {
     Ok((json!({"updated": true, "set": names}), emissions))
 }
 
-/// The step fails, and with it the run, whatever the step's `on_error` says.
-pub(super) fn fail(params: Params<'_>) -> Outcome {
-    let message = params.str("reason").ok().flatten().or_else(|| params.str("message").ok().flatten());
-    let fault = Fault::new(Code::NonRetryable, message.unwrap_or("failed by workflow.fail"))
-        .with_details(params.get("details").cloned().unwrap_or(Value::Null));
-    Outcome { result: Err(fault.clone()), emissions: vec![Emission::FailRun(fault)] }
+/// Why the step fails, and with it the run, whatever the step's `on_error` says.
+pub(super) fn fail(params: Params<'_>) -> Fault {
+    let reason = params.get("reason").map_or("failed by workflow.fail".into(), text_of);
+    Fault::new(Code::NonRetryable, reason).with_details(params.get("details").cloned().unwrap_or(Value::Null))
 }
 
 pub(super) fn log(params: Params<'_>, call: &Call) -> Result<Value, Fault> {
@@ -116,23 +105,18 @@ mod tests {
     #[test]
     fn context_sets_one_or_many() {
         let set = |name: &str, value: Value| Emission::Set { name: name.into(), value };
-        let one = context(Params::new("c", &json!({"key": "a", "value": null}))).unwrap();
+        let one = context(Params::new("workflow.context", &json!({"key": "a", "value": null}))).unwrap();
         assert_eq!(one.1, [set("a", Value::Null)]);
-        let many =
-            context(Params::new("c", &json!({"action": "update", "data": {"a": 1, "b": [2]}}))).unwrap();
+        let many = context(Params::new(
+            "workflow.context",
+            &json!({"action": "update", "data": {"a": 1, "b": [2]}}),
+        ))
+        .unwrap();
         assert_eq!(many.1, [set("a", json!(1)), set("b", json!([2]))]);
         for params in [json!({}), json!({"name": "a"}), json!({"variables": [1]}), json!({"action": "read"})]
         {
             let fault = context(Params::new("workflow.context", &params)).unwrap_err();
             assert_eq!(fault.code, Code::ValidationError, "{params}");
         }
-    }
-
-    #[test]
-    fn fail_fails_the_run() {
-        let outcome = fail(Params::new("workflow.fail", &json!({"reason": "no stock", "details": {"n": 0}})));
-        let fault = outcome.result.unwrap_err();
-        assert_eq!((fault.code, fault.message.as_str()), (Code::NonRetryable, "no stock"));
-        assert_eq!(outcome.emissions, [Emission::FailRun(fault)]);
     }
 }

