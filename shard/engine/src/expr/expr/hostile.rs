@@ -235,6 +235,18 @@ proptest! {
         let _ = Expr::compile(&source, &ENV);
     }
 
+    /// An order that rounds is none, and sorting by it panics.
+    #[test]
+    fn sorting_mixed_numbers_is_a_total_order(near in prop::collection::vec((-3_i64..4, any::<bool>()), 0..60)) {
+        let base = 9_007_199_254_740_992_i64;
+        let number = |(offset, is_float): &(i64, bool)| {
+            if *is_float { format!("{}.0", base + offset) } else { (base + offset).to_string() }
+        };
+        let list: Vec<String> = near.iter().map(number).collect();
+        let expr = Expr::compile(&format!("let s = sort([{}]); all(1..len(s) - 1, s[# - 1] <= s[#])", list.join(",")), &ENV);
+        prop_assert_eq!(expr.unwrap().eval(&scope(), Budget::WORKER), Ok(serde_json::Value::Bool(true)));
+    }
+
     /// Arithmetic against a second, much simpler evaluator: plain recursion over a tree.
     #[test]
     fn arithmetic_agrees_with_plain_recursion(tree in arithmetic()) {

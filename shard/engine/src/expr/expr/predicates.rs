@@ -165,23 +165,28 @@ pub(super) fn sort_pairs<'a>(
         Some(View::Str("desc")) => true,
         Some(_) => return Err(EvalError::failed("the order is \"asc\" or \"desc\"")),
     };
-    let comparisons = pairs.len() * (1 + pairs.len().checked_ilog2().unwrap_or(0) as usize);
-    meter.elements(comparisons)?;
-    let mut failure = None;
-    pairs.sort_by(|(a, _), (b, _)| {
-        if failure.is_some() {
-            return Ordering::Equal;
+    let mut text_max = 0;
+    for (key, _) in &pairs {
+        let (View::Int(_) | View::Float(_) | View::Str(_), Some(_)) =
+            (key.view(), value::order_paid(key, &pairs[0].0))
+        else {
+            let (first, other) = (pairs[0].0.type_name(), key.type_name());
+            return Err(EvalError::failed(format!(
+                "keys to sort by are all numbers or all strings, not {first} and {other}"
+            )));
+        };
+        if let View::Str(text) = key.view() {
+            text_max = text_max.max(text.len());
         }
-        let ordering = value::order(a, b, meter).unwrap_or_else(|error| {
-            failure = Some(error);
-            Ordering::Equal
-        });
+    }
+    // Paid before it starts, since a sort cannot stop in the middle.
+    let comparisons = pairs.len() * (1 + pairs.len().checked_ilog2().unwrap_or(0) as usize);
+    meter.elements(comparisons.saturating_mul(1 + text_max / 64))?;
+    pairs.sort_by(|(a, _), (b, _)| {
+        let ordering = value::order_paid(a, b).unwrap_or(Ordering::Equal);
         if descending { ordering.reverse() } else { ordering }
     });
-    match failure {
-        Some(error) => Err(error),
-        None => V::list(pairs.into_iter().map(|(_, item)| item).collect(), meter),
-    }
+    V::list(pairs.into_iter().map(|(_, item)| item).collect(), meter)
 }
 
 fn sort_by<'a>(machine: &mut Machine<'a>, list: ListView<'_, 'a>, rest: &'a [Id]) -> Evaluated<'a> {

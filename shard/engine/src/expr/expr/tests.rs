@@ -136,6 +136,10 @@ fn literals_and_operators() {
         1 /* one */ + 2 // two => 3
         9223372036854775807 + 1 => 9.223372036854776e+18
         9007199254740993 => 9007199254740993
+        9007199254740993 == 9007199254740992.0 => false
+        9007199254740993 > 9007199254740992.0 => true
+        -1 < -0.5 => true
+        9223372036854775807 < 9223372036854775808.0 => true
     "##,
     );
 }
@@ -344,7 +348,8 @@ fn mistakes_of_values_name_the_place() {
         ("filter([1], {#})", 1, "a condition must be true or false, not int"),
         ("map([1], {.x})", 12, "int has no field `x`"),
         ("steps['later-done'].x", 7, "step `later-done` is not done"),
-        ("sort([1, 'a'])", 1, "string and int have no order between them"),
+        ("sort([1, 'a'])", 1, "keys to sort by are all numbers or all strings, not int and string"),
+        ("sort([nil])", 1, "keys to sort by are all numbers or all strings, not nil and nil"),
         ("reduce([], #acc)", 1, "`reduce` of an empty array needs an initial value as its third argument"),
         ("upper(1)", 1, "expected a string, got int"),
         ("2 ** 5000", 3, "the result is not a finite number"),

@@ -180,7 +180,10 @@ impl<'v, 'a> MapView<'v, 'a> {
 fn number_view<'v, 'a>(number: &Number) -> View<'v, 'a> {
     match number.as_i64() {
         Some(int) => View::Int(int),
-        None => View::Float(number.as_f64().unwrap_or(f64::INFINITY)),
+        // Beyond what a float holds, only the sign is left.
+        None => View::Float(number.as_f64().unwrap_or_else(|| {
+            if number.to_string().starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY }
+        })),
     }
 }
 
@@ -369,7 +372,9 @@ pub(super) fn equal(a: &V<'_>, b: &V<'_>, meter: &mut Meter) -> Result<bool, Eva
         (View::Nil, View::Nil) => true,
         (View::Bool(a), View::Bool(b)) => a == b,
         (View::Int(a), View::Int(b)) => a == b,
-        (View::Int(int), View::Float(float)) | (View::Float(float), View::Int(int)) => int as f64 == float,
+        (View::Int(int), View::Float(float)) | (View::Float(float), View::Int(int)) => {
+            int_against_float(int, float).is_eq()
+        }
         (View::Float(a), View::Float(b)) => a == b,
         (View::Str(a), View::Str(b)) => {
             meter.scan(a.len().min(b.len()))?;
@@ -413,18 +418,36 @@ pub(super) fn equal(a: &V<'_>, b: &V<'_>, meter: &mut Meter) -> Result<bool, Eva
 
 /// The order of two numbers or two strings.
 pub(super) fn order(a: &V<'_>, b: &V<'_>, meter: &mut Meter) -> Result<Ordering, EvalError> {
-    let ordering = match (a.view(), b.view()) {
-        (View::Int(a), View::Int(b)) => Some(a.cmp(&b)),
-        (View::Int(a), View::Float(b)) => (a as f64).partial_cmp(&b),
-        (View::Float(a), View::Int(b)) => a.partial_cmp(&(b as f64)),
-        (View::Float(a), View::Float(b)) => a.partial_cmp(&b),
-        (View::Str(a), View::Str(b)) => {
-            meter.scan(a.len().min(b.len()))?;
-            Some(a.cmp(b))
-        }
-        _ => None,
-    };
-    ordering.ok_or_else(|| {
+    if let (View::Str(a), View::Str(b)) = (a.view(), b.view()) {
+        meter.scan(a.len().min(b.len()))?;
+    }
+    order_paid(a, b).ok_or_else(|| {
         EvalError::failed(format!("{} and {} have no order between them", a.type_name(), b.type_name()))
     })
+}
+
+/// The order of two numbers or two strings, paid for by the caller; total over each of the two.
+pub(super) fn order_paid(a: &V<'_>, b: &V<'_>) -> Option<Ordering> {
+    match (a.view(), b.view()) {
+        (View::Int(a), View::Int(b)) => Some(a.cmp(&b)),
+        (View::Int(a), View::Float(b)) => Some(int_against_float(a, b)),
+        (View::Float(a), View::Int(b)) => Some(int_against_float(b, a).reverse()),
+        // No value is NaN: JSON has none, and arithmetic refuses to make one.
+        (View::Float(a), View::Float(b)) => a.partial_cmp(&b),
+        (View::Str(a), View::Str(b)) => Some(a.cmp(b)),
+        _ => None,
+    }
+}
+
+/// Exact, unlike a comparison after rounding the integer, which is no order at all: sorting with
+/// one may panic.
+fn int_against_float(int: i64, float: f64) -> Ordering {
+    const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+    if float >= BEYOND {
+        return Ordering::Less;
+    }
+    if float < -BEYOND {
+        return Ordering::Greater;
+    }
+    int.cmp(&(float.trunc() as i64)).then(0.0_f64.partial_cmp(&float.fract()).unwrap_or(Ordering::Equal))
 }

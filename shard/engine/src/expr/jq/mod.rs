@@ -16,14 +16,14 @@
 //! `tostream`, `fromstream`, `@csv`, `@tsv`, …).
 //!
 //! Known differences from jq 1.7, each pinned by a test:
-//! - A path is not made by assigning through null: `null | .a = 1` is an error, and so is
-//!   `{} | .a.b = 1`. `setpath(["a", "b"]; 1)` makes it, as in jq.
-//! - `.[9] = 1` on a shorter array is an error; `setpath([9]; 1)` fills up with null.
-//! - No `?//`, `$__loc__`, `limit` of a negative number, `@base32`, `getpath` as a path to assign
-//!   to through null, and no surrogate pairs in `"\u…"`.
+//! - Assigning makes what is missing only along keys that are literals or variables: with
+//!   `.a[.k].b = 1` or `getpath(["a", "b"]) = 1` what the path goes through must exist.
+//!   `setpath(["a", "b"]; 1)` makes it, as in jq.
+//! - No `?//`, `$__loc__` and `@base32`, and no surrogate pairs in `"\u…"`.
 //! - Integers keep all their digits in arithmetic, decimals while they are only passed on.
 //! - Objects come out with their keys sorted.
 
+mod assign;
 mod check;
 mod run;
 mod scan;

@@ -7,13 +7,15 @@ use std::sync::OnceLock;
 
 use jaq_core::compile::Undefined;
 use jaq_core::data::JustLut;
-use jaq_core::load::{self, Arena, File, Loader, parse::Def};
+use jaq_core::load::lex::Token;
+use jaq_core::load::parse::{Def, Term};
+use jaq_core::load::{self, Arena, File, Lexer, Loader, Parser};
 use jaq_core::{Compiler, Ctx, Filter, ValT, Vars, unwrap_valr};
 use jaq_json::{Num, Val};
 use serde_json::{Map, Number, Value};
 
 use super::super::{EvalError, ExprProblem, names};
-use super::scan;
+use super::{assign, scan};
 
 /// Stack of the thread that parses: the crate recurses along every chain of up to
 /// [`super::super::TOKENS_MAX`] tokens.
@@ -25,8 +27,11 @@ const OUTPUT_DEPTH_MAX: usize = 100;
 /// Longest message taken over from a filter, in characters.
 const MESSAGE_CHARS_MAX: usize = 500;
 
-type Data = JustLut<Val>;
+pub(super) type Data = JustLut<Val>;
 type Compiled = Filter<Data>;
+
+/// Name under which the filter itself is defined.
+const MAIN: &str = "opcode_main";
 
 /// What is taken out of the library, and why.
 const REMOVED: [(&str, &str); 14] = [
@@ -69,12 +74,12 @@ fn library() -> impl Iterator<Item = Def<&'static str>> {
 }
 
 fn natives() -> impl Iterator<Item = jaq_core::native::Fun<Data>> {
-    jaq_core::funs().chain(jaq_std::funs()).chain(jaq_json::funs()).filter(|(name, ..)| !is_removed(name))
+    let library = jaq_core::funs().chain(jaq_std::funs()).chain(jaq_json::funs());
+    library.filter(|(name, ..)| !is_removed(name)).chain([assign::native()])
 }
 
 /// Compiles a filter that [`scan`] let through, on a stack that is large enough for it.
 pub(super) fn compile(source: &str) -> Result<Compiled, Vec<ExprProblem>> {
-    let whole = |message: &str| vec![ExprProblem { column: 1, message: message.to_owned() }];
     std::thread::scope(|scope| {
         let thread =
             std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || compile_here(source));
@@ -86,15 +91,42 @@ pub(super) fn compile(source: &str) -> Result<Compiled, Vec<ExprProblem>> {
     })
 }
 
+fn whole(message: &str) -> Vec<ExprProblem> {
+    vec![ExprProblem { column: 1, message: message.to_owned() }]
+}
+
 fn compile_here(source: &str) -> Result<Compiled, Vec<ExprProblem>> {
+    let body = assign::with_room(parse(source)?);
+    // As a definition it can be given as a tree, after it was rewritten.
+    let main = Def { name: MAIN, args: Vec::new(), body };
     let arena = Arena::default();
-    let file = File { code: source, path: () };
-    let modules = Loader::new(library()).load(&arena, file).map_err(|errors| {
-        errors.into_iter().flat_map(|(_, error)| load_problems(source, error)).collect::<Vec<_>>()
-    })?;
+    let modules =
+        Loader::new(library().map(shorten).chain([main])).load(&arena, File { code: MAIN, path: () });
+    let modules = modules.map_err(|_| whole("the filter cannot be loaded"))?;
     Compiler::default().with_funs(natives()).compile(modules).map_err(|errors| {
         let undefined = errors.into_iter().flat_map(|(_, undefined)| undefined);
         undefined.map(|(name, kind)| problem(source, name, undefined_message(name, &kind))).collect()
+    })
+}
+
+/// Definitions of the library live as long as anything.
+fn shorten<'s>(def: Def<&'static str>) -> Def<&'s str> {
+    def
+}
+
+fn parse(source: &str) -> Result<Term<&str>, Vec<ExprProblem>> {
+    let expected = |part: &str, expected: &str| {
+        problem(source, part, format!("expected {expected}, found {}", found(part)))
+    };
+    let tokens = Lexer::new(source).lex().map_err(|errors| {
+        errors.into_iter().map(|(expect, part)| expected(part, expect.as_str())).collect::<Vec<_>>()
+    })?;
+    if let Some(first) = tokens.first().filter(|token| matches!(token.0, "include" | "import" | "module")) {
+        return Err(vec![problem(source, first.0, "a filter has no modules".to_owned())]);
+    }
+    Parser::new(&tokens).parse(|parser| parser.term()).map_err(|errors| {
+        let part = |found| Token::opt_as_str(found, source);
+        errors.into_iter().map(|(expect, found)| expected(part(found), expect.as_str())).collect()
     })
 }
 
@@ -113,27 +145,6 @@ fn found(part: &str) -> String {
         (true, _) => "the end".to_owned(),
         (false, None) => format!("`{short}`"),
         (false, Some(_)) => format!("`{short}…`"),
-    }
-}
-
-fn load_problems(source: &str, error: load::Error<&str>) -> Vec<ExprProblem> {
-    match error {
-        load::Error::Io(imports) => imports
-            .into_iter()
-            .map(|(path, _)| problem(source, path, "a filter cannot import or include modules".to_owned()))
-            .collect(),
-        load::Error::Lex(errors) => errors
-            .into_iter()
-            .map(|(expected, part)| {
-                problem(source, part, format!("expected {}, found {}", expected.as_str(), found(part)))
-            })
-            .collect(),
-        load::Error::Parse(errors) => errors
-            .into_iter()
-            .map(|(expected, part)| {
-                problem(source, part, format!("expected {}, found {}", expected.as_str(), found(part)))
-            })
-            .collect(),
     }
 }
 

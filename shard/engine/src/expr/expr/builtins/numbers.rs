@@ -123,14 +123,7 @@ pub(super) fn mean<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalE
 pub(super) fn median<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let mut numbers = numbers(meter, args)?;
     meter.elements(numbers.len() * (1 + numbers.len().checked_ilog2().unwrap_or(0) as usize))?;
-    let mut failure = Ok(());
-    numbers.sort_by(|a, b| {
-        value::order(a, b, meter).unwrap_or_else(|error| {
-            failure = Err(error);
-            Ordering::Equal
-        })
-    });
-    failure?;
+    numbers.sort_by(|a, b| value::order_paid(a, b).unwrap_or(Ordering::Equal));
     let middle = numbers.len() / 2;
     match (numbers.get(middle), numbers.len() % 2) {
         (None, _) => Ok(V::Float(0.0)),
