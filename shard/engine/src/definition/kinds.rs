@@ -11,7 +11,6 @@ use super::sight::View;
 use super::steps::{Compiler, unwrap_token};
 use super::{BRANCH_NAME_BYTES_MAX, DecisionOption, LoopMode, Over, Reasoning, SpecIx, StepKind, WaitFor};
 use crate::expr::interpolate::Template;
-use crate::expr::jq::Jq;
 use crate::ids::{ID_BYTES_MAX, Timestamp};
 
 /// Rounds of a loop that does not say how many.
@@ -188,8 +187,7 @@ impl Compiler<'_> {
         let is_jq =
             trimmed.starts_with('.') || trimmed.starts_with("[.") || trimmed.replace("||", "").contains('|');
         if is_jq {
-            let compiled = self.sight.from(View::Step(ix), false, |env| Jq::compile(source, env));
-            return self.checked(compiled, &pointer, 0).map(Over::Jq);
+            return self.jq(source, &pointer, false, ix).map(Over::Jq);
         }
         self.cel(source, pointer, ix).map(Over::Cel)
     }

@@ -12,7 +12,6 @@ use super::steps::Compiler;
 use crate::catalogue::{ACTIONS, Action, Param, find};
 use crate::expr::expr::Expr;
 use crate::expr::interpolate::Template;
-use crate::expr::jq::Jq;
 
 impl Compiler<'_> {
     pub(super) fn action(&self, ix: u32) -> Option<StepKind> {
@@ -113,8 +112,7 @@ impl Compiler<'_> {
         }
         let (pointer, has_data) = (params.at(field), params.map.contains_key("data"));
         if field == "filter" {
-            let compiled = self.sight.from(View::Step(ix), has_data, |env| Jq::compile(source, env));
-            self.checked(compiled, &pointer, 0);
+            self.jq(source, &pointer, has_data, ix);
             return None;
         }
         let compiled = self.sight.from(View::Step(ix), has_data, |env| Expr::compile(source, env));

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::fields::{Object, Report, shown, type_of};
 use super::outline::{Namespace, Outline, ROOT};
 use super::sight::{Sight, View};
-use super::steps::Compiler;
+use super::steps::{Compiler, Filters};
 use super::{DEFINITION_BYTES_MAX, Definition, OnTimeout, SpecIx, StepSpec, schema, text};
 use crate::dag::Dag;
 use crate::error::{Code, Invalid, Problem};
@@ -111,14 +111,12 @@ fn definition(
     let outline = Outline::draw(object)?;
     let (depends_on, dag) = dependencies(&outline, report);
     let sight = Sight::new(&outline, report, dag);
-    let template = |name: &str, view| {
-        sight.from(view, false, |env| {
-            Template::compile(object.get(name)?, env, &object.at(name)).map_err(|p| report.all(p)).ok()
-        })
-    };
+    let filters = Filters::default();
+    let compiler = Compiler { outline: &outline, sight: &sight, report, depends_on: &depends_on, filters };
+    let template = |name: &str, view| compiler.template_from(view, object.get(name)?, &object.at(name));
     let inputs = template("inputs", View::Start);
     let output = template("output", View::End);
-    let steps = Compiler { outline: &outline, sight: &sight, report, depends_on: &depends_on }.steps();
+    let steps = compiler.steps();
     if !report.is_empty() {
         return None;
     }

@@ -1,6 +1,9 @@
 //! Compiles what every step has: guard, timeout, retry, error strategy. Its type's own part is
 //! compiled in `kinds`.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::fields::{Object, Report, shown};
@@ -8,10 +11,13 @@ use super::outline::{Namespace, Outline, Type};
 use super::sight::{Sight, View};
 use super::{Backoff, OnError, OnInterrupt, RetryPolicy, SpecIx, StepSpec};
 use crate::error::Problem;
+use crate::expr::ExprProblem;
 use crate::expr::cel::Cel;
 use crate::expr::interpolate::Template;
-use crate::expr::{Env, ExprProblem};
+use crate::expr::jq::Jq;
 
+/// Most different jq filters of one definition.
+const JQ_FILTERS_MAX: usize = 200;
 /// Most tries after the first.
 const RETRIES_MAX: u64 = 10_000;
 
@@ -21,6 +27,16 @@ pub(super) struct Compiler<'a> {
     pub(super) sight: &'a Sight<'a>,
     pub(super) report: &'a Report,
     pub(super) depends_on: &'a [Vec<SpecIx>],
+    pub(super) filters: Filters,
+}
+
+/// The jq filters of a definition: each takes a millisecond to compile, so the same one is
+/// compiled once, and there is a limit to their number.
+#[derive(Default)]
+pub(super) struct Filters {
+    /// By text, whether `data` is there, and whether a loop is around.
+    compiled: RefCell<HashMap<(String, bool, bool), Jq>>,
+    count: Cell<usize>,
 }
 
 impl Compiler<'_> {
@@ -163,28 +179,68 @@ impl Compiler<'_> {
         compiled.map_err(|problems| self.report.all(problems.into_iter().map(problem))).ok()
     }
 
+    /// A jq filter.
+    pub(super) fn jq(&self, source: &str, pointer: &str, has_data: bool, ix: u32) -> Option<Jq> {
+        let key = (source.to_owned(), has_data, self.outline.node(ix).in_loop);
+        if let Some(known) = self.filters.compiled.borrow().get(&key) {
+            return Some(known.clone());
+        }
+        if !self.has_room_for_filters(1, pointer) {
+            return None;
+        }
+        let compiled = self.sight.from(View::Step(ix), has_data, |env| Jq::compile(source, env));
+        let compiled = self.checked(compiled, pointer, 0)?;
+        self.filters.compiled.borrow_mut().insert(key, compiled.clone());
+        Some(compiled)
+    }
+
+    /// Whether `more` jq filters may be compiled; the first that may not is told.
+    fn has_room_for_filters(&self, more: usize, pointer: &str) -> bool {
+        let before = self.filters.count.get();
+        self.filters.count.set(before.saturating_add(more));
+        let has_room = before + more <= JQ_FILTERS_MAX;
+        if !has_room && before <= JQ_FILTERS_MAX {
+            let message = format!("a definition may have {JQ_FILTERS_MAX} different jq filters, not more");
+            self.report.insist(pointer, message);
+        }
+        has_room
+    }
+
     /// A value with tokens in its strings.
     pub(super) fn template(&self, value: &Value, pointer: &str, ix: u32) -> Option<Template> {
-        self.compiled(ix, |env| Template::compile(value, env, pointer))
+        self.template_from(View::Step(ix), value, pointer)
+    }
+
+    pub(super) fn template_from(&self, view: View, value: &Value, pointer: &str) -> Option<Template> {
+        let filters = jq_tokens(value);
+        if filters > 0 && !self.has_room_for_filters(filters, pointer) {
+            return None;
+        }
+        let compiled = self.sight.from(view, false, |env| Template::compile(value, env, pointer));
+        compiled.map_err(|problems| self.report.all(problems)).ok()
     }
 
     /// A bare expression; a string with tokens is a template instead.
     pub(super) fn expression(&self, source: &str, pointer: &str, ix: u32) -> Option<Template> {
-        self.compiled(ix, |env| {
-            if source.contains("${{") {
-                Template::compile(&Value::String(source.into()), env, pointer)
-            } else {
-                Template::compile_expression(source, env, pointer)
-            }
-        })
+        if source.contains("${{") {
+            return self.template(&Value::String(source.into()), pointer, ix);
+        }
+        if source.trim_start().starts_with("jq:") && !self.has_room_for_filters(1, pointer) {
+            return None;
+        }
+        let view = View::Step(ix);
+        let compiled = self.sight.from(view, false, |env| Template::compile_expression(source, env, pointer));
+        compiled.map_err(|problems| self.report.all(problems)).ok()
     }
+}
 
-    fn compiled(
-        &self,
-        ix: u32,
-        compile: impl FnOnce(&Env<'_>) -> Result<Template, Vec<Problem>>,
-    ) -> Option<Template> {
-        self.sight.from(View::Step(ix), false, compile).map_err(|p| self.report.all(p)).ok()
+/// Tokens in the strings of `value` that may be jq.
+fn jq_tokens(value: &Value) -> usize {
+    match value {
+        Value::String(text) if text.contains("${{") => text.matches("jq:").count(),
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::Array(items) => items.iter().map(jq_tokens).sum(),
+        Value::Object(fields) => fields.values().map(jq_tokens).sum(),
     }
 }
 

@@ -128,7 +128,7 @@ fn what_over_is_written_in() {
     assert_eq!(over(json!(".inputs.items")), "jq");
     assert_eq!(over(json!("[.inputs.items[].id]")), "jq");
     assert_eq!(over(json!("inputs.items == [] || true ? [1] : [2]")), "cel");
-    assert_eq!(over(json!("inputs.items | .[0]")), "jq");
+    assert_eq!(over(json!("[1, 2] | map(. + 1)")), "jq");
     assert_eq!(over(json!("inputs.items")), "cel");
     assert_eq!(over(json!("${{inputs.items}}")), "template");
     assert_eq!(over(json!(["${{inputs.first}}", 2])), "template");

@@ -162,3 +162,14 @@ fn paths_with_thousands_of_dots_lead_nowhere_soon() {
     let step = json!({"id": "r", "action": "crypto.uuid", "condition": format!("steps['{path}'].x")});
     soon(|| refused(&steps(json!([nest, step])).to_string()));
 }
+
+#[test]
+fn jq_filters_are_compiled_once_and_not_without_end() {
+    let jq = |n: usize, filter: String| json!({"id": format!("s{n}"), "action": "jq", "params": {"filter": filter, "data": 1}});
+    soon(|| super::accepted(&steps((0..5_000).map(|n| jq(n, ".".into())).collect())));
+    let many = steps((0..5_000).map(|n| jq(n, format!(". + {n}"))).collect());
+    expect(&many, &[("/steps/200/params/filter", "200 different jq filters")]);
+    let mut output = steps(json!([log("a", &[])]));
+    output["output"] = json!("${{jq: .inputs}}".repeat(201));
+    expect(&output, &[("/output", "200 different jq filters")]);
+}
