@@ -18,9 +18,9 @@ pub(super) struct NoPeers;
 
 type Outcome<T, E> = Result<T, RPCError<u64, BasicNode, E>>;
 
-fn unreachable<T, E: std::error::Error>() -> Outcome<T, E> {
+fn unreachable<E: std::error::Error>() -> RPCError<u64, BasicNode, E> {
     let error = io::Error::new(io::ErrorKind::NotConnected, "this group has one member");
-    Err(RPCError::Unreachable(Unreachable::new(&error)))
+    RPCError::Unreachable(Unreachable::new(&error))
 }
 
 impl RaftNetworkFactory<TypeConfig> for NoPeers {
@@ -37,7 +37,7 @@ impl RaftNetwork<TypeConfig> for NoPeers {
         _: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> Outcome<AppendEntriesResponse<u64>, RaftError<u64>> {
-        unreachable()
+        Err(unreachable())
     }
 
     async fn install_snapshot(
@@ -45,7 +45,7 @@ impl RaftNetwork<TypeConfig> for NoPeers {
         _: InstallSnapshotRequest<TypeConfig>,
         _: RPCOption,
     ) -> Outcome<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> {
-        unreachable()
+        Err(unreachable())
     }
 
     async fn vote(
@@ -53,6 +53,6 @@ impl RaftNetwork<TypeConfig> for NoPeers {
         _: VoteRequest<u64>,
         _: RPCOption,
     ) -> Outcome<VoteResponse<u64>, RaftError<u64>> {
-        unreachable()
+        Err(unreachable())
     }
 }

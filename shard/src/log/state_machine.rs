@@ -64,15 +64,11 @@ impl StateMachine {
         self.last
     }
 
-    fn commit(&mut self, entry: &Entry) -> Result<CommittedEntry> {
+    fn commit(&mut self, entry: &Entry) -> std::result::Result<CommittedEntry, String> {
         let id = entry.log_id;
         let (records, membership) = match &entry.payload {
             EntryPayload::Blank => (Arc::default(), None),
-            EntryPayload::Normal(proposal) => {
-                let records =
-                    proposal.records().map_err(|what| StorageIOError::apply(id, &io::Error::other(what)))?;
-                (records, None)
-            }
+            EntryPayload::Normal(proposal) => (proposal.records()?, None),
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(id), membership.clone());
                 (Arc::default(), Some(encode_membership(&self.membership)))
@@ -98,7 +94,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         let mut committed = Vec::new();
         for entry in entries {
-            committed.push(self.commit(&entry)?);
+            let handed_over = self.commit(&entry);
+            committed.push(
+                handed_over.map_err(|what| StorageIOError::apply(entry.log_id, &io::Error::other(what)))?,
+            );
         }
         let count = committed.len();
         self.tables.enqueue(committed);

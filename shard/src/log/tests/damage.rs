@@ -273,6 +273,27 @@ fn an_entry_larger_than_a_segment_gets_one_of_its_own() {
     apply(&store, 1, Change::Purge(id(4)));
 }
 
+#[test]
+fn a_log_that_cannot_grow_acknowledges_nothing_more() {
+    static WHY: parking_lot::Mutex<String> = parking_lot::Mutex::new(String::new());
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open_with(log_options(dir.path()), |why| why.clone_into(&mut WHY.lock())).unwrap();
+    std::fs::remove_dir_all(dir.path()).unwrap();
+    let mut refused = 0;
+    for n in 0..20 {
+        let (synced, outcome) = std::sync::mpsc::channel();
+        let done = Box::new(move |result| synced.send(result).unwrap());
+        store.shared.submit(Op { group: 1, change: entries(n * 10..n * 10 + 10), done: Some(done) });
+        match outcome.recv().unwrap() {
+            Ok(()) => assert_eq!(refused, 0, "acknowledged after it had failed"),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 10);
+    assert!(WHY.lock().contains(dir.path().to_str().unwrap()), "{}", WHY.lock());
+    store.shared.read(1, (0, 1), 1).unwrap_err();
+}
+
 /// What several groups hold, kept beside the store in the plainest way.
 #[derive(Default, Clone, Debug, PartialEq)]
 struct Model(BTreeMap<u32, (Option<u64>, Vec<u64>)>);

@@ -1,6 +1,8 @@
 //! Stories about the log: groups over tables that remember, disks that lose what was not synced,
 //! files that are cut, flipped and copied.
 
+#[cfg(feature = "crash-points")]
+mod crashes;
 mod damage;
 mod groups;
 mod suite;
