@@ -375,7 +375,7 @@ mod tests {
             "hoard" => {
                 let mut hoard: Vec<Vec<u8>> = Vec::new();
                 loop {
-                    hoard.push(vec![1; 1 << 20]);
+                    hoard.push(vec![0; 1 << 24]);
                 }
             }
             "long" => Ok(vec![json!("x".repeat(FRAME_BYTES_MAX))]),
@@ -435,6 +435,31 @@ mod tests {
             let message = message(pool.run(filter, &Value::Null));
             assert!(message.contains(expected), "{filter}: {message}");
             assert_eq!(pool.run("echo", &json!(1)).unwrap(), [json!(1), json!("echo")]);
+        }
+    }
+
+    #[test]
+    fn hostile_filters_end_in_an_error_within_a_second() {
+        let pool = pool("as-jq-worker", 2);
+        let parens = format!("{}1{}", "(".repeat(1_000), ")".repeat(1_000));
+        let hostile = [
+            "[range(1e12)]",
+            "def f: f; f",
+            "last(repeat(1))",
+            "until(false; .)",
+            "def f: [f]; f",
+            "\"a\" * 1e9",
+            "[limit(1e9; repeat(\"xxxxxxxxxxxxxxxx\"))] | join(\"\")",
+            &parens,
+            "][",
+        ];
+        for filter in hostile {
+            // Started beforehand, so that only the filter's own time is measured.
+            assert_eq!(pool.run(".a + 1", &json!({"a": 1})).unwrap(), [json!(2)]);
+            let start = Instant::now();
+            let message = message(pool.run(filter, &json!(null)));
+            assert!(start.elapsed() < Duration::from_secs(1), "{filter:.40}: {:?}", start.elapsed());
+            assert!(!message.is_empty(), "{filter:.40}");
         }
     }
 
