@@ -7,12 +7,14 @@
 pub mod catalogue;
 pub mod command;
 pub mod dag;
+mod decide;
 pub mod definition;
 pub mod error;
 pub mod event;
 pub mod expr;
 pub mod fsm;
 pub mod ids;
+pub mod retry;
 pub mod run;
 pub mod view;
 

@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::event::EventType;
+use crate::event::payload::{self, ResumeCause};
 use crate::fsm::{StepStatus, WorkflowStatus};
 use crate::ids::{DefinitionHash, Timestamp};
 
@@ -102,6 +104,234 @@ pub fn changes(
     data: &[u8],
     timestamp: Timestamp,
 ) -> Result<Vec<Change>, String> {
-    let _ = (event_type, step_id, data, timestamp);
-    Ok(Vec::new())
+    let made = match step_id {
+        None => run_changes(event_type, data, timestamp),
+        Some(_) => step_changes(event_type, step_id, data, timestamp),
+    };
+    made.map_err(|e| format!("{}: {e}", event_type.as_str()))
+}
+
+fn run_changes(event_type: EventType, data: &[u8], at: Timestamp) -> serde_json::Result<Vec<Change>> {
+    Ok(match event_type {
+        EventType::WorkflowStarted => {
+            let e: payload::WorkflowStarted = serde_json::from_slice(data)?;
+            vec![Change::RunStarted(Box::new(RunStarted {
+                workflow_id: e.workflow_id.to_string(),
+                status: e.status,
+                definition: e.definition,
+                template: e.template.map(|t| t.to_string()),
+                version: e.version.map(|v| v.to_string()),
+                agent_id: e.agent_id.map(|a| a.to_string()),
+                labels: e.labels.into_iter().collect(),
+                body_hash: e.body_hash,
+                created_at: at,
+                started_at: (e.status == WorkflowStatus::Active).then_some(at),
+                due: e.due,
+            }))]
+        }
+        EventType::WorkflowCompleted => {
+            let e: Output = serde_json::from_slice(data)?;
+            ended(WorkflowStatus::Completed, at, e.output, None)
+        }
+        EventType::WorkflowFailed => {
+            let e: Error = serde_json::from_slice(data)?;
+            ended(WorkflowStatus::Failed, at, None, e.error)
+        }
+        EventType::WorkflowCancelled => ended(WorkflowStatus::Cancelled, at, None, None),
+        EventType::WorkflowSuspended => vec![run(WorkflowStatus::Suspended)],
+        EventType::WorkflowResumed => {
+            let e: payload::WorkflowResumed = serde_json::from_slice(data)?;
+            let is_retry = e.cause == ResumeCause::Retry;
+            let resumed = Change::Run {
+                status: WorkflowStatus::Active,
+                started_at: (e.cause == ResumeCause::Started).then_some(at),
+                completed_at: is_retry.then_some(None),
+                output: None,
+                error: is_retry.then_some(None),
+                due: Some(e.due),
+            };
+            e.definition.map(Change::Definition).into_iter().chain([resumed]).collect()
+        }
+        EventType::DagMutated => {
+            let e: Mutated = serde_json::from_slice(data)?;
+            vec![Change::Definition(e.definition)]
+        }
+        _ => Vec::new(),
+    })
+}
+
+fn step_changes(
+    event_type: EventType,
+    step_id: Option<&Arc<str>>,
+    data: &[u8],
+    at: Timestamp,
+) -> serde_json::Result<Vec<Change>> {
+    Ok(match event_type {
+        EventType::StepScheduled => {
+            let e: payload::StepScheduled = serde_json::from_slice(data)?;
+            vec![step(if e.reset { StepStatus::Pending } else { StepStatus::Scheduled }, None)]
+        }
+        EventType::StepStarted => {
+            let e: payload::StepStarted = serde_json::from_slice(data)?;
+            let running = step_change(StepStatus::Running, e.due);
+            vec![Change::Step(StepChange { attempts: Some(e.attempt), started_at: Some(at), ..running })]
+        }
+        EventType::StepRetryAttempt => {
+            let e: payload::StepRetryAttempt = serde_json::from_slice(data)?;
+            let running = step_change(StepStatus::Running, e.due);
+            vec![Change::Step(StepChange { attempts: Some(e.attempt), ..running })]
+        }
+        EventType::StepCompleted => {
+            let e: Output = serde_json::from_slice(data)?;
+            let done = step_change(StepStatus::Completed, None);
+            vec![Change::Step(StepChange { completed_at: Some(at), output: e.output, ..done })]
+        }
+        EventType::StepFailed | EventType::StepSkipped => {
+            let e: Error = serde_json::from_slice(data)?;
+            let is_failed = event_type == EventType::StepFailed;
+            let status = if is_failed { StepStatus::Failed } else { StepStatus::Skipped };
+            let done = step_change(status, None);
+            let change = StepChange { completed_at: Some(at), error: e.error, ..done };
+            closed(e.decision_id, "cancelled").chain([Change::Step(change)]).collect()
+        }
+        EventType::StepRetrying => {
+            let e: Retrying = serde_json::from_slice(data)?;
+            let resting = step_change(StepStatus::Retrying, Some(e.at));
+            let change = StepChange { error: e.error, ..resting };
+            closed(e.decision_id, "cancelled").chain([Change::Step(change)]).collect()
+        }
+        EventType::StepIgnored => {
+            let e: Error = serde_json::from_slice(data)?;
+            let change = StepChange { error: e.error, ..step_change(StepStatus::Running, None) };
+            closed(e.decision_id, "cancelled").chain([Change::Step(change)]).collect()
+        }
+        EventType::StepSuspended => {
+            let e: Due = serde_json::from_slice(data)?;
+            vec![step(StepStatus::Suspended, e.due)]
+        }
+        EventType::WaitStarted | EventType::WaitCompleted => {
+            let e: Due = serde_json::from_slice(data)?;
+            vec![step(StepStatus::Running, e.due)]
+        }
+        EventType::DecisionRequested => {
+            let e: Requested = serde_json::from_slice(data)?;
+            vec![Change::DecisionRequested(Box::new(DecisionRequested {
+                decision_id: e.decision_id,
+                step_id: step_id.map(|s| s.to_string()).unwrap_or_default(),
+                context: e.context,
+                options: e.options,
+                target_agent: e.target_agent,
+                fallback: e.fallback,
+                timeout_at: e.timeout_at,
+                created_at: at,
+            }))]
+        }
+        EventType::DecisionResolved => {
+            let e: Resolved = serde_json::from_slice(data)?;
+            let closed = Change::DecisionClosed {
+                decision_id: e.decision_id,
+                status: if e.timed_out { "timed_out" } else { "resolved" },
+                resolution: Some(e.resolution),
+            };
+            vec![closed, step(StepStatus::Running, e.due)]
+        }
+        _ => Vec::new(),
+    })
+}
+
+/// A run's status and nothing else.
+fn run(status: WorkflowStatus) -> Change {
+    Change::Run { status, started_at: None, completed_at: None, output: None, error: None, due: None }
+}
+
+fn ended(
+    status: WorkflowStatus,
+    at: Timestamp,
+    output: Option<Box<RawValue>>,
+    error: Option<Box<RawValue>>,
+) -> Vec<Change> {
+    let ended = Change::Run {
+        status,
+        started_at: None,
+        completed_at: Some(Some(at)),
+        output,
+        error: error.map(Some),
+        due: Some(None),
+    };
+    vec![ended, Change::DecisionsWithdrawn]
+}
+
+fn step_change(status: StepStatus, due: Option<Timestamp>) -> StepChange {
+    StepChange {
+        status,
+        attempts: None,
+        started_at: None,
+        completed_at: None,
+        output: None,
+        error: None,
+        due,
+    }
+}
+
+fn step(status: StepStatus, due: Option<Timestamp>) -> Change {
+    Change::Step(step_change(status, due))
+}
+
+fn closed(decision_id: Option<String>, status: &'static str) -> impl Iterator<Item = Change> {
+    decision_id
+        .map(|decision_id| Change::DecisionClosed { decision_id, status, resolution: None })
+        .into_iter()
+}
+
+/// The parts of payloads that rows are made of; values stay text.
+#[derive(Deserialize)]
+struct Output {
+    output: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Error {
+    error: Option<Box<RawValue>>,
+    decision_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Retrying {
+    #[serde(with = "payload::time")]
+    at: Timestamp,
+    error: Option<Box<RawValue>>,
+    decision_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Due {
+    #[serde(default, with = "payload::time_option")]
+    due: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct Mutated {
+    #[serde(with = "payload::hash")]
+    definition: DefinitionHash,
+}
+
+#[derive(Deserialize)]
+struct Requested {
+    decision_id: String,
+    context: Box<RawValue>,
+    options: Box<RawValue>,
+    target_agent: Option<String>,
+    fallback: Option<String>,
+    #[serde(default, with = "payload::time_option")]
+    timeout_at: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct Resolved {
+    decision_id: String,
+    resolution: Box<RawValue>,
+    #[serde(default)]
+    timed_out: bool,
+    #[serde(default, with = "payload::time_option")]
+    due: Option<Timestamp>,
 }

@@ -104,6 +104,28 @@ impl Template {
         compiler.finish(Value::String(source.into()), root)
     }
 
+    /// A compiled Cel expression as a template that is one token.
+    pub fn from_cel(cel: Cel) -> Self {
+        let references = cel.references().clone();
+        Self::from_program(cel.source().to_owned(), Program::Cel(cel), references, false)
+    }
+
+    /// A checked jq filter as a template that is one token.
+    pub fn from_jq(jq: Jq) -> Self {
+        let references = jq.references().clone();
+        Self::from_program(jq.source().to_owned(), Program::Jq(jq), references, true)
+    }
+
+    fn from_program(source: String, program: Program, references: References, needs_worker: bool) -> Self {
+        Self {
+            source: Value::String(source.clone()),
+            root: Node::Whole(Token { source, program }),
+            references,
+            needs_worker,
+            exprs: 0,
+        }
+    }
+
     /// A value with nothing to interpolate.
     pub fn literal(value: Value) -> Self {
         Self {

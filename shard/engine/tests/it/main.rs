@@ -3,3 +3,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod definition;
+mod script;
+mod steps;

@@ -1,0 +1,79 @@
+//! Recovery: a run just replayed by a new leader goes on from its events.
+//!
+//! What completed is not run again, what was decided is not asked again. An action with a side
+//! effect that was under way may have happened: it gets `workflow_interrupted` and then its
+//! `on_interrupt`. Pure actions and evaluations are simply raised again.
+
+use crate::catalogue;
+use crate::definition::{OnInterrupt, StepKind};
+use crate::error::{Code, Fault};
+use crate::event::Body;
+use crate::event::payload::{
+    InterruptAction, StepRetrying, StepSuspended, SuspendReason, WorkflowInterrupted,
+};
+use crate::fsm::{StepStatus, WorkflowStatus};
+use crate::run::Run;
+use crate::run::instance::InstanceIx;
+
+impl Run {
+    pub(super) fn recover(&mut self) {
+        if self.state.status.is_terminal() || self.state.status == WorkflowStatus::Pending {
+            return;
+        }
+        self.work.running.clear();
+        self.work.asked.clear();
+        self.work.effects.clear();
+        self.work.swept = false;
+        for ix in 0..self.state.instances.len() {
+            let ix = InstanceIx::try_from(ix).expect("a run's events bound its instances");
+            if let Some(on_interrupt) = self.interrupted(ix) {
+                self.interrupt(ix, on_interrupt);
+            }
+        }
+        self.state.look_everywhere();
+    }
+
+    /// What an interruption does to a step, if it is one.
+    fn interrupted(&self, ix: InstanceIx) -> Option<OnInterrupt> {
+        let instance = self.state.get(ix);
+        let is_under_way = instance.current() == StepStatus::Running
+            && !instance.flags.guard_pending
+            && !instance.flags.ignoring
+            && !instance.flags.gone;
+        let spec = self.state.definition.step(instance.spec);
+        let StepKind::Action { action, .. } = &spec.kind else { return None };
+        let is_pure = catalogue::find(action).is_some_and(|a| a.is_pure);
+        (is_under_way && !is_pure).then_some(spec.on_interrupt)
+    }
+
+    fn interrupt(&mut self, ix: InstanceIx, on_interrupt: OnInterrupt) {
+        let attempt = self.state.get(ix).attempt;
+        let action = match on_interrupt {
+            OnInterrupt::Retry => InterruptAction::Retry,
+            OnInterrupt::Suspend => InterruptAction::Suspend,
+            OnInterrupt::Fail => InterruptAction::Fail,
+        };
+        self.emit(Some(ix), Body::WorkflowInterrupted(WorkflowInterrupted { attempt, action }));
+        match action {
+            InterruptAction::Retry if self.state.held => {
+                let retrying = StepRetrying {
+                    attempt: attempt + 1,
+                    at: self.work.now,
+                    error: None,
+                    interrupted: true,
+                    decision_id: None,
+                };
+                self.emit(Some(ix), Body::StepRetrying(Box::new(retrying)));
+            }
+            InterruptAction::Retry => self.next_attempt(ix, true),
+            InterruptAction::Suspend => {
+                let suspended = StepSuspended { reason: SuspendReason::Interrupted, due: None };
+                self.emit(Some(ix), Body::StepSuspended(suspended));
+            }
+            InterruptAction::Fail => {
+                let message = "the step was under way when its shard's process ended";
+                self.fail_for_good(ix, Fault::new(Code::ExecutionError, message));
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! A run: the fold of its events, and nothing that they do not say.
+//!
+//! `decide` (the sibling module) makes events from commands, `apply` folds them: the same fold
+//! for an event just made and for one read back, so a replayed run is the run.
+
+mod apply;
+pub(crate) mod instance;
+mod prepare;
+mod remap;
+mod render;
+pub(crate) mod scope;
+mod settle;
+pub(crate) mod state;
+mod why;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::command::{Command, Decision, Effect, Prepared, Start, StepHandle};
+use crate::decide::Work;
+pub use crate::decide::{EVENT_BYTES_MAX, EVENTS_MAX, EVENTS_PER_COMMAND_MAX};
+use crate::definition::Definition;
+use crate::error::Rejected;
+use crate::event::{Body, Event};
+use crate::fsm::WorkflowStatus;
+use crate::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId};
+use state::State;
+
+/// One run of a workflow, in memory.
+#[derive(Debug)]
+pub struct Run {
+    /// What the events say.
+    pub(crate) state: State,
+    /// What the command in hand has brought up; nothing of it is kept in a log.
+    pub(crate) work: Work,
+}
+
+impl Run {
+    /// Starts a run: its first events, already folded. Refused when the params are.
+    pub fn start(start: Start, now: Timestamp) -> Result<(Self, Decision), Rejected> {
+        crate::decide::start(start, now)
+    }
+
+    /// Folds a stored log, gapless from 1, into a run. `definition_of` finds compiled definitions
+    /// by hash. The error names what is broken. No effect is taken; follow with
+    /// [`Command::Recover`] where the run is to go on.
+    pub fn replay(
+        no: RunNo,
+        id: WorkflowId,
+        events: impl IntoIterator<Item = Event>,
+        definition_of: &mut dyn FnMut(DefinitionHash) -> Option<Arc<Definition>>,
+    ) -> Result<Self, String> {
+        let mut events = events.into_iter();
+        let first = events.next().ok_or("the log is empty")?;
+        let Body::WorkflowStarted(started) = &first.body else {
+            return Err(format!("the log begins with {}", first.body.event_type().as_str()));
+        };
+        if first.sequence != Sequence(1) {
+            return Err(format!("the log begins with event {}", first.sequence.0));
+        }
+        let definition = definition_of(started.definition)
+            .ok_or_else(|| format!("there is no definition {}", started.definition))?;
+        let mut state = State::new(no, id, definition, started, first.timestamp);
+        for event in events {
+            state.fold_stored(&event, definition_of)?;
+            state.agenda.clear();
+        }
+        Ok(Self { state, work: Work::default() })
+    }
+
+    /// Decides what `command` does and folds it in: `decide`, `apply`, and on until nothing more
+    /// follows by itself. A refused command has changed nothing.
+    ///
+    /// At most [`EVENTS_PER_COMMAND_MAX`] events or a little more come of one
+    /// command; what is left to follow makes the run due at once, for [`Command::Wake`].
+    pub fn handle(&mut self, command: Command, now: Timestamp) -> Result<Decision, Rejected> {
+        self.decide(command, now)
+    }
+
+    /// The effects that folding has brought up since the last call, in order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.work.effects)
+    }
+
+    /// The action of an attempt, ready to run; `None` when the attempt is no longer current.
+    pub fn prepare(&self, handle: StepHandle) -> Option<Prepared> {
+        self.state.prepare(handle)
+    }
+
+    /// When [`Command::Wake`] is next due: timers, retries, timeouts, `start_at`.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let state = &self.state;
+        if state.status.is_terminal() {
+            return None;
+        }
+        if !state.agenda.is_empty() {
+            return Some(state.last_at);
+        }
+        let timer = state.timers.first().map(|(at, _, _)| *at);
+        let rest = state.rests.first().map(|(at, _)| *at).filter(|_| !state.held);
+        match (timer, rest) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Its number in its shard.
+    pub fn no(&self) -> RunNo {
+        self.state.no
+    }
+
+    /// Its public id.
+    pub fn id(&self) -> &WorkflowId {
+        &self.state.id
+    }
+
+    /// Where its lifecycle stands.
+    pub fn status(&self) -> WorkflowStatus {
+        self.state.status
+    }
+
+    /// The sequence of its last event.
+    pub fn sequence(&self) -> Sequence {
+        self.state.sequence
+    }
+
+    /// Hash of the submission's body, when the client gave the id.
+    pub fn body_hash(&self) -> Option<u64> {
+        self.state.body_hash
+    }
+
+    /// What it runs now (mutations included).
+    pub fn definition(&self) -> &Arc<Definition> {
+        &self.state.definition
+    }
+
+    /// Its output, once it has completed.
+    pub fn output(&self) -> Option<&Value> {
+        self.state.output.as_deref()
+    }
+
+    /// The answer of `GET /v1/workflows/{id}` in the shape of the HTTP contract.
+    pub fn render(&self) -> Value {
+        self.state.render()
+    }
+
+    /// Why it is not moving: the `waiting_for` list of `GET /v1/workflows/{id}/why`.
+    pub fn why(&self, now: Timestamp) -> Vec<Value> {
+        self.state.why(now)
+    }
+
+    /// Everything the events have said, as text, the same for the same events: two runs are the
+    /// same if and only if their fingerprints are.
+    pub fn fingerprint(&self) -> String {
+        self.state.fingerprint()
+    }
+}

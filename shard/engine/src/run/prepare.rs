@@ -1,0 +1,109 @@
+//! An attempt's action made ready: its params with values in place, all but the secrets.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::scope::RunScope;
+use super::state::State;
+use crate::command::{Prepared, PreparedParams, StepHandle};
+use crate::definition::StepKind;
+use crate::error::{Code, Fault};
+use crate::expr::expr::Expr;
+use crate::expr::{Budget, Env, EvalError, NoJq, References, Scope, Visibility};
+use crate::fsm::StepStatus;
+
+impl State {
+    /// The action of an attempt; `None` when the attempt is no longer current.
+    pub(crate) fn prepare(&self, handle: StepHandle) -> Option<Prepared> {
+        let instance = self.instances.get(handle.instance as usize)?;
+        let is_current = instance.attempt == handle.attempt
+            && instance.current() == StepStatus::Running
+            && !instance.flags.gone
+            && !self.status.is_terminal();
+        let spec = self.definition.step(instance.spec);
+        let StepKind::Action { action, params, program } = &spec.kind else { return None };
+        if !is_current {
+            return None;
+        }
+        let scope = self.scope_of(handle.instance);
+        let mut program = program.clone();
+        let params = match params.render(&scope, Budget::INLINE, &NoJq) {
+            Ok(value) => match complete(action, value, &mut program, &scope) {
+                Ok(value) => PreparedParams::Ready(value),
+                Err(fault) => PreparedParams::Failed(fault),
+            },
+            Err(EvalError::OverBudget | EvalError::NeedsWorker) => PreparedParams::Costly {
+                template: params.clone(),
+                scope: Arc::new(scope.owned(params.references())),
+            },
+            Err(EvalError::Failed { message, column }) => {
+                let error = EvalError::Failed { message, column };
+                PreparedParams::Failed(Fault::new(Code::InterpolationError, format!("the params: {error}")))
+            }
+        };
+        let data = match &params {
+            PreparedParams::Ready(value) => value.get("data").cloned(),
+            PreparedParams::Costly { .. } | PreparedParams::Failed(_) => None,
+        };
+        let program = program.map(|program| {
+            let mut read = scope.owned(program.references());
+            read.data = data.map(Arc::new);
+            (program, Arc::new(read))
+        });
+        Some(Prepared {
+            step_id: instance.id.clone(),
+            action: action.clone(),
+            params,
+            timeout_ms: spec.timeout_ms,
+            idempotency_key: format!("{}/{}", self.id, instance.id),
+            program,
+        })
+    }
+}
+
+/// What two actions read beside their params: `expr.eval` a program that only now is known, `jq`
+/// without `data` the whole scope.
+fn complete(
+    action: &str,
+    mut params: Value,
+    program: &mut Option<Arc<Expr>>,
+    scope: &RunScope<'_>,
+) -> Result<Value, Fault> {
+    if action == "expr.eval"
+        && program.is_none()
+        && let Some(source) = params.get("expression").and_then(Value::as_str)
+    {
+        let everything = |_: &str| Visibility::Visible;
+        let env = Env { step: &everything, in_loop: scope.item().is_some(), has_data: true };
+        let compiled = Expr::compile(source, &env).map_err(|problems| {
+            let message = problems.first().map_or_else(String::new, |p| p.message.clone());
+            Fault::new(Code::ValidationError, format!("the expression: {message}"))
+        })?;
+        *program = Some(Arc::new(compiled));
+    }
+    if action == "jq"
+        && let Some(map) = params.as_object_mut()
+        && !map.contains_key("data")
+    {
+        map.insert("data".into(), whole(scope));
+    }
+    Ok(params)
+}
+
+/// The scope as one value: `{steps, inputs, workflow, context, loop}`.
+fn whole(scope: &RunScope<'_>) -> Value {
+    let all = scope.owned(&References { all_steps: true, ..References::default() });
+    let steps: serde_json::Map<String, Value> =
+        all.steps.iter().map(|(id, output)| (id.to_string(), Value::clone(output))).collect();
+    let mut whole = json!({
+        "steps": steps,
+        "inputs": &*all.inputs,
+        "workflow": &*all.workflow,
+        "context": &*all.context,
+    });
+    if let Some((item, index)) = scope.item() {
+        whole["loop"] = json!({ "item": item, "index": index });
+    }
+    whole
+}

@@ -1,0 +1,111 @@
+//! A run as it is shown: the document of `GET /v1/workflows/{id}`, and the fingerprint by which
+//! tests tell two runs apart.
+
+use std::fmt::Write;
+
+use serde_json::{Map, Value, json};
+
+use super::instance::{Instance, Place};
+use super::state::State;
+use crate::fsm::StepStatus;
+use crate::ids::Timestamp;
+
+impl State {
+    pub(crate) fn render(&self) -> Value {
+        json!({
+            "workflow_id": self.id.as_str(),
+            "status": self.status,
+            "template": self.template,
+            "version": self.version,
+            "agent_id": self.agent_id,
+            "params": &*self.params,
+            "output": self.output.as_deref(),
+            "error": self.error.as_deref(),
+            "labels": self.labels,
+            "steps": self.render_steps(),
+            "pending_decisions": self.render_decisions(),
+            "context": &*self.context,
+            "attempt": self.attempt,
+            "created_at": self.created_at.to_rfc3339(),
+            "started_at": self.started_at.map(Timestamp::to_rfc3339),
+            "completed_at": self.completed_at.map(Timestamp::to_rfc3339),
+        })
+    }
+
+    /// Every step by full id. Hooks are shown from when they begin; a step of an earlier round
+    /// of its composite is shown as that round left it until it begins again.
+    fn render_steps(&self) -> Map<String, Value> {
+        let mut steps = Map::new();
+        for instance in self.instances.iter().filter(|instance| !instance.flags.gone) {
+            let is_idle_hook = matches!(instance.place, Place::Hook(_))
+                && instance.status == StepStatus::Pending
+                && instance.attempt == 0;
+            if !is_idle_hook {
+                steps.insert(instance.id.to_string(), render_step(instance));
+            }
+        }
+        steps
+    }
+
+    /// The pending decisions, as they stand in the API.
+    pub(crate) fn render_decisions(&self) -> Vec<Value> {
+        let mut shown = Vec::new();
+        for &ix in &self.suspended {
+            let instance = self.get(ix);
+            if let Some(decision) = instance.pending_decision() {
+                shown.push(json!({
+                    "decision_id": &*decision.decision_id,
+                    "workflow_id": self.id.as_str(),
+                    "step_id": &*instance.id,
+                    "context": decision.context,
+                    "options": decision.options,
+                    "target_agent": decision.target_agent,
+                    "fallback": decision.fallback,
+                    "timeout_at": decision.timeout_at.map(Timestamp::to_rfc3339),
+                    "created_at": decision.created_at.to_rfc3339(),
+                }));
+            }
+        }
+        shown
+    }
+
+    /// Everything that the events have said, as text.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut text = format!("{}\n", self.render());
+        let run = (
+            (
+                &self.no,
+                &self.definition.hash,
+                self.held,
+                self.sequence,
+                self.last_at,
+                self.due,
+                self.body_hash,
+            ),
+            (&self.ending, self.forced, &self.compensable, &self.mailbox, &self.delivered),
+            (self.root_open, self.moving, &self.suspended, &self.hooks, &self.workflow),
+        );
+        let _ = writeln!(text, "{run:?}");
+        for (ix, instance) in self.instances.iter().enumerate() {
+            let _ = writeln!(text, "{ix} {instance:?} {:?}", self.by_id.get(&instance.id));
+        }
+        text
+    }
+}
+
+fn render_step(instance: &Instance) -> Value {
+    let is_done = instance.status == StepStatus::Completed;
+    let duration_ms = match (instance.started_at, instance.completed_at) {
+        (Some(started), Some(completed)) => Some(completed.since_ms(started)),
+        _ => None,
+    };
+    json!({
+        "status": instance.status,
+        "output": instance.output.as_deref().filter(|_| is_done),
+        "error": instance.error.as_deref(),
+        "attempts": instance.attempt,
+        "started_at": instance.started_at.map(Timestamp::to_rfc3339),
+        "completed_at": instance.completed_at.map(Timestamp::to_rfc3339),
+        "duration_ms": duration_ms,
+    })
+}
