@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use opcode_engine::definition::parse_duration_ms;
 use opcode_engine::{Code, Fault, catalogue};
 use serde_json::Value;
 
@@ -72,12 +73,14 @@ impl<'a> Params<'a> {
         Ok(text_of(self.require(name)?))
     }
 
-    /// A duration like `30s` or `1m 30s`, in milliseconds.
+    /// A duration like `30s` or `1m30s`, in milliseconds, more than 0.
     pub(super) fn duration_ms(&self, name: &str) -> Result<Option<u64>, Fault> {
         let Some(text) = self.str(name)? else { return Ok(None) };
-        let duration = humantime::parse_duration(text)
-            .map_err(|e| self.invalid(name, &format!("is not a duration like \"30s\": {e}")))?;
-        Ok(Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+        match parse_duration_ms(text) {
+            Ok(0) => Err(self.invalid(name, "must be more than 0")),
+            Ok(duration_ms) => Ok(Some(duration_ms)),
+            Err(e) => Err(self.invalid(name, &format!("is not a duration: {e}"))),
+        }
     }
 
     pub(super) fn invalid(&self, name: &str, what: &str) -> Fault {

@@ -170,6 +170,7 @@ async fn params_that_no_command_can_have_are_refused() {
         json!({"command": "true", "env": {"A=B": "c"}}),
         json!({"command": "true", "env": []}),
         json!({"command": "true", "timeout": "soon"}),
+        json!({"command": "true", "timeout": "0s"}),
         json!({"command": "true", "shell": "yes"}),
     ];
     for params in table {
