@@ -90,6 +90,11 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, Code::PermissionDenied.as_str(), detail)
     }
 
+    /// 413.
+    pub fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", detail)
+    }
+
     /// 429, certainly not applied.
     pub fn overloaded(detail: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "OVERLOADED", detail);

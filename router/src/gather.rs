@@ -6,6 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use opcode_engine::ids::{ShardId, Timestamp};
+use opcode_shard::batch::Position;
 use opcode_shard::{CallError, ShardHandle};
 use serde::Serialize;
 
@@ -60,6 +61,8 @@ pub(crate) struct Missing {
 pub(crate) struct Gathered<T> {
     pub(crate) answers: Vec<(ShardId, T)>,
     pub(crate) missing: Vec<Missing>,
+    /// What each answer reflects at least.
+    pub(crate) positions: Vec<(ShardId, Position)>,
 }
 
 /// Asks every shard at once. An error when none answers, or when the question itself was refused.
@@ -71,13 +74,17 @@ where
     F: Future<Output = Result<T, CallError>>,
 {
     let asked = state.shards().iter().map(|shard| {
+        let position = shard.committed();
         let answer = ask(shard.clone());
-        async move { (shard.id(), answer.await) }
+        async move { (shard.id(), position, answer.await) }
     });
-    let mut gathered = Gathered { answers: Vec::new(), missing: Vec::new() };
-    for (shard, answer) in futures::future::join_all(asked).await {
+    let mut gathered = Gathered { answers: Vec::new(), missing: Vec::new(), positions: Vec::new() };
+    for (shard, position, answer) in futures::future::join_all(asked).await {
         match answer {
-            Ok(answer) => gathered.answers.push((shard, answer)),
+            Ok(answer) => {
+                gathered.answers.push((shard, answer));
+                gathered.positions.push((shard, position));
+            }
             Err(CallError::Rejected(rejected)) => return Err(rejected.into()),
             Err(error) => {
                 let error = ApiError::from(error);
@@ -160,7 +167,7 @@ mod tests {
         let (mut after, mut seen) = (None, Vec::new());
         loop {
             let answers = (0..3).map(|n| shard(n, &after)).collect();
-            let gathered = Gathered { answers, missing: Vec::new() };
+            let gathered = Gathered { answers, missing: Vec::new(), positions: Vec::new() };
             let key = |row: &(i64, &str)| Cursor { at: Timestamp(row.0), id: row.1.into() };
             let (page, next, _) = merge(gathered, 2, Order::NewestFirst, key);
             seen.extend(page.iter().map(|row| row.1));

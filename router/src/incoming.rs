@@ -48,10 +48,7 @@ async fn read_body(
     bytes_max: usize,
     timeout: Duration,
 ) -> Result<Bytes, ApiError> {
-    let too_large = || {
-        let detail = format!("the body is larger than {bytes_max} bytes");
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", detail)
-    };
+    let too_large = || ApiError::too_large(format!("the body is larger than {bytes_max} bytes"));
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > bytes_max as u64) {
         return Err(too_large());
@@ -135,8 +132,9 @@ impl Incoming {
     /// A session read must name where it has come to.
     pub(crate) fn check_session(&self, consistency: Consistency) -> Result<(), ApiError> {
         let Some(token) = self.headers.get(TOKEN) else { return Ok(()) };
-        let parsed = token.to_str().ok().and_then(parse_token);
-        if consistency == Consistency::Session && parsed.is_none() {
+        let is_valid = token.to_str().is_ok_and(|text| text.split(',').all(|one| parse_token(one).is_some()));
+        // On this node the leader itself answers, which has reached whatever the token says.
+        if consistency == Consistency::Session && !is_valid {
             let message = "the header Opcode-Token must be SHARD:EPOCH:POSITION, as an answer gave it";
             return Err(ApiError::malformed(Problem::at("", message)));
         }
@@ -196,8 +194,20 @@ pub(crate) fn json_bytes(status: StatusCode, body: impl Into<Body>) -> Response 
 }
 
 /// Says what position of which shard an answer reflects.
-pub(crate) fn with_token(mut response: Response, shard: ShardId, position: Position) -> Response {
-    let token = format!("{shard}:{}:{}", position.term, position.index);
+pub(crate) fn with_token(response: Response, shard: ShardId, position: Position) -> Response {
+    with_tokens(response, [(shard, position)])
+}
+
+/// The same for an answer of several shards: their tokens with commas between.
+pub(crate) fn with_tokens(
+    mut response: Response,
+    positions: impl IntoIterator<Item = (ShardId, Position)>,
+) -> Response {
+    let mut token = String::new();
+    for (shard, position) in positions {
+        let comma = if token.is_empty() { "" } else { "," };
+        token.push_str(&format!("{comma}{shard}:{}:{}", position.term, position.index));
+    }
     response.headers_mut().insert(TOKEN, HeaderValue::try_from(token).expect("digits and colons"));
     response
 }

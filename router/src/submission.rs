@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use opcode_engine::definition::Definition;
+use opcode_engine::definition::{DEFINITION_BYTES_MAX, Definition};
 use opcode_engine::ids::{Timestamp, WorkflowId};
 use opcode_engine::{Code, Problem};
 use opcode_shard::handle::Submission;
@@ -168,6 +168,10 @@ pub(crate) async fn prepare(
     key: Option<&str>,
 ) -> Result<Submission, ApiError> {
     let (draft, mut problems) = read(fields);
+    if draft.definition.is_some_and(|raw| raw.get().len() > DEFINITION_BYTES_MAX) {
+        let detail = format!("the definition is larger than {DEFINITION_BYTES_MAX} bytes");
+        return Err(ApiError::too_large(detail));
+    }
     let (definition, template) = match (draft.definition, draft.template.clone()) {
         (Some(raw), _) => match templates.state.definitions().compile(raw.get()).await {
             Ok(definition) => (Some(definition), None),

@@ -157,6 +157,11 @@ impl ShardHandle {
         self.inner.events(id, after, limit).await
     }
 
+    /// The last position known to be committed: every read that begins now reflects it.
+    pub fn committed(&self) -> Position {
+        self.inner.committed()
+    }
+
     /// Every batch committed from now on; a slow reader is told that it lagged and should read
     /// [`ShardHandle::events`] again from where it was. Records carry run numbers; the id of a
     /// run is in its first event, or from [`ShardHandle::run_no`].

@@ -14,7 +14,7 @@ use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::batch::{Batch, Committed};
+use crate::batch::{Batch, Committed, Position};
 use crate::error::{CallError, ShardError};
 use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardInfo, Submission, Submitted};
 use crate::log::{Group, Tables};
@@ -217,6 +217,10 @@ impl Door {
         let no = self.run_no(id).await?;
         self.caught_up().await?;
         self.store.events(no, after, limit).await.map_err(|e| unavailable(&e))
+    }
+
+    pub(crate) fn committed(&self) -> Position {
+        self.group.committed()
     }
 
     /// From the run's first event, which says who it is.

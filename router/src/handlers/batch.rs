@@ -1,6 +1,8 @@
 //! Many submissions in one request: the way in that is built for load. Each item stands alone;
 //! each shard gets one call with all of its items.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -11,7 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::error::{ApiError, Applied};
-use crate::incoming::{Incoming, json_bytes, unsupported};
+use crate::incoming::{Incoming, json_bytes, unsupported, with_tokens};
 use crate::schema;
 use crate::state::RouterState;
 use crate::submission::{self, Templates};
@@ -138,6 +140,7 @@ fn answer(outcomes: &[Option<Outcome>], incoming: &Incoming) -> Response {
     let as_lines = incoming.accepts("application/x-ndjson");
     let mut body = Vec::with_capacity(16 + outcomes.len() * 128);
     let mut retry_after = false;
+    let mut positions = BTreeMap::new();
     if !as_lines {
         body.extend_from_slice(b"{\"results\":[");
     }
@@ -147,7 +150,10 @@ fn answer(outcomes: &[Option<Outcome>], incoming: &Incoming) -> Response {
             body.push(if as_lines { b'\n' } else { b',' });
         }
         match outcome {
-            Some(Ok((shard, submitted))) => write(&mut body, &taken(*shard, submitted)),
+            Some(Ok((shard, submitted))) => {
+                positions.insert(*shard, submitted.position);
+                write(&mut body, &taken(*shard, submitted));
+            }
             Some(Err(error)) => {
                 retry_after |= matches!(error.status().as_u16(), 429 | 503);
                 write(&mut body, &error.document(&incoming.trace_id));
@@ -164,7 +170,7 @@ fn answer(outcomes: &[Option<Outcome>], incoming: &Incoming) -> Response {
     if retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    response
+    if positions.is_empty() { response } else { with_tokens(response, positions) }
 }
 
 fn taken(shard: ShardId, submitted: &Submitted) -> Taken<'_> {

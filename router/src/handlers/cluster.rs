@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::gather::{self, Gathered, Missing};
-use crate::incoming::{Incoming, json};
+use crate::incoming::{Incoming, json, with_tokens};
 use crate::schema;
 use crate::state::{NodeInfo, RouterState};
 use crate::wire::{Fields, invalid};
@@ -92,7 +92,8 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
         state.system().info(),
         gather::ask_all(&state, |shard| async move { shard.info().await })
     );
-    let gathered = gathered?;
+    let mut gathered = gathered?;
+    let positions = std::mem::take(&mut gathered.positions);
     let document = Cluster {
         cluster_id: &node.cluster_id,
         version: &node.version,
@@ -110,7 +111,7 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
         system_shard: system.ok().map(|info| Shard::of(&info, node)),
         unreachable_shards: gathered.missing,
     };
-    Ok(json(StatusCode::OK, &document))
+    Ok(with_tokens(json(StatusCode::OK, &document), positions))
 }
 
 #[derive(Serialize)]
@@ -150,7 +151,8 @@ pub(crate) async fn sql(State(state): State<RouterState>, incoming: Incoming) ->
     let mut items: Vec<Value> = gathered.answers.into_iter().flat_map(|(_, rows)| rows).collect();
     let truncated = items.len() > limit;
     items.truncate(limit);
-    Ok(json(StatusCode::OK, &Rows { items, truncated, unreachable_shards: gathered.missing }))
+    let response = json(StatusCode::OK, &Rows { items, truncated, unreachable_shards: gathered.missing });
+    Ok(with_tokens(response, gathered.positions))
 }
 
 async fn ask_one(
@@ -163,5 +165,7 @@ async fn ask_one(
     let Some(shard) = shard else {
         return Err(invalid(vec![Problem::at("/shard", format!("there is no shard {id}"))]));
     };
-    Ok(Gathered { answers: vec![(id, shard.sql(query, limit).await?)], missing: Vec::new() })
+    let position = shard.committed();
+    let rows = shard.sql(query, limit).await?;
+    Ok(Gathered { answers: vec![(id, rows)], missing: Vec::new(), positions: vec![(id, position)] })
 }

@@ -8,7 +8,7 @@ use opcode_shard::store::{DecisionFilter, DecisionRow};
 
 use crate::error::ApiError;
 use crate::gather::{self, Cursor, Order, Page};
-use crate::incoming::{Incoming, json, with_lag};
+use crate::incoming::{Incoming, json, with_lag, with_tokens};
 use crate::schema;
 use crate::state::RouterState;
 
@@ -34,14 +34,16 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     };
     query.finish()?;
     incoming.check_session(consistency)?;
-    let gathered = gather::ask_all(&state, |shard| {
+    let mut gathered = gather::ask_all(&state, |shard| {
         let filter = filter.clone();
         async move { shard.list_decisions(filter).await }
     })
     .await?;
+    let positions = std::mem::take(&mut gathered.positions);
     let (items, next_cursor, unreachable_shards) =
         gather::merge(gathered, limit, Order::OldestFirst, decision_key);
-    Ok(with_lag(json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards }), consistency))
+    let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards });
+    Ok(with_lag(with_tokens(response, positions), consistency))
 }
 
 fn decision_key(row: &DecisionRow) -> Cursor {

@@ -9,7 +9,7 @@ use opcode_engine::ids::Sequence;
 use crate::error::ApiError;
 use crate::event_stream;
 use crate::gather::Page;
-use crate::incoming::{Incoming, json, unsupported_accept};
+use crate::incoming::{Incoming, json, unsupported_accept, with_token};
 use crate::schema;
 use crate::state::RouterState;
 
@@ -32,12 +32,14 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
         return event_stream::follow_run(&state, id, Sequence(after)).await;
     }
     let shard = state.shard_of(&id);
+    let position = shard.committed();
     let mut records = shard.events(&id, Sequence(after.unwrap_or(0)), limit + 1).await?;
     let has_more = records.len() > limit;
     records.truncate(limit);
     let next_cursor = records.last().filter(|_| has_more).map(|record| record.sequence.0.to_string());
     let items = records.iter().map(event_stream::document).collect();
-    Ok(json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() }))
+    let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() });
+    Ok(with_token(response, shard.id(), position))
 }
 
 /// Where a stream goes on.

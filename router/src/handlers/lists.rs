@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::error::ApiError;
 use crate::gather::{self, Cursor, Order, Page};
-use crate::incoming::{Incoming, json, with_lag};
+use crate::incoming::{Incoming, json, with_lag, with_tokens};
 use crate::query::Query;
 use crate::schema;
 use crate::state::RouterState;
@@ -76,14 +76,16 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     };
     query.finish()?;
     incoming.check_session(consistency)?;
-    let gathered = gather::ask_all(&state, |shard| {
+    let mut gathered = gather::ask_all(&state, |shard| {
         let filter = filter.clone();
         async move { shard.list_runs(filter).await }
     })
     .await?;
+    let positions = std::mem::take(&mut gathered.positions);
     let (rows, next_cursor, unreachable_shards) = gather::merge(gathered, limit, Order::NewestFirst, run_key);
     let items = rows.into_iter().map(Line::from).collect();
-    Ok(with_lag(json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards }), consistency))
+    let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards });
+    Ok(with_lag(with_tokens(response, positions), consistency))
 }
 
 /// A run's place in lists.

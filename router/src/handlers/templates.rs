@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::gather::{self, Cursor, Page};
-use crate::incoming::{Incoming, json};
+use crate::incoming::{Incoming, json, with_token};
 use crate::schema;
 use crate::state::RouterState;
 use crate::submission::{no_template, parse_version};
@@ -61,7 +61,7 @@ pub(crate) async fn define(
     let location = format!("/v1/templates/{}?version=v{}", record.name, record.version);
     let location = HeaderValue::try_from(location).expect("a template's name is visible ASCII");
     response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    Ok(tokened(response, &state))
 }
 
 /// The name of a template file and its text as it is kept: canonical, so that white space makes
@@ -140,7 +140,8 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
         next.map(|record| gather::Cursor { at: record.created_at, id: record.name.to_string() }.encode());
     let items =
         records.iter().map(|r| shown(r, SHOWN_IN_LISTS.into_iter())).collect::<Result<Vec<_>, _>>()?;
-    Ok(json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() }))
+    let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() });
+    Ok(tokened(response, &state))
 }
 
 /// A template's newest version, or the one asked for.
@@ -161,7 +162,12 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
         return Err(no_template(&name, version));
     };
     let fields = SHOWN_IN_LISTS.into_iter().chain(SHOWN_ALONE);
-    Ok(json(StatusCode::OK, &shown(&record, fields)?))
+    Ok(tokened(json(StatusCode::OK, &shown(&record, fields)?), &state))
+}
+
+/// The position may lie ahead of the answer, which only lets a later session read wait for more.
+fn tokened(response: Response, state: &RouterState) -> Response {
+    with_token(response, state.system().id(), state.system().committed())
 }
 
 #[cfg(test)]

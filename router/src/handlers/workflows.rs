@@ -137,8 +137,11 @@ pub(crate) async fn definition(
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let id = incoming.workflow_id()?;
-    let pinned = state.shard_of(&id).definition(&id).await?;
-    Ok(json_bytes(StatusCode::OK, pinned.definition.source.to_string()))
+    let shard = state.shard_of(&id);
+    let position = shard.committed();
+    let pinned = shard.definition(&id).await?;
+    let response = json_bytes(StatusCode::OK, pinned.definition.source.to_string());
+    Ok(with_token(response, shard.id(), position))
 }
 
 #[derive(Serialize)]
@@ -152,6 +155,8 @@ struct Why {
 pub(crate) async fn why(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let id = incoming.workflow_id()?;
-    let waiting_for = state.shard_of(&id).why(&id).await?;
-    Ok(json(StatusCode::OK, &Why { waiting_for }))
+    let shard = state.shard_of(&id);
+    let position = shard.committed();
+    let waiting_for = shard.why(&id).await?;
+    Ok(with_token(json(StatusCode::OK, &Why { waiting_for }), shard.id(), position))
 }

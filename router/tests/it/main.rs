@@ -1,0 +1,7 @@
+//! The HTTP API of a node with real shards, asked in process, without a socket.
+
+mod conventions;
+mod node;
+mod runs;
+mod streams;
+mod templates;

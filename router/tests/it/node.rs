@@ -1,0 +1,136 @@
+//! A node in process: real shards on a temporary folder behind the router's service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, Method, Request};
+use axum::response::Response;
+use opcode_engine::ids::ShardId;
+use opcode_router::{NodeInfo, RouterOptions, RouterParts, RouterState};
+use opcode_shard::actions::{ActionOptions, Actions};
+use opcode_shard::log::{LogOptions, LogStore};
+use opcode_shard::workers::Workers;
+use opcode_shard::{Shard, ShardOptions, Shared};
+use serde_json::Value;
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+/// Workflow shards of a test's node.
+const SHARDS: u32 = 3;
+
+pub(crate) struct Node {
+    app: Router,
+    pub(crate) stop: watch::Sender<bool>,
+    _shards: Vec<Shard>,
+    _home: tempfile::TempDir,
+}
+
+/// An answer, read whole.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("visible ASCII"))
+    }
+}
+
+impl Node {
+    pub(crate) async fn start() -> Self {
+        let home = tempfile::tempdir().expect("a temporary folder");
+        let log = LogOptions { dir: home.path().join("log"), segment_bytes: 1024 * 1024 };
+        let shared = Shared {
+            log: LogStore::open(log).expect("a log"),
+            workers: Workers::new(Actions::new(actions(home.path())), 4),
+            definitions: Arc::default(),
+            clock: Arc::default(),
+        };
+        let mut shards = Vec::new();
+        for shard in (0..SHARDS).map(ShardId).chain([ShardId::SYSTEM]) {
+            let options = ShardOptions {
+                shard,
+                node_id: 1,
+                cluster_id: "test".into(),
+                tables_path: home.path().join(format!("{shard}.db")),
+            };
+            shards.push(Shard::start(options, shared.clone()).await.expect("a shard"));
+        }
+        let handles: Vec<_> = shards.iter().map(Shard::handle).collect();
+        let (stop, shutdown) = watch::channel(false);
+        let (_, ready) = watch::channel(true);
+        let (system, workflow) = handles.split_last().expect("shards");
+        let state = RouterState::new(RouterParts {
+            shards: workflow.to_vec(),
+            system: system.clone(),
+            node: NodeInfo {
+                node_id: "n1".into(),
+                cluster_id: "test".into(),
+                addr: "127.0.0.1:4100".into(),
+                peer_addr: None,
+                version: "0.0.0".into(),
+            },
+            ready,
+            shutdown,
+            metrics: Arc::new(|| "# no metrics\n".to_owned()),
+            listener_is_loopback: true,
+            options: RouterOptions { heartbeat: Duration::from_millis(50), ..RouterOptions::default() },
+        });
+        Self { app: opcode_router::app(state), stop, _shards: shards, _home: home }
+    }
+
+    /// Sends a request; the answer's body is not read yet.
+    pub(crate) async fn open(&self, request: Request<Body>) -> Response {
+        self.app.clone().oneshot(request).await.expect("the service never fails")
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.open(request).await;
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
+        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(request(Method::GET, path, Body::empty())).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_text(path, body.to_string()).await
+    }
+
+    pub(crate) async fn post_text(&self, path: &str, body: impl Into<Body>) -> Answer {
+        let mut request = request(Method::POST, path, body.into());
+        request.headers_mut().insert("content-type", "application/json".parse().expect("a header"));
+        self.send(request).await
+    }
+}
+
+pub(crate) fn request(method: Method, path: &str, body: Body) -> Request<Body> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "127.0.0.1:4100")
+        .body(body)
+        .expect("a request")
+}
+
+fn actions(dir: &std::path::Path) -> ActionOptions {
+    ActionOptions {
+        allow_shell: false,
+        allow_private_network: false,
+        fs_roots: Vec::new(),
+        working_dir: dir.to_path_buf(),
+        jq_worker: Vec::new(),
+        jq_workers_max: 1,
+    }
+}
