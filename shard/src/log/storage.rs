@@ -111,37 +111,49 @@ impl GroupLog {
         Ok(self.read(index, index + 1, 0).await?.first().map(|entry| entry.log_id))
     }
 
+    /// Entries from `from` to below `to`, without a gap, until their bytes pass `bytes_max`.
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<Entry>> {
-        let mut entries = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
-        let (from, to, recent_from) = {
-            let memory = self.inner.memory.lock();
-            let Some((first, last)) = memory.bounds() else { return Ok(entries) };
-            let (from, to) = (from.max(first), to.min(last + 1));
-            let recent_from = memory.first_recent().unwrap_or(last + 1).clamp(from, to.max(from));
-            if recent_from == from {
-                copy_recent(&memory, from, to, (&mut entries, &mut bytes), bytes_max);
-                return Ok(entries);
-            }
-            (from, to, recent_from)
-        };
-        let (store, group) = (self.inner.store.clone(), self.inner.group);
-        let stored =
-            tokio::task::spawn_blocking(move || store.shared.read(group, (from, recent_from), bytes_max))
+        let mut next = from;
+        // Each turn gives an entry or ends. Memory may let entries go between two turns, so the
+        // rest of what was asked for is looked up anew.
+        loop {
+            let stored_to = {
+                let memory = self.inner.memory.lock();
+                let Some((first, last)) = memory.bounds() else { return Ok(entries) };
+                if entries.is_empty() {
+                    next = next.max(first);
+                }
+                let to = to.min(last + 1);
+                if next >= to || next < first || (bytes >= bytes_max && !entries.is_empty()) {
+                    return Ok(entries);
+                }
+                let first_recent = memory.first_recent().unwrap_or(last + 1);
+                if first_recent <= next {
+                    copy_recent(&memory, next, to, (&mut entries, &mut bytes), bytes_max);
+                    return Ok(entries);
+                }
+                first_recent.min(to)
+            };
+            let (store, group, left) =
+                (self.inner.store.clone(), self.inner.group, bytes_max.saturating_sub(bytes));
+            let read = move || store.shared.read(group, (next, stored_to), left);
+            let stored = tokio::task::spawn_blocking(read)
                 .await
                 .map_err(|error| StorageIOError::read_logs(&error))?
                 .map_err(|error| StorageIOError::read_logs(&error))?;
-        for (id, payload) in stored {
-            bytes += payload.len();
-            let entry = decode_entry(id, payload)
-                .map_err(|what| StorageIOError::read_log_entry(log_id(id), &io::Error::other(what)))?;
-            entries.push(entry);
+            if stored.is_empty() {
+                return Ok(entries);
+            }
+            for (id, payload) in stored {
+                bytes = bytes.saturating_add(payload.len());
+                next = id.index + 1;
+                let entry = decode_entry(id, payload)
+                    .map_err(|what| StorageIOError::read_log_entry(log_id(id), &io::Error::other(what)))?;
+                entries.push(entry);
+            }
         }
-        if entries.last().is_some_and(|last| last.log_id.index + 1 == recent_from) {
-            let memory = self.inner.memory.lock();
-            copy_recent(&memory, recent_from, to, (&mut entries, &mut bytes), bytes_max);
-        }
-        Ok(entries)
     }
 }
 
@@ -159,8 +171,7 @@ fn copy_recent(
     (entries, bytes): (&mut Vec<Entry>, &mut usize),
     bytes_max: usize,
 ) {
-    // What was just below may have been pushed out of memory since: then there is a gap.
-    let Some(first) = memory.first_recent().filter(|first| *first <= from) else { return };
+    let first = memory.first_recent().expect("the caller saw it");
     let skip = usize::try_from(from - first).unwrap_or(usize::MAX);
     let take = usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
     for (entry, size) in memory.recent.iter().skip(skip).take(take) {

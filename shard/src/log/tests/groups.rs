@@ -144,3 +144,40 @@ async fn a_log_in_use_is_refused() {
     let refused = Group::start(group_options(0), store, Shared::default()).await.err().unwrap();
     assert!(refused.to_string().contains("in use already"), "{refused}");
 }
+
+/// Entries are read through the edge between memory and disk while others are appended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_have_no_gap_where_memory_ends() {
+    use openraft::RaftLogReader;
+    use openraft::storage::RaftLogStorageExt;
+
+    use super::super::frame::EntryId;
+    use super::super::storage::GroupLog;
+    use super::super::types::{Proposal, log_id};
+
+    const ENTRIES: u64 = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open(LogOptions { segment_bytes: 1 << 20, ..log_options(dir.path()) }).unwrap();
+    let mut log = GroupLog::open(store, 1).unwrap();
+    let mut reader = log.clone();
+    let large = "y".repeat(150_000);
+    let appends = tokio::spawn(async move {
+        for index in 0..ENTRIES {
+            let proposal = Proposal::encode(batch(&[&large]).records()).unwrap();
+            let payload = openraft::EntryPayload::Normal(proposal);
+            let log_id = log_id(EntryId { term: 1, node: 1, index });
+            log.blocking_append([openraft::Entry { log_id, payload }]).await.unwrap();
+        }
+    });
+    let mut longest = 0;
+    while longest < ENTRIES {
+        let read = reader.try_get_log_entries(0..ENTRIES).await.unwrap();
+        let found: Vec<_> = read.iter().map(|entry| entry.log_id.index).collect();
+        assert!(found.len() as u64 >= longest, "entries are gone");
+        longest = found.len() as u64;
+        assert_eq!(found, (0..longest).collect::<Vec<_>>());
+    }
+    appends.await.unwrap();
+    let limited = reader.limited_get_log_entries(0, ENTRIES).await.unwrap().len();
+    assert!((20..40).contains(&limited), "{limited} entries of 150 KB are not about 4 MiB");
+}
