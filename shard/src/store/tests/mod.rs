@@ -1,6 +1,7 @@
 //! The tables by what they promise: nothing lost, nothing twice, nothing written by a reader.
 
 mod lists;
+mod runs;
 mod writing;
 
 use std::sync::Arc;
