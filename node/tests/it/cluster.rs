@@ -70,6 +70,8 @@ impl NodeBuilder {
             .spawn()
             .expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+        // Once a process; a second time is refused and changes nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         while let Some(Ok(line)) = lines.next() {
             if let Some(url) = line.strip_prefix("OPCODE is ready at ") {
                 let client = reqwest::Client::builder()
