@@ -9,7 +9,8 @@ use tracing_subscriber::EnvFilter;
 /// Starts logging; call once.
 pub(crate) fn start_logs(level: &str) -> Result<()> {
     // openraft tells every vote at `info`; whoever wants to know says `openraft=info`.
-    let filter = EnvFilter::try_new(format!("openraft=warn,{level}")).with_context(|| format!("log_level: {level:?} is no filter"))?;
+    let filter = EnvFilter::try_new(format!("openraft=warn,{level}"))
+        .with_context(|| format!("log_level: {level:?} is no filter"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         builder.with_target(false).with_ansi(std::env::var_os("NO_COLOR").is_none()).init();
