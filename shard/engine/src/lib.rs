@@ -9,6 +9,7 @@ pub mod command;
 pub mod dag;
 mod decide;
 pub mod definition;
+pub mod diagram;
 pub mod error;
 pub mod event;
 pub mod expr;
