@@ -51,79 +51,73 @@ impl<'a> Sight<'a> {
         compile(&Env { step: &|id| self.look(view, id), in_loop, has_data })
     }
 
-    fn look(&self, view: View, id: &str) -> Visibility {
-        let found = if id.contains('.') { self.look_along(view, id) } else { self.look_up(view, id) };
-        found.unwrap_or_else(|| self.unknown(view, id))
-    }
-
-    /// Looks for a short id in the scope of `view` and the scopes around it.
-    fn look_up(&self, view: View, id: &str) -> Option<Visibility> {
-        let (mut scope, mut via, from) = match view {
-            View::Start | View::End => (ROOT, None, None),
-            View::Step(node) => (self.outline.node(node).scope, Some(node), Some(node)),
+    /// The scopes around `view`, innermost first, each with the step in it that `view` is in;
+    /// without a step where all in the scope is over by then.
+    fn outward(&self, view: View) -> Vec<(usize, Option<u32>)> {
+        let (mut scopes, mut at) = match view {
+            View::Start | View::End => return vec![(ROOT, None)],
+            View::Step(node) => (Vec::new(), Some(node)),
             View::Rounds(node) => {
-                let body = *self.outline.node(node).inner.first()?;
-                (body, None, Some(node))
+                let body = self.outline.node(node).inner.first();
+                (body.map(|body| (*body, None)).into_iter().collect(), Some(node))
             }
         };
+        let mut scope = at.map_or(ROOT, |node| self.outline.node(node).scope);
         loop {
+            scopes.push((scope, at));
             let here = &self.outline.scopes[scope];
-            if let Some(&target) = here.by_id.get(id) {
-                return Some(match (view, via) {
-                    (View::Start, _) => too_late("inputs are set before any step runs"),
-                    (_, None) => Visibility::Visible,
-                    (_, Some(via)) => self.relation(scope, via, target, from),
-                });
-            }
             let is_late = matches!(here.namespace, Namespace::Hook | Namespace::Compensation);
-            (scope, via) = match here.owner {
-                Some(owner) if is_late => (self.outline.node(owner).scope, None),
-                Some(owner) if view == View::Rounds(owner) => (self.outline.node(owner).scope, Some(owner)),
-                Some(owner) => (self.outline.node(owner).scope, via.map(|_| owner)),
-                None if is_late => (ROOT, None),
-                None => return None,
+            at = if is_late { None } else { at.and(here.owner) };
+            scope = match here.owner {
+                Some(owner) => self.outline.node(owner).scope,
+                None if is_late => ROOT,
+                None => return scopes,
             };
         }
     }
 
-    /// Looks for a full id from the top level down.
-    fn look_along(&self, view: View, id: &str) -> Option<Visibility> {
-        let (first, rest) = id.split_once('.')?;
-        let start = *self.outline.scopes[ROOT].by_id.get(first)?;
-        let mut path = vec![start];
-        if !self.follow(start, rest, &mut path) {
-            return None;
-        }
-        let from = match view {
-            View::Start => return Some(too_late("inputs are set before any step runs")),
-            View::End => return Some(Visibility::Visible),
-            View::Step(node) | View::Rounds(node) => node,
-        };
-        let Some(around) = self.around(from) else { return Some(Visibility::Visible) };
-        for (depth, &target) in path.iter().enumerate() {
-            let scope = self.outline.node(target).scope;
-            let via = around[depth];
-            if target != via {
-                return Some(self.relation(scope, via, target, Some(from)));
+    /// Looks for a short id, or a path from a step in sight, from the innermost scope outward.
+    fn look(&self, view: View, id: &str) -> Visibility {
+        let (first, rest) = id.split_once('.').map_or((id, None), |(first, rest)| (first, Some(rest)));
+        let scopes = self.outward(view);
+        for (depth, (scope, at)) in scopes.iter().enumerate() {
+            let Some(&start) = self.outline.scopes[*scope].by_id.get(first) else { continue };
+            let mut path = vec![start];
+            if rest.is_some_and(|rest| !self.follow(start, rest, &mut path)) {
+                continue;
             }
-            let (Some(&next), Some(&inside)) = (path.get(depth + 1), around.get(depth + 1)) else {
-                let is_own_round = view == View::Rounds(from) && depth + 1 < path.len();
-                return Some(if is_own_round {
-                    Visibility::Visible
-                } else if path.len() > depth + 1 {
-                    too_late("it is inside this step")
-                } else {
-                    self.relation(scope, via, target, Some(from))
-                });
+            if view == View::Start {
+                return too_late("inputs are set before any step runs");
+            }
+            if at.is_none() {
+                return Visibility::Visible;
+            }
+            let around: Vec<u32> = scopes[..=depth].iter().rev().filter_map(|(_, at)| *at).collect();
+            return self.judge(view, &path, &around);
+        }
+        self.unknown(view, id)
+    }
+
+    /// How the end of `path` looks from the end of `around`; both start in the same scope.
+    fn judge(&self, view: View, path: &[u32], around: &[u32]) -> Visibility {
+        for (depth, (&target, &at)) in path.iter().zip(around).enumerate() {
+            let (next, inside) = match (path.get(depth + 1), around.get(depth + 1)) {
+                _ if target != at => return self.relation(target, at),
+                (None, None) => return too_late("it is this very step"),
+                (None, Some(_)) => return too_late("this step is a part of it"),
+                (Some(_), None) if matches!(view, View::Rounds(_)) => return Visibility::Visible,
+                (Some(_), None) => return too_late("it is inside this step"),
+                (Some(next), Some(inside)) => {
+                    (self.outline.node(*next).scope, self.outline.node(*inside).scope)
+                }
             };
-            let (next, inside) = (self.outline.node(next).scope, self.outline.node(inside).scope);
             match &self.outline.scopes[next].namespace {
                 // Another round or item of the same body may have finished.
-                Namespace::Body | Namespace::Items => return Some(Visibility::Visible),
+                Namespace::Body | Namespace::Items => return Visibility::Visible,
                 Namespace::Branch(_) if next != inside => {
-                    return Some(too_late("it is in another branch of the same condition"));
+                    return too_late("it is in another branch of the same condition");
                 }
-                Namespace::Lane(_) if next != inside => return Some(Visibility::Visible),
+                Namespace::Lane(_) if next != inside => return Visibility::Visible,
                 Namespace::Branch(_)
                 | Namespace::Lane(_)
                 | Namespace::Root
@@ -131,29 +125,7 @@ impl<'a> Sight<'a> {
                 | Namespace::Compensation => {}
             }
         }
-        Some(Visibility::Visible)
-    }
-
-    /// The steps around `node`, from the top level down to itself; `None` when a hook or a
-    /// compensation is among them, which run after everything.
-    fn around(&self, node: u32) -> Option<Vec<u32>> {
-        let mut around = vec![node];
-        let mut scope = &self.outline.scopes[self.outline.node(node).scope];
-        loop {
-            match scope.namespace {
-                Namespace::Hook | Namespace::Compensation => return None,
-                Namespace::Root
-                | Namespace::Branch(_)
-                | Namespace::Body
-                | Namespace::Items
-                | Namespace::Lane(_) => {}
-            }
-            let Some(owner) = scope.owner else { break };
-            around.push(owner);
-            scope = &self.outline.scopes[self.outline.node(owner).scope];
-        }
-        around.reverse();
-        Some(around)
+        Visibility::Visible
     }
 
     /// Follows `NAMESPACE.child.NAMESPACE.child…` down from `node`. A branch's name may hold dots.
@@ -194,21 +166,18 @@ impl<'a> Sight<'a> {
         fits.then_some(scope)
     }
 
-    /// How `target` looks from `via`, both in `scope`; `via` is `from` or a step around it.
-    fn relation(&self, scope: usize, via: u32, target: u32, from: Option<u32>) -> Visibility {
-        if target == via {
-            let is_self = from == Some(via);
-            return too_late(if is_self { "it is this very step" } else { "this step is a part of it" });
-        }
-        let (via, target) = (self.outline.node(via).position, self.outline.node(target).position);
+    /// How `target` looks from `at`, another step of the same scope.
+    fn relation(&self, target: u32, at: u32) -> Visibility {
+        let scope = self.outline.node(at).scope;
+        let (at, target) = (self.outline.node(at).position, self.outline.node(target).position);
         let runs_after = match &self.outline.scopes[scope].namespace {
-            Namespace::Root => self.depends(via, target),
+            Namespace::Root => self.depends(at, target),
             Namespace::Branch(_)
             | Namespace::Body
             | Namespace::Items
             | Namespace::Lane(_)
             | Namespace::Hook
-            | Namespace::Compensation => target > via,
+            | Namespace::Compensation => target > at,
         };
         if runs_after { too_late("it runs after this step") } else { Visibility::Visible }
     }

@@ -24,6 +24,7 @@ fn what_may_have_finished_is_visible() {
         {"id": "p", "type": "parallel", "config": {"branches": [[log("x", &[])], [reads("y", "p.branch_0.x", &[])]]}},
         {"id": "m", "type": "parallel", "config": {"mode": "map", "over": [1], "body": [log("x", &[]), reads("y", "m.item_3.x", &[])]}},
         reads("later", "c.true.y", &["c"]),
+        loops("near", json!([chooses("c", json!([log("x", &[])]), json!([])), reads("y", "c.true.x", &[])])),
         reads("deep", "l.iter_12.inner.iter_0.z", &["l"]),
     ])));
 }
