@@ -1,8 +1,9 @@
 //! The rules of a workflow, pure: text becomes a [`definition::Definition`], a
 //! [`command::Command`] to a [`run::Run`] becomes events, events fold into the run.
 //!
-//! No clock, no randomness, no files, no sockets, no threads: times and ids come in as data, and
-//! what the rules want done in the world goes out as [`command::Effect`]s.
+//! No clock, no randomness, no files, no sockets, no threads but the one that parses a jq filter on
+//! a stack of known size and is joined at once: times and ids come in as data, and what the rules
+//! want done in the world goes out as [`command::Effect`]s.
 
 pub mod catalogue;
 pub mod command;
