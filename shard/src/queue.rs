@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use opcode_engine::Rejected;
+use opcode_engine::{Code, Rejected};
 use opcode_engine::command::Command;
 use opcode_engine::definition::Definition;
 use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
@@ -268,8 +268,12 @@ impl Door {
     pub(crate) async fn sql(&self, query: &str, limit: usize) -> Result<Vec<Value>, CallError> {
         self.caught_up().await?;
         self.store.sql(query, limit, SQL_MS_MAX).await.map_err(|error| match error {
-            ShardError::Store { message, .. } => {
-                CallError::Rejected(Rejected::new(opcode_engine::Code::ValidationError, message))
+            // SQLite's own words for what the authorizer turns away.
+            ShardError::Refused(message) if message.starts_with("not authorized") => CallError::Rejected(
+                Rejected::new(Code::PermissionDenied, "the query does more than read: give one SELECT"),
+            ),
+            ShardError::Refused(message) => {
+                CallError::Rejected(Rejected::new(Code::ValidationError, message))
             }
             other => unavailable(&other),
         })

@@ -69,8 +69,17 @@ fn check(text: &str) -> Result<Definition, Vec<Problem>> {
 pub(crate) fn place_of(text: &str, problem: &Problem) -> Place {
     match (problem.line, problem.column) {
         (Some(line), Some(column)) => Place { line: line as usize, column: column as usize },
-        _ => place(text, &problem.pointer),
+        (None, Some(column)) => within_string(text, place(text, &problem.pointer), column as usize),
+        (Some(_) | None, None) => place(text, &problem.pointer),
     }
+}
+
+/// A column of the string at a place: past its quote, as far as nothing before it is escaped.
+fn within_string(text: &str, at: Place, column: usize) -> Place {
+    let line = text.lines().nth(at.line - 1).unwrap_or_default();
+    let quoted: String = line.chars().skip(at.column - 1).take(column + 1).collect();
+    let is_plain = quoted.starts_with('"') && !quoted.contains('\\');
+    Place { line: at.line, column: at.column + if is_plain { column } else { 0 } }
 }
 
 fn print(checked: &Checked, quiet: bool) {
@@ -119,5 +128,32 @@ fn document(checked: &Checked) -> Value {
                 .collect();
             json!({"file": checked.file, "valid": false, "errors": errors})
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_of_an_expression_is_a_column_of_the_file() {
+        let text = "{\n  \"condition\": \"inputs.x ==\"\n}";
+        let problem = Problem::at("/condition", "ends too early").column(12);
+        assert_eq!(place_of(text, &problem), Place { line: 2, column: 28 });
+        let shown = described("w.json", text, &problem);
+        assert!(
+            shown.starts_with("w.json:2:28: /condition: ends too early (column 12 of the expression)"),
+            "{shown}"
+        );
+        let escaped = "{\"condition\": \"\\u0061 ==\"}";
+        assert_eq!(place_of(escaped, &problem), Place { line: 1, column: 15 });
+    }
+
+    #[test]
+    fn duplicate_keys_are_problems_here_too() {
+        let problems =
+            check(r#"{"steps":[{"id":"a","id":"b","action":"crypto.uuid"}]}"#).err().unwrap_or_default();
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].pointer, "/steps/0/id");
     }
 }

@@ -215,6 +215,20 @@ async fn a_template_is_run_in_the_version_asked_for() {
 }
 
 #[tokio::test]
+async fn sql_only_reads() {
+    let node = Node::start().await;
+    let ask = async |query: &str| node.post("/v1/sql", &json!({"query": query})).await.status;
+    assert_eq!(ask("SELECT 1 AS one").await, 200);
+    assert_eq!(ask("DELETE FROM workflows").await, 403);
+    assert_eq!(ask("SELEC 1").await, 422);
+    assert_eq!(ask("SELECT * FROM nothing").await, 422);
+    assert_eq!(ask("SELECT 1; SELECT 2").await, 422);
+    let one = node.post("/v1/sql", &json!({"query": "SELECT 1 AS one", "limit": 2})).await.json();
+    assert_eq!((&one["items"], &one["truncated"]), (&json!([{"one": 1}, {"one": 1}]), &json!(true)));
+    assert_eq!(node.post("/v1/sql", &json!({"query": "SELECT 1", "shard": 77})).await.status, 422);
+}
+
+#[tokio::test]
 async fn numbers_keep_every_digit() {
     let node = Node::start().await;
     let body = concat!(
