@@ -139,7 +139,36 @@ impl<'a> Outline<'a> {
                 outline.on_error = hook;
             }
         }
+        outline.ambiguous_ids();
         (!outline.is_over_limit).then_some(outline)
+    }
+
+    /// Names of branches may hold dots, so that the full ids of two steps may be spelt alike:
+    /// `p.a.b.c.d` is `d` in branch `a.b.c` of `p`, or `d` in branch `c` of `b` in branch `a`.
+    fn ambiguous_ids(&self) {
+        let may_confuse = |s: &ScopeNode| match &s.namespace {
+            Namespace::Branch(name) => name.contains('.') || &**name == "compensate",
+            Namespace::Root
+            | Namespace::Hook
+            | Namespace::Compensation
+            | Namespace::Body
+            | Namespace::Items
+            | Namespace::Lane(_) => false,
+        };
+        if self.is_over_limit || !self.scopes.iter().any(may_confuse) {
+            return;
+        }
+        let mut seen = HashMap::new();
+        for (ix, node) in (0_u32..).zip(&self.nodes).filter(|(_, node)| !node.id.is_empty()) {
+            let Some(other) = seen.insert(self.full_id(ix), ix) else { continue };
+            // The same short id in the same scope has been told.
+            if self.node(other).scope != node.scope {
+                let other = &self.node(other).object.pointer;
+                let message =
+                    format!("its full id is spelt like that of the step at {other}; rename a branch");
+                self.report.at(node.object.pointer.clone(), message);
+            }
+        }
     }
 
     /// The step that the scope of `node` belongs to.
@@ -331,7 +360,8 @@ impl<'a> Outline<'a> {
         let rivals = hooks.chain([&self.scopes[if is_hook { ROOT } else { scope }]]);
         if let Some(other) = rivals.filter_map(|s| s.by_id.get(id)).next() {
             let other = &self.node(*other).object.pointer;
-            self.report.at(object.at("id"), format!("the id {id:?} is taken by the step at {other}"));
+            let pointer = if object.get("id").is_some() { object.at("id") } else { object.pointer.clone() };
+            self.report.at(pointer, format!("the id {id:?} is taken by the step at {other}"));
         }
         id.to_owned()
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{accepted, log, steps};
 
-fn examples() -> Vec<(String, String)> {
+pub(super) fn examples() -> Vec<(String, String)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../node/tests/examples");
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()

@@ -173,3 +173,15 @@ fn jq_filters_are_compiled_once_and_not_without_end() {
     output["output"] = json!("${{jq: .inputs}}".repeat(201));
     expect(&output, &[("/output", "200 different jq filters")]);
 }
+
+#[test]
+fn values_nest_as_deep_as_json_may() {
+    let deep = |levels: usize| (0..levels).fold(json!("${{inputs.a}}"), |inner, _| json!([inner]));
+    let with = |value: Value| {
+        json!({"metadata": value, "output": value, "steps": [
+        {"id": "a", "action": "workflow.log", "params": {"message": "m", "data": value}}]})
+    };
+    super::accepted(&with(deep(200)));
+    let problems = refused(&with(deep(256)).to_string()).problems;
+    assert!(problems.len() == 1 && problems[0].message.contains("256 deep"), "{problems:?}");
+}

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod hostile;
+mod mutated;
 mod problems;
 mod references;
 mod schema;

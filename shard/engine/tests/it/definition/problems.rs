@@ -120,6 +120,26 @@ fn ids() {
 }
 
 #[test]
+fn full_ids_that_are_spelt_alike() {
+    let choose = |id: &str, branches: Value| json!({"id": id, "type": "condition", "config": {"expression": "true", "branches": branches}});
+    let inner = choose("b", json!({"c": [log("d", &[])]}));
+    expect(
+        &steps(json!([choose(
+            "p",
+            json!({"a": [inner], "a.b.c": [log("d", &[])], "v1.2": [log("d", &[])]})
+        )])),
+        &[("/steps/0/config/branches/a.b.c/0", "/steps/0/config/branches/a/0/config/branches/c/0")],
+    );
+    let mut undone = choose("p", json!({"compensate": [log("d", &[])]}));
+    undone["compensate"] = log("d", &[]);
+    expect(&steps(json!([undone])), &[("/steps/0/compensate", "spelt like")]);
+    expect(
+        &json!({"steps": [log("on_error", &[])], "on_error": {"action": "crypto.uuid"}}),
+        &[("/on_error", "taken by the step at /steps/0")],
+    );
+}
+
+#[test]
 fn fields_of_every_step() {
     step(json!({"id": "s", "action": "crypto.uuid", "parms": {}}), "/parms", "did you mean \"params\"?");
     step(json!({"id": "s", "type": "raisoning", "config": {}}), "/type", "did you mean \"reasoning\"?");
