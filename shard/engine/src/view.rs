@@ -104,9 +104,47 @@ pub fn changes(
     data: &[u8],
     timestamp: Timestamp,
 ) -> Result<Vec<Change>, String> {
-    let made = match step_id {
-        None => run_changes(event_type, data, timestamp),
-        Some(_) => step_changes(event_type, step_id, data, timestamp),
+    let made = match event_type {
+        EventType::WorkflowStarted
+        | EventType::WorkflowCompleted
+        | EventType::WorkflowFailed
+        | EventType::WorkflowCancelled
+        | EventType::WorkflowSuspended
+        | EventType::WorkflowResumed
+        | EventType::DagMutated => run_changes(event_type, data, timestamp),
+        EventType::StepScheduled
+        | EventType::StepStarted
+        | EventType::StepCompleted
+        | EventType::StepFailed
+        | EventType::StepSkipped
+        | EventType::StepRetrying
+        | EventType::StepSuspended
+        | EventType::StepRetryAttempt
+        | EventType::StepIgnored
+        | EventType::WaitStarted
+        | EventType::WaitCompleted => step_changes(event_type, data, timestamp),
+        EventType::DecisionRequested => decision_requested(step_id, data, timestamp),
+        EventType::DecisionResolved => decision_resolved(data),
+        // A timeout, a cancellation and a failure show with the events that follow from them.
+        EventType::WorkflowTimedOut
+        | EventType::WorkflowInterrupted
+        | EventType::StepFallback
+        | EventType::ErrorHandlerInvoked
+        | EventType::SignalReceived
+        | EventType::VariableSet
+        | EventType::CircuitBreakerOpen
+        | EventType::CircuitBreakerHalfOpen
+        | EventType::CircuitBreakerClosed
+        | EventType::ConditionEvaluated
+        | EventType::LoopIterStarted
+        | EventType::LoopIterCompleted
+        | EventType::LoopCompleted
+        | EventType::ParallelStarted
+        | EventType::ParallelCompleted
+        | EventType::CompensationStarted
+        | EventType::CompensationCompleted
+        | EventType::CompensationFailed
+        | EventType::Custom => Ok(Vec::new()),
     };
     made.map_err(|e| format!("{}: {e}", event_type.as_str()))
 }
@@ -156,16 +194,11 @@ fn run_changes(event_type: EventType, data: &[u8], at: Timestamp) -> serde_json:
             let e: Mutated = serde_json::from_slice(data)?;
             vec![Change::Definition(e.definition)]
         }
-        _ => Vec::new(),
+        _ => unreachable!("its one caller picks these"),
     })
 }
 
-fn step_changes(
-    event_type: EventType,
-    step_id: Option<&Arc<str>>,
-    data: &[u8],
-    at: Timestamp,
-) -> serde_json::Result<Vec<Change>> {
+fn step_changes(event_type: EventType, data: &[u8], at: Timestamp) -> serde_json::Result<Vec<Change>> {
     Ok(match event_type {
         EventType::StepScheduled => {
             let e: payload::StepScheduled = serde_json::from_slice(data)?;
@@ -213,30 +246,36 @@ fn step_changes(
             let e: Due = serde_json::from_slice(data)?;
             vec![step(StepStatus::Running, e.due)]
         }
-        EventType::DecisionRequested => {
-            let e: Requested = serde_json::from_slice(data)?;
-            vec![Change::DecisionRequested(Box::new(DecisionRequested {
-                decision_id: e.decision_id,
-                step_id: step_id.map(|s| s.to_string()).unwrap_or_default(),
-                context: e.context,
-                options: e.options,
-                target_agent: e.target_agent,
-                fallback: e.fallback,
-                timeout_at: e.timeout_at,
-                created_at: at,
-            }))]
-        }
-        EventType::DecisionResolved => {
-            let e: Resolved = serde_json::from_slice(data)?;
-            let closed = Change::DecisionClosed {
-                decision_id: e.decision_id,
-                status: if e.timed_out { "timed_out" } else { "resolved" },
-                resolution: Some(e.resolution),
-            };
-            vec![closed, step(StepStatus::Running, e.due)]
-        }
-        _ => Vec::new(),
+        _ => unreachable!("its one caller picks these"),
     })
+}
+
+fn decision_requested(
+    step_id: Option<&Arc<str>>,
+    data: &[u8],
+    at: Timestamp,
+) -> serde_json::Result<Vec<Change>> {
+    let e: Requested = serde_json::from_slice(data)?;
+    Ok(vec![Change::DecisionRequested(Box::new(DecisionRequested {
+        decision_id: e.decision_id,
+        step_id: step_id.map(|s| s.to_string()).unwrap_or_default(),
+        context: e.context,
+        options: e.options,
+        target_agent: e.target_agent,
+        fallback: e.fallback,
+        timeout_at: e.timeout_at,
+        created_at: at,
+    }))])
+}
+
+fn decision_resolved(data: &[u8]) -> serde_json::Result<Vec<Change>> {
+    let e: Resolved = serde_json::from_slice(data)?;
+    let closed = Change::DecisionClosed {
+        decision_id: e.decision_id,
+        status: if e.timed_out { "timed_out" } else { "resolved" },
+        resolution: Some(e.resolution),
+    };
+    Ok(vec![closed, step(StepStatus::Running, e.due)])
 }
 
 /// A run's status and nothing else.

@@ -247,7 +247,11 @@ impl Compiler<'_> {
             }
         }
         let options = self.options(config);
-        let fallback = config.text("fallback");
+        // A free-form decision may fall back on an empty answer; elsewhere empty is none.
+        let fallback = match config.get("fallback") {
+            Some(Value::String(text)) if text.is_empty() && options.is_empty() => Some(""),
+            _ => config.text("fallback"),
+        };
         if let Some(fallback) = fallback
             && !options.is_empty()
             && !options.iter().any(|o| o.id == fallback)

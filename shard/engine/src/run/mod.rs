@@ -4,6 +4,8 @@
 //! for an event just made and for one read back, so a replayed run is the run.
 
 mod apply;
+mod fold_run;
+mod fold_step;
 pub(crate) mod instance;
 mod prepare;
 mod remap;

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod composites;
 mod definition;
+mod endings;
+mod recovery;
 mod script;
 mod steps;
+mod waits;
