@@ -38,7 +38,7 @@ pub(crate) struct TraceId(pub(crate) String);
 /// The HTTP service of a node.
 pub fn app(state: RouterState) -> Router {
     let (router, api) = documented().split_for_parts();
-    let api: bytes::Bytes = serde_json::to_vec(&api).expect("an OpenAPI document is JSON").into();
+    let api: bytes::Bytes = described(&api).to_string().into();
     router
         .route(
             "/openapi.json",
@@ -53,8 +53,47 @@ pub fn app(state: RouterState) -> Router {
 }
 
 /// The OpenAPI 3.1 document of this build.
-pub fn openapi() -> utoipa::openapi::OpenApi {
-    documented().into_openapi()
+pub fn openapi() -> serde_json::Value {
+    described(documented().get_openapi())
+}
+
+/// The document with what every answer must have: a description, by its status unless it has one;
+/// and with what every call may answer: a problem document.
+fn described(api: &utoipa::openapi::OpenApi) -> serde_json::Value {
+    let mut document = serde_json::to_value(api).expect("an OpenAPI document is JSON");
+    let paths = document.get_mut("paths").and_then(serde_json::Value::as_object_mut);
+    let operations = paths.into_iter().flatten().flat_map(|(_, item)| item.as_object_mut()).flatten();
+    let all_answers = operations.filter_map(|(_, operation)| operation.get_mut("responses")?.as_object_mut());
+    for answers in all_answers {
+        answers
+            .values_mut()
+            .filter_map(|answer| answer.get_mut("content")?.as_object_mut())
+            .for_each(name_problems);
+        for (status, answer) in answers.iter_mut() {
+            if answer["description"].as_str().is_none_or(str::is_empty) {
+                let reason = status.parse::<StatusCode>().ok().and_then(|status| status.canonical_reason());
+                answer["description"] = reason.unwrap_or("Answer").into();
+            }
+        }
+        let problem = serde_json::json!({"$ref": PROBLEM});
+        answers.insert(
+            "default".to_owned(),
+            serde_json::json!({"description": "Any other refusal or failure",
+                "content": {"application/problem+json": {"schema": problem}}}),
+        );
+    }
+    document
+}
+
+/// Where the schema of problem documents is.
+const PROBLEM: &str = "#/components/schemas/Problem";
+
+/// Gives problem documents their media type.
+fn name_problems(content: &mut serde_json::Map<String, serde_json::Value>) {
+    let is_problem = content.get("application/json").is_some_and(|body| body["schema"]["$ref"] == PROBLEM);
+    if is_problem && let Some(schema) = content.remove("application/json") {
+        content.insert("application/problem+json".to_owned(), schema);
+    }
 }
 
 fn documented() -> OpenApiRouter<RouterState> {

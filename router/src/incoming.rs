@@ -143,11 +143,11 @@ impl Incoming {
 }
 
 pub(crate) fn unsupported(found: &str, wanted: &str) -> ApiError {
-    let found = if found.is_empty() { "no Content-Type".to_owned() } else { format!("`{found}`") };
+    let found = if found.is_empty() { "none is named".to_owned() } else { format!("`{found}` is named") };
     ApiError::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         opcode_engine::Code::ValidationError.as_str(),
-        format!("this call takes {wanted}, not {found}"),
+        format!("this call takes the Content-Type {wanted}, and {found}"),
     )
 }
 

@@ -32,7 +32,7 @@ struct Taken<'a> {
 }
 
 /// Starts many workflows; a bad one harms no other.
-#[utoipa::path(post, path = "/v1/workflows/batch", tag = "workflows",
+#[utoipa::path(post, path = "/v1/workflows/batch", tag = "workflows", operation_id = "submitWorkflows",
     request_body(content((schema::BatchRequest = "application/json"), (schema::SubmitRequest = "application/x-ndjson"))),
     responses((status = 200, description = "one result for each item, in order", body = schema::BatchAnswer),
         (status = 400, body = schema::Problem), (status = 413, body = schema::Problem), (status = 415, body = schema::Problem),

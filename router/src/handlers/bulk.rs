@@ -62,7 +62,7 @@ struct Answer {
 }
 
 /// Cancels, retries or signals every workflow that matches.
-#[utoipa::path(post, path = "/v1/workflows/bulk", tag = "workflows", request_body = schema::BulkRequest,
+#[utoipa::path(post, path = "/v1/workflows/bulk", tag = "workflows", operation_id = "applyToWorkflows", request_body = schema::BulkRequest,
     responses((status = 200, body = schema::BulkAnswer), (status = 400, body = schema::Problem), (status = 422, body = schema::Problem),
         (status = 429, body = schema::Problem), (status = 503, body = schema::Problem)))]
 pub(crate) async fn apply(

@@ -83,7 +83,7 @@ impl<'a> Shard<'a> {
 }
 
 /// Members, shards, and who leads which.
-#[utoipa::path(get, path = "/v1/cluster", tag = "cluster",
+#[utoipa::path(get, path = "/v1/cluster", tag = "cluster", operation_id = "getCluster",
     responses((status = 200, body = schema::Cluster), (status = 503, body = schema::Problem)))]
 pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
@@ -123,7 +123,7 @@ struct Rows {
 }
 
 /// Runs a read-only query on every shard; the rows follow one another, shard by shard.
-#[utoipa::path(post, path = "/v1/sql", tag = "cluster", request_body = schema::SqlRequest,
+#[utoipa::path(post, path = "/v1/sql", tag = "cluster", operation_id = "querySql", request_body = schema::SqlRequest,
     responses((status = 200, body = schema::SqlAnswer), (status = 400, body = schema::Problem), (status = 422, body = schema::Problem),
         (status = 503, body = schema::Problem)))]
 pub(crate) async fn sql(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {

@@ -63,7 +63,7 @@ pub(crate) fn signal(fields: &mut Fields<'_>) -> Option<Signal> {
 }
 
 /// Sends a signal.
-#[utoipa::path(post, path = "/v1/workflows/{id}/signals", tag = "workflows", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/workflows/{id}/signals", tag = "workflows", operation_id = "signalWorkflow", params(("id" = String, Path)),
     request_body = schema::SignalRequest,
     responses((status = 202, body = schema::Accepted), (status = 400, body = schema::Problem), (status = 403, body = schema::Problem),
         (status = 404, body = schema::Problem), (status = 409, body = schema::Problem), (status = 422, body = schema::Problem),
@@ -100,7 +100,7 @@ async fn reasoned(
 }
 
 /// Cancels a workflow.
-#[utoipa::path(post, path = "/v1/workflows/{id}/cancel", tag = "workflows", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/workflows/{id}/cancel", tag = "workflows", operation_id = "cancelWorkflow", params(("id" = String, Path)),
     request_body = Option<schema::ReasonRequest>,
     responses((status = 202, body = schema::Accepted), (status = 404, body = schema::Problem), (status = 409, body = schema::Problem)))]
 pub(crate) async fn cancel(
@@ -111,7 +111,7 @@ pub(crate) async fn cancel(
 }
 
 /// Stops a workflow from starting steps.
-#[utoipa::path(post, path = "/v1/workflows/{id}/suspend", tag = "workflows", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/workflows/{id}/suspend", tag = "workflows", operation_id = "suspendWorkflow", params(("id" = String, Path)),
     request_body = Option<schema::ReasonRequest>,
     responses((status = 202, body = schema::Accepted), (status = 404, body = schema::Problem), (status = 409, body = schema::Problem)))]
 pub(crate) async fn suspend(
@@ -122,7 +122,7 @@ pub(crate) async fn suspend(
 }
 
 /// Lets a suspended workflow go on.
-#[utoipa::path(post, path = "/v1/workflows/{id}/resume", tag = "workflows", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/workflows/{id}/resume", tag = "workflows", operation_id = "resumeWorkflow", params(("id" = String, Path)),
     request_body = Option<schema::ReasonRequest>,
     responses((status = 202, body = schema::Accepted), (status = 404, body = schema::Problem), (status = 409, body = schema::Problem)))]
 pub(crate) async fn resume(
@@ -133,7 +133,7 @@ pub(crate) async fn resume(
 }
 
 /// Runs a failed workflow again, or any from a step on.
-#[utoipa::path(post, path = "/v1/workflows/{id}/retry", tag = "workflows", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/workflows/{id}/retry", tag = "workflows", operation_id = "retryWorkflow", params(("id" = String, Path)),
     request_body = Option<schema::RetryRequest>,
     responses((status = 202, body = schema::Accepted), (status = 404, body = schema::Problem), (status = 409, body = schema::Problem),
         (status = 422, body = schema::Problem)))]
@@ -172,7 +172,7 @@ async fn other_version(
 }
 
 /// Changes the steps of a live workflow.
-#[utoipa::path(post, path = "/v1/workflows/{id}/extend", tag = "workflows", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/workflows/{id}/extend", tag = "workflows", operation_id = "extendWorkflow", params(("id" = String, Path)),
     request_body(content = Object, description = "a mutation: `insert_after`, `insert_before`, `replace`, `remove`, `set_variable`"),
     responses((status = 202, body = schema::Accepted), (status = 404, body = schema::Problem), (status = 409, body = schema::Problem),
         (status = 422, body = schema::Problem)))]

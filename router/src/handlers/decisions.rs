@@ -13,7 +13,7 @@ use crate::schema;
 use crate::state::RouterState;
 
 /// Lists decisions, pending ones unless said otherwise.
-#[utoipa::path(get, path = "/v1/decisions", tag = "catalogue",
+#[utoipa::path(get, path = "/v1/decisions", tag = "catalogue", operation_id = "listDecisions",
     params(("status" = Option<String>, Query, description = "`pending` (default), `resolved`, `timed_out`, `cancelled` or `all`"),
         ("agent_id" = Option<String>, Query, description = "those that this agent may answer"),
         ("workflow_id" = Option<String>, Query),

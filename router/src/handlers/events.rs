@@ -14,7 +14,7 @@ use crate::schema;
 use crate::state::RouterState;
 
 /// Events of a workflow in order; with `Accept: text/event-stream` live until it ends.
-#[utoipa::path(get, path = "/v1/workflows/{id}/events", tag = "workflows",
+#[utoipa::path(get, path = "/v1/workflows/{id}/events", tag = "workflows", operation_id = "listWorkflowEvents",
     params(("id" = String, Path), ("after" = Option<u64>, Query, description = "only events after this sequence"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000),
         ("Last-Event-ID" = Option<u64>, Header, description = "of a stream: goes on after this sequence")),
@@ -56,7 +56,7 @@ fn last_event_id(incoming: &Incoming) -> Result<Option<u64>, ApiError> {
 }
 
 /// Every event of every workflow from now on.
-#[utoipa::path(get, path = "/v1/events", tag = "events",
+#[utoipa::path(get, path = "/v1/events", tag = "events", operation_id = "followEvents",
     responses((status = 200, content((String = "text/event-stream"))), (status = 406, body = schema::Problem),
         (status = 429, body = schema::Problem)))]
 pub(crate) async fn firehose(

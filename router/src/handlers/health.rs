@@ -18,14 +18,14 @@ struct Health<'a> {
 }
 
 /// The process lives.
-#[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/healthz", tag = "operations", operation_id = "getHealth", responses((status = 200, body = Object)))]
 pub(crate) async fn healthz(State(state): State<RouterState>) -> Response {
     let node = state.node();
     json(StatusCode::OK, &Health { status: "ok", node_id: &node.node_id, version: &node.version })
 }
 
 /// Requests are served.
-#[utoipa::path(get, path = "/readyz", tag = "operations",
+#[utoipa::path(get, path = "/readyz", tag = "operations", operation_id = "getReadiness",
     responses((status = 200, body = Object), (status = 503, body = schema::Problem)))]
 pub(crate) async fn readyz(State(state): State<RouterState>) -> Result<Response, ApiError> {
     if !state.is_ready() {
@@ -36,7 +36,7 @@ pub(crate) async fn readyz(State(state): State<RouterState>) -> Result<Response,
 }
 
 /// Metrics in Prometheus' text format.
-#[utoipa::path(get, path = "/metrics", tag = "operations",
+#[utoipa::path(get, path = "/metrics", tag = "operations", operation_id = "getMetrics",
     responses((status = 200, body = String, content_type = "text/plain")))]
 pub(crate) async fn metrics(State(state): State<RouterState>) -> Response {
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

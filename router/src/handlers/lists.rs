@@ -51,7 +51,7 @@ impl From<RunSummary> for Line {
 }
 
 /// Lists workflows, newest first.
-#[utoipa::path(get, path = "/v1/workflows", tag = "workflows",
+#[utoipa::path(get, path = "/v1/workflows", tag = "workflows", operation_id = "listWorkflows",
     params(("status" = Option<String>, Query, description = "one, several with commas, or repeated"),
         ("agent_id" = Option<String>, Query), ("template" = Option<String>, Query),
         ("label" = Option<Vec<String>>, Query, description = "`name:value`; all given must match"),

@@ -35,7 +35,7 @@ struct Defined<'a> {
 }
 
 /// Defines a template: a new version unless the newest one is the same.
-#[utoipa::path(post, path = "/v1/templates", tag = "catalogue", request_body = schema::TemplateRequest,
+#[utoipa::path(post, path = "/v1/templates", tag = "catalogue", operation_id = "defineTemplate", request_body = schema::TemplateRequest,
     params(("name" = Option<String>, Query, description = "the name, where the body has none or is a bare definition")),
     responses((status = 201, body = schema::Template), (status = 200, description = "the newest version is the same", body = schema::Template),
         (status = 400, body = schema::Problem), (status = 422, body = schema::Problem), (status = 503, body = schema::Problem)))]
@@ -122,7 +122,7 @@ fn shown<'a>(
 }
 
 /// The newest version of every template, by name.
-#[utoipa::path(get, path = "/v1/templates", tag = "catalogue",
+#[utoipa::path(get, path = "/v1/templates", tag = "catalogue", operation_id = "listTemplates",
     params(("limit" = Option<u32>, Query, minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query)),
     responses((status = 200, body = schema::TemplateList), (status = 400, body = schema::Problem), (status = 503, body = schema::Problem)))]
 pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
@@ -145,7 +145,7 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
 }
 
 /// A template's newest version, or the one asked for.
-#[utoipa::path(get, path = "/v1/templates/{name}", tag = "catalogue",
+#[utoipa::path(get, path = "/v1/templates/{name}", tag = "catalogue", operation_id = "getTemplate",
     params(("name" = String, Path), ("version" = Option<String>, Query, description = "`v3`; the newest without it")),
     responses((status = 200, body = schema::Template), (status = 400, body = schema::Problem), (status = 404, body = schema::Problem)))]
 pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {

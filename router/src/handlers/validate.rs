@@ -20,7 +20,7 @@ struct Validated<'a> {
 }
 
 /// Checks a definition or template file; nothing is stored.
-#[utoipa::path(post, path = "/v1/validate", tag = "catalogue",
+#[utoipa::path(post, path = "/v1/validate", tag = "catalogue", operation_id = "validateDefinition",
     request_body(content = Object, description = "a definition, or a template file that wraps one"),
     responses((status = 200, body = schema::Validated), (status = 400, body = schema::Problem), (status = 422, body = schema::Problem)))]
 pub(crate) async fn validate(incoming: Incoming) -> Result<Response, ApiError> {
@@ -58,7 +58,7 @@ struct Param {
 }
 
 /// The actions that steps may name.
-#[utoipa::path(get, path = "/v1/actions", tag = "catalogue", responses((status = 200, body = schema::ActionList)))]
+#[utoipa::path(get, path = "/v1/actions", tag = "catalogue", operation_id = "listActions", responses((status = 200, body = schema::ActionList)))]
 pub(crate) async fn actions(incoming: Incoming) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let items = ACTIONS

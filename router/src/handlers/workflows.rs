@@ -31,7 +31,7 @@ struct Answer<'a> {
 }
 
 /// Starts a workflow.
-#[utoipa::path(post, path = "/v1/workflows", tag = "workflows", request_body = schema::SubmitRequest,
+#[utoipa::path(post, path = "/v1/workflows", tag = "workflows", operation_id = "submitWorkflow", request_body = schema::SubmitRequest,
     params(("wait" = Option<String>, Query, description = "wait until the run ends or suspends, at most this long: `10s`"),
         ("Idempotency-Key" = Option<String>, Header, description = "names the run when the body has no `id`")),
     responses((status = 201, body = schema::SubmitAnswer), (status = 200, description = "the same submission again", body = schema::SubmitAnswer),
@@ -104,7 +104,7 @@ async fn wait_for(
 }
 
 /// Reads a workflow.
-#[utoipa::path(get, path = "/v1/workflows/{id}", tag = "workflows",
+#[utoipa::path(get, path = "/v1/workflows/{id}", tag = "workflows", operation_id = "getWorkflow",
     params(("id" = String, Path), ("wait" = Option<String>, Query, description = "until it ends or suspends, at most this long"),
         ("consistency" = Option<String>, Query, description = "`strong` (default), `session` or `eventual`")),
     responses((status = 200, body = schema::Workflow), (status = 400, body = schema::Problem), (status = 404, body = schema::Problem),
@@ -129,7 +129,7 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
 }
 
 /// The definition that a run is pinned to.
-#[utoipa::path(get, path = "/v1/workflows/{id}/definition", tag = "workflows", params(("id" = String, Path)),
+#[utoipa::path(get, path = "/v1/workflows/{id}/definition", tag = "workflows", operation_id = "getWorkflowDefinition", params(("id" = String, Path)),
     responses((status = 200, body = Object), (status = 404, body = schema::Problem)))]
 pub(crate) async fn definition(
     State(state): State<RouterState>,
@@ -150,7 +150,7 @@ struct Why {
 }
 
 /// Why a run is not moving.
-#[utoipa::path(get, path = "/v1/workflows/{id}/why", tag = "workflows", params(("id" = String, Path)),
+#[utoipa::path(get, path = "/v1/workflows/{id}/why", tag = "workflows", operation_id = "explainWorkflow", params(("id" = String, Path)),
     responses((status = 200, body = schema::Why), (status = 404, body = schema::Problem)))]
 pub(crate) async fn why(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;

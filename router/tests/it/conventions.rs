@@ -123,6 +123,15 @@ async fn health_and_description_are_served() {
         let name = reference.split('"').next().unwrap_or_default();
         assert!(api["components"]["schemas"][name].is_object(), "{name} is referred to and not there");
     }
+    let operations = api["paths"].as_object().expect("paths").values().flat_map(|item| item.as_object());
+    let mut names = std::collections::BTreeSet::new();
+    for (_, operation) in operations.flatten() {
+        let name = operation["operationId"].as_str().expect("an operation has a name");
+        assert!(names.insert(name), "{name} names two operations");
+        for (status, answer) in operation["responses"].as_object().expect("answers") {
+            assert!(answer["description"].is_string(), "{name} {status} is not described");
+        }
+    }
     node.stop.send_replace(true);
     assert_eq!(node.get("/readyz").await.status, 503);
 }
