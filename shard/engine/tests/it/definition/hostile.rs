@@ -185,3 +185,12 @@ fn values_nest_as_deep_as_json_may() {
     let problems = refused(&with(deep(256)).to_string()).problems;
     assert!(problems.len() == 1 && problems[0].message.contains("256 deep"), "{problems:?}");
 }
+
+#[test]
+fn nearly_a_mebibyte_of_tokens_is_compiled_soon() {
+    for (token, per_step) in [("${{inputs.a}}", 5), ("${{1+1}}", 9), ("${{expr:1+1}}", 5)] {
+        let step = |n: usize| json!({"id": format!("s{n}"), "action": "workflow.log", "params": {"message": token.repeat(per_step)}});
+        let many = steps((0..7_000).map(step).collect());
+        soon(|| super::accepted(&many));
+    }
+}
