@@ -11,8 +11,8 @@ use crate::strict;
 
 /// Definitions held at most.
 const ENTRIES_MAX: usize = 1024;
-/// Bytes of text held at most.
-const BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of text held at most; compiled, a definition is several times its text.
+const BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Texts from this size on are compiled on a thread of their own, off the runtime's.
 const INLINE_BYTES_MAX: usize = 32 * 1024;
 

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -21,13 +20,16 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::ApiError;
 use crate::state::RouterState;
 
-/// Events read from the log at a time.
-const PAGE: usize = 500;
+/// Events read from the log at a time; each may have data of 1 MiB.
+const PAGE: usize = 100;
+/// Bytes of data after which an answer or a chunk holds no further event.
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Chunks that wait for a slow connection before its stream waits too.
 const CHUNKS_WAITING_MAX: usize = 16;
 /// Run ids that a firehose remembers for one shard.
@@ -65,6 +67,34 @@ pub(crate) fn document(record: &EventRecord) -> EventDocument<'_> {
         timestamp: record.timestamp.to_rfc3339(),
         workflow_id: None,
         shard: None,
+    }
+}
+
+/// At most `limit` events after a sequence, fewer when they are large, and whether there are more.
+pub(crate) async fn read(
+    shard: &ShardHandle,
+    id: &WorkflowId,
+    after: Sequence,
+    limit: usize,
+) -> Result<(Vec<EventRecord>, bool), CallError> {
+    let mut records: Vec<EventRecord> = Vec::new();
+    let (mut last, mut bytes) = (after, 0);
+    loop {
+        // One more than is wanted tells whether there are more.
+        let wanted = PAGE.min(limit + 1 - records.len());
+        let page = shard.events(id, last, wanted).await?;
+        let is_whole = page.len() < wanted;
+        for record in page {
+            if records.len() == limit || (bytes > PAGE_BYTES_MAX && !records.is_empty()) {
+                return Ok((records, true));
+            }
+            bytes += record.data.len();
+            last = record.sequence;
+            records.push(record);
+        }
+        if is_whole {
+            return Ok((records, false));
+        }
     }
 }
 
@@ -113,8 +143,7 @@ pub(crate) async fn follow_run(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let (response, chunks) = open();
-    let follower =
-        Follower { shard, id, no, last: after, live, chunks, heartbeat: state.options().heartbeat };
+    let follower = Follower { shard, id, no, last: after, live, chunks, beats: beats(state) };
     let stopping = state.stopping();
     tokio::spawn(run_until(follower.follow(), stopping, place));
     Ok(response)
@@ -142,7 +171,7 @@ struct Follower {
     last: Sequence,
     live: broadcast::Receiver<Batch<Committed>>,
     chunks: Chunks,
-    heartbeat: Duration,
+    beats: Interval,
 }
 
 /// Why live following stopped.
@@ -170,11 +199,11 @@ impl Follower {
     /// Sends everything that the log holds by now; false when the reader is gone.
     async fn catch_up(&mut self) -> Result<bool, CallError> {
         loop {
-            let page = self.shard.events(&self.id, self.last, PAGE).await?;
+            let (page, has_more) = read(&self.shard, &self.id, self.last, PAGE).await?;
             if !self.send(page.iter()).await {
                 return Ok(false);
             }
-            if page.len() < PAGE {
+            if !has_more {
                 return Ok(true);
             }
         }
@@ -186,7 +215,11 @@ impl Follower {
             write_event(&mut chunk, &document(record), true);
             self.last = record.sequence;
         }
-        chunk.is_empty() || self.chunks.send(Ok(chunk.into())).await.is_ok()
+        if chunk.is_empty() {
+            return true;
+        }
+        self.beats.reset();
+        self.chunks.send(Ok(chunk.into())).await.is_ok()
     }
 
     async fn go_live(&mut self) -> Pause {
@@ -194,7 +227,7 @@ impl Follower {
             let received = tokio::select! {
                 received = self.live.recv() => received,
                 () = self.chunks.closed() => return Pause::Gone,
-                () = tokio::time::sleep(self.heartbeat) => {
+                _ = self.beats.tick() => {
                     if !beat(&self.chunks).await { return Pause::Gone }
                     continue;
                 }
@@ -227,10 +260,9 @@ impl Follower {
 pub(crate) fn firehose(state: &RouterState) -> Result<Response, ApiError> {
     let place = state.enter_stream()?;
     let (response, chunks) = open();
-    let heartbeat = state.options().heartbeat;
     let shards = state.shards().iter().map(|shard| {
         let (shard, live) = (shard.clone(), shard.subscribe());
-        pour(shard, live, chunks.clone(), heartbeat)
+        pour(shard, live, chunks.clone(), beats(state))
     });
     let all = futures::future::try_join_all(shards.collect::<Vec<_>>());
     let work = async move { all.await.map(|_| ()) };
@@ -243,14 +275,14 @@ async fn pour(
     shard: ShardHandle,
     mut live: broadcast::Receiver<Batch<Committed>>,
     chunks: Chunks,
-    heartbeat: Duration,
+    mut beats: Interval,
 ) -> Result<(), CallError> {
     let mut names = RunNames::default();
     loop {
         let received = tokio::select! {
             received = live.recv() => received,
             () = chunks.closed() => return Ok(()),
-            () = tokio::time::sleep(heartbeat) => {
+            _ = beats.tick() => {
                 if !beat(&chunks).await { return Ok(()) }
                 continue;
             }
@@ -304,6 +336,14 @@ impl RunNames {
         self.ids.insert(record.no, id.clone());
         Some(id)
     }
+}
+
+/// When a silent stream says that it lives; the first time is one period from now.
+fn beats(state: &RouterState) -> Interval {
+    let mut beats = tokio::time::interval(state.options().heartbeat);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beats.reset();
+    beats
 }
 
 /// A comment that keeps the connection alive; false when the reader is gone.

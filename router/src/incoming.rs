@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -11,6 +11,7 @@ use opcode_engine::Problem;
 use opcode_engine::ids::{ShardId, WorkflowId};
 use opcode_shard::batch::Position;
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::ApiError;
 use crate::http::TraceId;
@@ -28,6 +29,7 @@ pub(crate) struct Incoming {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) trace_id: String,
+    _room: OwnedSemaphorePermit,
 }
 
 impl FromRequest<RouterState> for Incoming {
@@ -36,26 +38,26 @@ impl FromRequest<RouterState> for Incoming {
     async fn from_request(request: Request, state: &RouterState) -> Result<Self, ApiError> {
         let options = state.options();
         let (parts, body) = request.into_parts();
-        let body = read_body(&parts.headers, body, options.body_bytes_max, options.body_timeout).await?;
+        let size = HttpBody::size_hint(&body).upper().unwrap_or(u64::MAX);
+        if size > options.body_bytes_max as u64 && size < u64::MAX {
+            return Err(too_large(options.body_bytes_max));
+        }
+        let room =
+            state.hold_body(usize::try_from(size).unwrap_or(usize::MAX).min(options.body_bytes_max))?;
+        let body = read_body(body, options.body_bytes_max, options.body_timeout).await?;
         let trace_id = parts.extensions.get::<TraceId>().map_or_else(String::new, |id| id.0.clone());
-        Ok(Self { uri: parts.uri, headers: parts.headers, body, trace_id })
+        Ok(Self { uri: parts.uri, headers: parts.headers, body, trace_id, _room: room })
     }
 }
 
-async fn read_body(
-    headers: &HeaderMap,
-    body: Body,
-    bytes_max: usize,
-    timeout: Duration,
-) -> Result<Bytes, ApiError> {
-    let too_large = || ApiError::too_large(format!("the body is larger than {bytes_max} bytes"));
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > bytes_max as u64) {
-        return Err(too_large());
-    }
+fn too_large(bytes_max: usize) -> ApiError {
+    ApiError::too_large(format!("the body is larger than {bytes_max} bytes"))
+}
+
+async fn read_body(body: Body, bytes_max: usize, timeout: Duration) -> Result<Bytes, ApiError> {
     match tokio::time::timeout(timeout, axum::body::to_bytes(body, bytes_max)).await {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
+        Ok(Err(error)) if is_length_limit(&error) => Err(too_large(bytes_max)),
         Ok(Err(error)) => {
             Err(ApiError::malformed(Problem::at("", format!("the body could not be received: {error}"))))
         }

@@ -32,6 +32,8 @@ pub struct NodeInfo {
 pub struct RouterOptions {
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
+    /// Bytes of all bodies held at a time; above, requests are refused with 429.
+    pub bodies_bytes_max: usize,
     /// Longest time to receive a body.
     pub body_timeout: Duration,
     /// Longest `?wait=`; a longer one is cut to this.
@@ -50,6 +52,7 @@ impl Default for RouterOptions {
     fn default() -> Self {
         Self {
             body_bytes_max: 4 * 1024 * 1024,
+            bodies_bytes_max: 256 * 1024 * 1024,
             body_timeout: Duration::from_secs(30),
             wait_max: Duration::from_secs(600),
             waits_max: 8192,
@@ -91,7 +94,11 @@ struct Inner {
     definitions: DefinitionCache,
     waits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
 }
+
+/// Bodies are counted in units of this many bytes.
+const BODY_UNIT_BYTES: usize = 16 * 1024;
 
 impl RouterState {
     /// The state of a node with these parts; at least one shard, in order of their ids.
@@ -102,7 +109,9 @@ impl RouterState {
         }
         let waits = Arc::new(Semaphore::new(parts.options.waits_max));
         let streams = Arc::new(Semaphore::new(parts.options.streams_max));
-        Self { inner: Arc::new(Inner { parts, definitions: DefinitionCache::default(), waits, streams }) }
+        let bodies = Arc::new(Semaphore::new(parts.options.bodies_bytes_max / BODY_UNIT_BYTES));
+        let definitions = DefinitionCache::default();
+        Self { inner: Arc::new(Inner { parts, definitions, waits, streams, bodies }) }
     }
 
     /// Every workflow shard.
@@ -161,6 +170,14 @@ impl RouterState {
         Arc::clone(&self.inner.waits)
             .try_acquire_owned()
             .map_err(|_| ApiError::overloaded("too many requests are waiting for a run; ask without `wait`"))
+    }
+
+    /// Room for a body of at most so many bytes, held as long as the body is.
+    pub(crate) fn hold_body(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let units = u32::try_from(bytes.div_ceil(BODY_UNIT_BYTES)).unwrap_or(u32::MAX);
+        Arc::clone(&self.inner.bodies).try_acquire_many_owned(units).map_err(|_| {
+            ApiError::overloaded("the node holds more request bodies than it takes; try again shortly")
+        })
     }
 
     /// A place among the open event streams.

@@ -19,6 +19,9 @@ use crate::state::RouterState;
 use crate::submission::{self, Templates};
 use crate::wire::{self, Fields};
 
+/// Items read before other requests have their turn.
+const ITEMS_PER_TURN: usize = 256;
+
 /// What became of one item.
 type Outcome = Result<(ShardId, Submitted), ApiError>;
 
@@ -48,6 +51,10 @@ pub(crate) async fn submit(
     let mut by_shard: Vec<(Vec<usize>, Vec<Submission>)> = Vec::new();
     by_shard.resize_with(state.shards().len(), Default::default);
     for (place, item) in items.into_iter().enumerate() {
+        if place % ITEMS_PER_TURN == ITEMS_PER_TURN - 1 {
+            // A large batch leaves the thread to others now and then.
+            tokio::task::yield_now().await;
+        }
         let prepared = match item.and_then(read_item) {
             Ok(fields) => submission::prepare(&mut templates, fields, None).await,
             Err(error) => Err(error),

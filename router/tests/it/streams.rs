@@ -111,6 +111,41 @@ async fn a_stream_follows_a_run_to_its_end() {
 }
 
 #[tokio::test]
+async fn large_events_make_short_pages() {
+    let node = Node::start().await;
+    let steps: Vec<_> = (0..8)
+        .map(|n| json!({"id": format!("s{n}"), "action": "workflow.log", "params": {"message": "${{inputs.x}}"}}))
+        .collect();
+    let body = json!({"id": "big", "definition": {"steps": steps, "output": 1}, "params": {"x": "x".repeat(900_000)}});
+    let answer = node.post("/v1/workflows?wait=20s", &body).await;
+    let document = answer.json();
+    assert_eq!(document["status"], "completed", "{}", document["error"]);
+    let (mut seen, mut pages, mut after) = (0u64, 0, "0".to_owned());
+    loop {
+        let answer = node.get(&format!("/v1/workflows/big/events?limit=1000&after={after}")).await;
+        assert!(answer.body.len() < 6_000_000, "{} bytes", answer.body.len());
+        let page = answer.json();
+        for event in page["items"].as_array().expect("items") {
+            seen += 1;
+            assert_eq!(event["sequence"], seen);
+        }
+        pages += 1;
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        after = next.to_owned();
+    }
+    assert!(seen > 8 && pages > 1, "{seen} events in {pages} pages");
+}
+
+#[tokio::test]
+async fn a_silent_stream_says_that_it_lives() {
+    let node = Node::start().await;
+    started(&node).await;
+    let mut frames = Frames::open(&node, "/v1/events", None).await;
+    let chunk = frames.body.next().await.expect("the stream goes on").expect("a chunk");
+    assert_eq!(&chunk[..], b": alive\n\n");
+}
+
+#[tokio::test]
 async fn the_firehose_names_each_run() {
     let node = Node::start().await;
     started(&node).await;
