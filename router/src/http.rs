@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
-    batch, bulk, cluster, commands, decisions, events, health, lists, templates, validate, workflows,
+    batch, bulk, cluster, commands, decisions, diagram, events, health, lists, templates, validate, workflows,
 };
 use crate::incoming::json_bytes;
 use crate::state::RouterState;
@@ -105,6 +105,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(events::list))
         .routes(routes!(workflows::definition))
         .routes(routes!(workflows::why))
+        .routes(routes!(diagram::draw))
         .routes(routes!(commands::send_signal))
         .routes(routes!(commands::cancel))
         .routes(routes!(commands::suspend))

@@ -155,7 +155,7 @@ pub(crate) fn unsupported(found: &str, wanted: &str) -> ApiError {
 
 /// 406: the client does not take what this call gives.
 pub(crate) fn unsupported_accept(wanted: &str) -> ApiError {
-    let detail = format!("this call answers with {wanted}; ask for it with Accept");
+    let detail = format!("this call answers with {wanted}");
     ApiError::new(StatusCode::NOT_ACCEPTABLE, opcode_engine::Code::ValidationError.as_str(), detail)
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::client::{encoded, with_query};
 use super::failure::Failure;
-use super::output::{Format, emit, emit_bytes, facts, pretty, rows, shown};
+use super::output::{Format, emit, facts, pretty, rows, shown};
 use super::run::Watch;
 use super::wf_commands::{self, Reasoned, Retry, SignalArgs};
 use super::{Context, follow, input};
@@ -57,7 +57,7 @@ pub(crate) enum Wf {
     Diagram {
         /// The workflow
         id: String,
-        /// `ascii`, `mermaid`, `svg` or `png`
+        /// `ascii`, `mermaid` or `svg`
         #[arg(long, default_value = "ascii")]
         format: String,
     },
@@ -292,11 +292,7 @@ async fn events(context: &Context, id: &str, after: u64, limit: u32) -> Result<(
 
 async fn diagram(context: &Context, id: &str, format: &str) -> Result<(), Failure> {
     let path = with_query(&format!("{}/diagram", path_of(id)), &[("format", Some(format.to_owned()))]);
-    if format == "png" {
-        emit_bytes(&context.client.bytes(&path).await?);
-    } else {
-        emit(&context.client.text(&path).await?);
-    }
+    emit(&context.client.text(&path).await?);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod bulk;
 pub(crate) mod cluster;
 pub(crate) mod commands;
 pub(crate) mod decisions;
+pub(crate) mod diagram;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod lists;

@@ -215,6 +215,26 @@ async fn a_template_is_run_in_the_version_asked_for() {
 }
 
 #[tokio::test]
+async fn a_run_is_drawn() {
+    let node = Node::start().await;
+    node.post("/v1/workflows?wait=10s", &json!({"id": "d", "definition": ask()})).await;
+    let formats = [
+        ("ascii", "text/plain; charset=utf-8"),
+        ("mermaid", "text/vnd.mermaid; charset=utf-8"),
+        ("svg", "image/svg+xml"),
+    ];
+    for (format, media_type) in formats {
+        let answer = node.get(&format!("/v1/workflows/d/diagram?format={format}")).await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, media_type));
+        let text = String::from_utf8(answer.body.to_vec()).expect("utf-8");
+        assert!(text.contains("ask"), "{text}");
+    }
+    assert_eq!(node.get("/v1/workflows/d/diagram?format=png").await.status, 406);
+    assert_eq!(node.get("/v1/workflows/d/diagram?format=gif").await.status, 400);
+    assert_eq!(node.get("/v1/workflows/none/diagram").await.status, 404);
+}
+
+#[tokio::test]
 async fn sql_only_reads() {
     let node = Node::start().await;
     let ask = async |query: &str| node.post("/v1/sql", &json!({"query": query})).await.status;
