@@ -51,6 +51,9 @@ enum Command {
         node: Box<NodeFlags>,
     },
     /// Print each configuration value and where it came from
+    #[command(
+        after_help = "Examples:\n  opcode config\n  OPCODE_SHARDS=8 opcode config --config opcode.toml"
+    )]
     Config {
         #[command(flatten)]
         node: Box<NodeFlags>,

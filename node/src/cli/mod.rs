@@ -117,3 +117,31 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Man(args) => completions::man(&args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// Names of the commands under `command` whose help shows no example.
+    fn without_examples(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
+        for sub in shown {
+            let path = format!("{path} {}", sub.get_name());
+            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let is_family = sub.get_subcommands().any(|inner| inner.get_name() != "help");
+            if !is_family && !help.contains("Examples:\n  ") {
+                found.push(path.clone());
+            }
+            without_examples(sub, &path, found);
+        }
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        let command = crate::Cli::command();
+        command.clone().debug_assert();
+        let mut found = Vec::new();
+        without_examples(&command, "opcode", &mut found);
+        assert!(found.is_empty(), "{found:?}");
+    }
+}
