@@ -193,12 +193,23 @@ impl Loop {
 /// Renders what is left to render, then runs the action.
 async fn work(actions: &Arc<Actions>, mut job: Job) -> Outcome {
     if let Some((template, scope)) = job.costly.take() {
-        match render(actions, template, scope).await {
-            Ok(params) => job.call.params = params,
+        match render(actions, template, scope.clone()).await {
+            Ok(params) => job.call.params = with_data(&job.call.action, params, &scope),
             Err(fault) => return Outcome { result: Err(fault), emissions: Vec::<Emission>::new() },
         }
     }
     actions.run(job.call).await
+}
+
+/// `jq` without `data` reads the whole scope.
+fn with_data(action: &str, mut params: Value, scope: &OwnedScope) -> Value {
+    if action == "jq"
+        && let Some(map) = params.as_object_mut()
+        && !map.contains_key("data")
+    {
+        map.insert("data".into(), opcode_engine::run::whole(scope));
+    }
+    params
 }
 
 /// Renders with a worker's budget, on a thread that may block.

@@ -8,6 +8,7 @@ mod fold_run;
 mod fold_step;
 pub(crate) mod instance;
 mod prepare;
+pub use prepare::whole;
 mod remap;
 mod render;
 pub(crate) mod scope;

@@ -10,8 +10,11 @@ use crate::command::{Prepared, PreparedParams, StepHandle};
 use crate::definition::StepKind;
 use crate::error::{Code, Fault};
 use crate::expr::expr::Expr;
-use crate::expr::{Budget, Env, EvalError, NoJq, References, Scope, Visibility};
+use crate::expr::{Budget, Env, EvalError, NoJq, OwnedScope, References, Scope, Visibility};
 use crate::fsm::StepStatus;
+
+/// Why params that name a secret cannot be had.
+const NO_VAULT: &str = "the params name a secret, and this node has no vault to take it from";
 
 impl State {
     /// The action of an attempt; `None` when the attempt is no longer current.
@@ -28,21 +31,33 @@ impl State {
         }
         let scope = self.scope_of(handle.instance);
         let mut program = program.clone();
-        let params = match params.render(&scope, Budget::INLINE, &NoJq) {
-            Ok(value) => match complete(action, value, &mut program, &scope) {
-                Ok(value) => PreparedParams::Ready(value),
-                Err(fault) => PreparedParams::Failed(fault),
-            },
-            Err(EvalError::OverBudget | EvalError::NeedsWorker) => PreparedParams::Costly {
-                template: params.clone(),
-                scope: Arc::new(scope.owned(params.references())),
-            },
-            Err(EvalError::Failed { message, column }) => {
-                let error = EvalError::Failed { message, column };
-                PreparedParams::Failed(Fault::new(Code::InterpolationError, format!("the params: {error}")))
+        let rendered = if params.has_secrets() {
+            PreparedParams::Failed(Fault::new(Code::VaultError, NO_VAULT))
+        } else {
+            match params.render(&scope, Budget::INLINE, &NoJq) {
+                Ok(value) => match complete(action, value, &mut program, &scope) {
+                    Ok(value) => PreparedParams::Ready(value),
+                    Err(fault) => PreparedParams::Failed(fault),
+                },
+                Err(EvalError::OverBudget | EvalError::NeedsWorker) => PreparedParams::Costly {
+                    template: params.clone(),
+                    // jq without `data` reads everything: what a worker adds when it has rendered.
+                    scope: Arc::new(if &**action == "jq" {
+                        scope.owned(&References { all_steps: true, ..References::default() })
+                    } else {
+                        scope.owned(params.references())
+                    }),
+                },
+                Err(EvalError::Failed { message, column }) => {
+                    let error = EvalError::Failed { message, column };
+                    PreparedParams::Failed(Fault::new(
+                        Code::InterpolationError,
+                        format!("the params: {error}"),
+                    ))
+                }
             }
         };
-        let data = match &params {
+        let data = match &rendered {
             PreparedParams::Ready(value) => value.get("data").cloned(),
             PreparedParams::Costly { .. } | PreparedParams::Failed(_) => None,
         };
@@ -54,7 +69,7 @@ impl State {
         Some(Prepared {
             step_id: instance.id.clone(),
             action: action.clone(),
-            params,
+            params: rendered,
             timeout_ms: spec.timeout_ms,
             idempotency_key: format!("{}/{}", self.id, instance.id),
             program,
@@ -86,24 +101,24 @@ fn complete(
         && let Some(map) = params.as_object_mut()
         && !map.contains_key("data")
     {
-        map.insert("data".into(), whole(scope));
+        let all = scope.owned(&References { all_steps: true, ..References::default() });
+        map.insert("data".into(), whole(&all));
     }
     Ok(params)
 }
 
-/// The scope as one value: `{steps, inputs, workflow, context, loop}`.
-fn whole(scope: &RunScope<'_>) -> Value {
-    let all = scope.owned(&References { all_steps: true, ..References::default() });
+/// The scope as one value: `{steps, inputs, workflow, context, loop}`, what jq reads without `data`.
+pub fn whole(scope: &OwnedScope) -> Value {
     let steps: serde_json::Map<String, Value> =
-        all.steps.iter().map(|(id, output)| (id.to_string(), Value::clone(output))).collect();
+        scope.steps.iter().map(|(id, output)| (id.to_string(), Value::clone(output))).collect();
     let mut whole = json!({
         "steps": steps,
-        "inputs": &*all.inputs,
-        "workflow": &*all.workflow,
-        "context": &*all.context,
+        "inputs": &*scope.inputs,
+        "workflow": &*scope.workflow,
+        "context": &*scope.context,
     });
-    if let Some((item, index)) = scope.item() {
-        whole["loop"] = json!({ "item": item, "index": index });
+    if let Some((item, index)) = &scope.item {
+        whole["loop"] = json!({ "item": &**item, "index": index });
     }
     whole
 }
