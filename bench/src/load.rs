@@ -61,6 +61,9 @@ pub(crate) async fn batch(
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    if server.any_run("failed").await? {
+        bail!("runs failed: the figures would be of something else");
+    }
     let scenario = format!("batch {work:?}: {rate} runs/s offered, {batch} a request");
     Ok(report(
         server,

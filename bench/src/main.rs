@@ -9,6 +9,7 @@ mod report;
 mod server;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -106,7 +107,7 @@ impl Work {
                     Self::Chain10 | Self::Fan10 | Self::One => Vec::new(),
                 };
                 json!({"id": format!("s{n}"), "action": "workflow.log", "depends_on": before,
-                       "params": {"message": message, "level": "trace"}})
+                       "params": {"message": message, "level": "debug"}})
             })
             .collect();
         json!({"steps": steps})
@@ -114,7 +115,17 @@ impl Work {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("opcode-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<()> {
     // A second installation in one process is the only way this fails.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();

@@ -87,11 +87,16 @@ impl Server {
         Ok(serde_json::from_slice(&response.bytes().await?)?)
     }
 
-    /// Runs that have not ended.
+    /// Whether any run has this status.
+    pub(crate) async fn any_run(&self, status: &str) -> Result<bool> {
+        let list = self.get(&format!("/v1/workflows?status={status}&limit=1")).await?;
+        Ok(list["items"].as_array().is_some_and(|items| !items.is_empty()))
+    }
+
+    /// Whether any run has not ended.
     pub(crate) async fn open_runs(&self) -> Result<bool> {
         for status in ["active", "pending", "suspended"] {
-            let list = self.get(&format!("/v1/workflows?status={status}&limit=1")).await?;
-            if list["items"].as_array().is_some_and(|items| !items.is_empty()) {
+            if self.any_run(status).await? {
                 return Ok(true);
             }
         }
