@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use opcode_engine::{Code, Rejected};
 use opcode_engine::command::Command;
 use opcode_engine::definition::Definition;
 use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
+use opcode_engine::{Code, Rejected};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
 

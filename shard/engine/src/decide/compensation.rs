@@ -17,7 +17,7 @@ impl Run {
             let step = self.state.get(of);
             let Some(spec) = definition.step(step.spec).compensate else { return true };
             let id: Arc<str> = format!("{}.compensate.{}", step.id, definition.step(spec).id).into();
-            let under_way = self.state.by_id.get(&id).copied().filter(|&ix| !self.state.get(ix).flags.stale);
+            let under_way = self.state.named(&id).filter(|&ix| !self.state.get(ix).flags.stale);
             let Some(ix) = under_way else {
                 self.emit(Some(of), Body::CompensationStarted(CompensationStarted { compensation: id }));
                 return false;

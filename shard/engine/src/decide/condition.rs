@@ -40,13 +40,9 @@ impl Run {
     /// The chosen branch has ended.
     pub(super) fn end_condition(&mut self, ix: InstanceIx) {
         let Some(composite) = self.state.get(ix).composite() else { return };
-        match composite.lanes.first().map(|lane| lane.state) {
-            Some(LaneState::Done | LaneState::Reported) => {
-                let output = json!({ "branch": composite.branch, "output": self.lane_output(composite, 0) });
-                self.complete(ix, output);
-            }
-            Some(LaneState::Failed { by }) => self.fail_by(ix, by),
-            Some(LaneState::Open) | None => {}
+        if composite.lanes.first().is_some_and(|lane| lane.state == LaneState::Done) {
+            let output = json!({ "branch": composite.branch, "output": self.lane_output(composite, 0) });
+            self.complete(ix, output);
         }
     }
 

@@ -33,7 +33,7 @@ impl Run {
         let definition = self.state.definition.clone();
         let instance = self.state.get(ix);
         let spec = definition.step(instance.spec);
-        let decision_id = instance.pending_decision().map(|d| d.decision_id.clone());
+        let decision_id = instance.open_decision();
         let policy = match (&spec.retry, spec.on_error) {
             (Some(policy), _) => Some(policy),
             (None, OnError::Retry) => Some(&retry::DEFAULT_POLICY),
@@ -82,7 +82,7 @@ impl Run {
     }
 
     fn emit_failed(&mut self, ix: InstanceIx, error: Fault, exhausted: bool, handled: bool) {
-        let decision_id = self.state.get(ix).pending_decision().map(|d| d.decision_id.clone());
+        let decision_id = self.state.get(ix).open_decision();
         let failed = StepFailed { error, exhausted, fatal: false, handled, decision_id };
         self.emit(Some(ix), Body::StepFailed(Box::new(failed)));
     }

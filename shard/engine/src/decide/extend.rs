@@ -16,10 +16,10 @@ use crate::command::Reason;
 use crate::definition::{Definition, SpecIx, StepSpec};
 use crate::error::{Code, Problem, Rejected};
 use crate::event::Body;
-use crate::event::payload::{DagMutated, VariableSet};
+use crate::event::payload::{DagMutated, SkipReason, VariableSet};
 use crate::fsm::StepStatus;
 use crate::run::Run;
-use crate::run::instance::RUN_ITSELF;
+use crate::run::instance::{InstanceIx, RUN_ITSELF};
 
 /// A change as sent, read.
 enum Mutation<'a> {
@@ -43,6 +43,7 @@ impl Run {
             }
             other => {
                 let definition = Arc::new(self.mutate(&other)?);
+                self.skip_what_goes(&definition);
                 let mutated = DagMutated { mutation: mutation.clone(), definition: definition.hash };
                 self.work.definitions.push(definition.clone());
                 self.work.definition = Some(definition);
@@ -52,6 +53,24 @@ impl Run {
         self.emit_by(None, body, reason.agent_id.clone());
         self.state.look_everywhere();
         Ok(())
+    }
+
+    /// Top-level steps that were ready and that the new definition lacks are skipped, so that no
+    /// row says they wait.
+    fn skip_what_goes(&mut self, definition: &Definition) {
+        let stays = |id: &str| definition.root.iter().any(|&spec| *definition.step(spec).id == *id);
+        let goes: Vec<InstanceIx> = self
+            .state
+            .root_of
+            .iter()
+            .copied()
+            .filter(|&ix| ix != RUN_ITSELF)
+            .filter(|&ix| self.state.get(ix).current() == StepStatus::Scheduled)
+            .filter(|&ix| !stays(&self.state.get(ix).id))
+            .collect();
+        for ix in goes {
+            self.skip(ix, SkipReason::Signal);
+        }
     }
 
     /// The definition with the change, parsed.

@@ -22,7 +22,7 @@ impl Run {
             (WorkflowStatus::Pending, None) => {}
             (WorkflowStatus::Completed | WorkflowStatus::Failed | WorkflowStatus::Cancelled, _) => {}
             (WorkflowStatus::Active | WorkflowStatus::Suspended, None) => {
-                if self.state.root_open == 0 && !self.state.held {
+                if self.state.root_open == 0 {
                     self.end_completed();
                 }
             }
@@ -32,6 +32,9 @@ impl Run {
     }
 
     fn end_completed(&mut self) {
+        if self.state.held {
+            return;
+        }
         if self.state.forced {
             self.sweep(SkipReason::Cancelled);
         }

@@ -133,13 +133,9 @@ impl Run {
     /// An iteration or an item has ended; reports it, once.
     pub(super) fn end_iteration(&mut self, ix: InstanceIx, lane: u32) {
         let Some(composite) = self.state.get(ix).composite() else { return };
-        match composite.lanes[lane as usize].state {
-            LaneState::Done => {
-                let completed = LoopIterCompleted { index: u64::from(lane) };
-                self.emit(Some(ix), Body::LoopIterCompleted(completed));
-            }
-            LaneState::Failed { by } => self.fail_by(ix, by),
-            LaneState::Open | LaneState::Reported => {}
+        if composite.lanes[lane as usize].state == LaneState::Done {
+            let completed = LoopIterCompleted { index: u64::from(lane) };
+            self.emit(Some(ix), Body::LoopIterCompleted(completed));
         }
     }
 }

@@ -23,24 +23,17 @@ impl Run {
         }
         let Some(composite) = instance.composite() else { return };
         let Some(&lane) = composite.lanes.get(number as usize) else { return };
-        if composite.finished {
+        if instance.flags.ignoring || composite.is_decided() {
             return self.go_on(parent);
         }
-        let has_winner = composite.winner.is_some();
-        if lane.state == LaneState::Open && !has_winner {
-            let called = (lane.first..lane.first + lane.count)
-                .find(|&ix| self.state.get(ix).flags.called && !self.state.get(ix).flags.settled);
-            return self.start_if_pending(called.unwrap_or(lane.first + lane.cursor));
+        if lane.state == LaneState::Open {
+            return self.start_if_pending(lane.first + lane.cursor);
         }
         let definition = self.state.definition.clone();
         match &definition.step(instance.spec).kind {
             StepKind::Condition { .. } => self.end_condition(parent),
             StepKind::Loop { .. } | StepKind::Map { .. } => self.end_iteration(parent, number),
-            StepKind::All { .. } => match lane.state {
-                LaneState::Failed { by } => self.fail_by(parent, by),
-                LaneState::Done | LaneState::Open | LaneState::Reported => self.go_on_branches(parent),
-            },
-            StepKind::Race { .. } => self.go_on_branches(parent),
+            StepKind::All { .. } | StepKind::Race { .. } => self.go_on_branches(parent),
             StepKind::Action { .. } | StepKind::Wait(_) | StepKind::Reasoning(_) => {
                 unreachable!("only composites have lanes")
             }
@@ -82,15 +75,6 @@ impl Run {
         if winner.is_some() {
             self.stop_below(ix, SkipReason::RaceLost);
         } else if open > 0 {
-            return;
-        } else if is_race && !composite.lanes.is_empty() {
-            let last_to_fail = composite.lanes.iter().filter_map(|lane| match lane.state {
-                LaneState::Failed { by } => Some((self.state.get(by).completed_at, by)),
-                LaneState::Open | LaneState::Done | LaneState::Reported => None,
-            });
-            if let Some((_, by)) = last_to_fail.max() {
-                self.fail_by(ix, by);
-            }
             return;
         }
         self.emit(Some(ix), Body::ParallelCompleted(ParallelCompleted { mode, winner }));

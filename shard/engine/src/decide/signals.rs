@@ -151,7 +151,7 @@ impl Run {
         id: &str,
         is_wanted: impl Fn(InstanceIx) -> bool,
     ) -> Result<InstanceIx, Rejected> {
-        if let Some(&ix) = self.state.by_id.get(id) {
+        if let Some(ix) = self.state.named(id) {
             return Ok(ix);
         }
         let named: Vec<InstanceIx> = (0_u32..)

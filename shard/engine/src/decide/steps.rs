@@ -57,11 +57,12 @@ impl Run {
             }
             Place::Lane { parent, lane, position } => {
                 let parent = self.state.get(parent);
-                let composite = parent.composite().filter(|_| parent.current() == StepStatus::Running);
+                let is_running = parent.current() == StepStatus::Running && !parent.flags.ignoring;
+                let composite = parent.composite().filter(|c| is_running && !c.is_decided());
                 composite.is_some_and(|composite| {
                     let lane = &composite.lanes[lane as usize];
                     let turn = lane.cursor == position && may_run || instance.flags.called;
-                    lane.state == LaneState::Open && composite.winner.is_none() && turn
+                    lane.state == LaneState::Open && turn
                 })
             }
             Place::Hook(_) | Place::Compensation { .. } => true,
@@ -104,7 +105,7 @@ impl Run {
     }
 
     pub(super) fn skip(&mut self, ix: InstanceIx, reason: SkipReason) {
-        let decision_id = self.state.get(ix).pending_decision().map(|d| d.decision_id.clone());
+        let decision_id = self.state.get(ix).open_decision();
         self.emit(Some(ix), Body::StepSkipped(StepSkipped { reason, decision_id }));
     }
 
@@ -114,6 +115,9 @@ impl Run {
         if instance.flags.ignoring {
             self.emit(Some(ix), Body::StepCompleted(StepCompleted { output: Arc::new(Value::Null) }));
             return;
+        }
+        if let Some(by) = instance.composite().and_then(|composite| composite.failure()) {
+            return self.fail_by(ix, by);
         }
         if self.work.asked.contains_key(&ix) {
             return;

@@ -73,7 +73,7 @@ impl State {
             Body::StepSuspended(e) => self.fold_suspended(ix()?, e, at)?,
             Body::StepRetryAttempt(e) => self.fold_retry_attempt(ix()?, e, at)?,
             Body::StepFallback(e) => self.fold_fallback(ix()?, e)?,
-            Body::StepIgnored(e) => self.fold_ignored(ix()?, e),
+            Body::StepIgnored(e) => self.fold_ignored(ix()?, e, at)?,
             Body::ErrorHandlerInvoked(e) if step.is_none() => self.fold_run_failure(e),
             Body::ErrorHandlerInvoked(_) => {}
             Body::DecisionRequested(e) => self.fold_decision_requested(ix()?, e, at),

@@ -62,16 +62,26 @@ impl State {
     }
 
     pub(super) fn fold_fallback(&mut self, ix: InstanceIx, e: &StepFallback) -> Result<(), String> {
-        let fallback = *self.by_id.get(&e.fallback_step).ok_or("the fallback does not exist")?;
+        let fallback = self.named(&e.fallback_step).ok_or("the fallback does not exist")?;
         self.call_fallback(ix, fallback);
         Ok(())
     }
 
-    pub(super) fn fold_ignored(&mut self, ix: InstanceIx, e: &StepIgnored) {
+    pub(super) fn fold_ignored(
+        &mut self,
+        ix: InstanceIx,
+        e: &StepIgnored,
+        at: Timestamp,
+    ) -> Result<(), String> {
+        if self.get(ix).current() != StepStatus::Running {
+            self.set_status(ix, StepStatus::Running, at)?;
+        }
+        self.set_timers(ix, None, None, false);
         let instance = self.get_mut(ix);
         instance.error = Some(Arc::new(e.error.clone()));
         instance.flags.ignoring = true;
         self.agenda.push_back(Look::Step(ix));
+        Ok(())
     }
 
     pub(super) fn fold_iteration_completed(
@@ -167,7 +177,7 @@ impl State {
             let id = format!("{}.compensate.{}", instance.id, definition.step(compensation).id);
             self.compensable.push(ix);
             // One of an earlier attempt of the run undid that attempt's step, not this one.
-            if let Some(&earlier) = self.by_id.get(id.as_str()) {
+            if let Some(earlier) = self.named(&id) {
                 let flags = &mut self.get_mut(earlier).flags;
                 (flags.stale, flags.settled) = (true, false);
             }
@@ -371,8 +381,8 @@ impl State {
         let spec =
             self.definition.step(self.get(of).spec).compensate.ok_or("the step has no compensation")?;
         let place = Place::Compensation { of };
-        let ix = match self.by_id.get(id) {
-            Some(&ix) => {
+        let ix = match self.named(id) {
+            Some(ix) => {
                 self.discard_children(ix);
                 self.forget(ix);
                 ix

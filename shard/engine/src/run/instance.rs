@@ -122,10 +122,25 @@ pub(crate) struct Composite {
     pub(crate) open: u32,
     /// Iterations or items reported as ended.
     pub(crate) reported: u64,
+    pub(crate) is_race: bool,
     /// The branch that won a race.
     pub(crate) winner: Option<u32>,
+    /// The last sub-step that failed for good.
+    pub(crate) failed_by: Option<InstanceIx>,
     /// Its last event but `step_completed` is written.
     pub(crate) finished: bool,
+}
+
+impl Composite {
+    /// Whether its outcome is decided, so that none of its sub-steps starts any more.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.finished || self.winner.is_some() || self.failure().is_some()
+    }
+
+    /// The sub-step by whose failure it fails: any, or in a race the last of all branches.
+    pub(crate) fn failure(&self) -> Option<InstanceIx> {
+        self.failed_by.filter(|_| !self.is_race || self.open == 0 && self.winner.is_none())
+    }
 }
 
 /// Sub-steps that run one after another: consecutive instances.
@@ -145,9 +160,7 @@ pub(crate) enum LaneState {
     Done,
     /// Its end was reported, for iterations and items.
     Reported,
-    Failed {
-        by: InstanceIx,
-    },
+    Failed,
 }
 
 /// A wait under way.
@@ -237,6 +250,16 @@ impl Instance {
                 if decision.resolution.is_none() && self.current() == StepStatus::Suspended =>
             {
                 Some(decision)
+            }
+            Detail::Decision(_) | Detail::None | Detail::Wait(_) | Detail::Composite(_) => None,
+        }
+    }
+
+    /// The id of the decision that was asked for here and not resolved, suspended or about to be.
+    pub(crate) fn open_decision(&self) -> Option<Arc<str>> {
+        match &self.detail {
+            Detail::Decision(decision) if decision.resolution.is_none() && self.is_active() => {
+                Some(decision.decision_id.clone())
             }
             Detail::Decision(_) | Detail::None | Detail::Wait(_) | Detail::Composite(_) => None,
         }

@@ -28,7 +28,7 @@ impl State {
                     let of = self.get(of);
                     if of.flags.gone { None } else { definition.step(of.spec).compensate }
                 }
-                Place::Lane { parent, .. } => self.child_named(&definition, parent, short),
+                Place::Lane { parent, .. } => self.child_named(&definition, parent, &instance.id, short),
             };
             let found = found.filter(|&spec| {
                 let spec = definition.step(spec);
@@ -47,7 +47,6 @@ impl State {
                 None => {
                     instance.flags.gone = true;
                     instance.spec = SpecIx(0);
-                    self.by_id.remove(&id);
                 }
             }
         }
@@ -57,22 +56,31 @@ impl State {
         Ok(())
     }
 
-    /// The sub-step of this short id in the namespace that the instance's lane has.
-    fn child_named(&self, definition: &Definition, parent: InstanceIx, short: &str) -> Option<SpecIx> {
+    /// The sub-step of this full id, whose namespace is what stands between its parent's id and
+    /// its own short one.
+    fn child_named(
+        &self,
+        definition: &Definition,
+        parent: InstanceIx,
+        id: &str,
+        short: &str,
+    ) -> Option<SpecIx> {
         let parent = self.get(parent);
         if parent.flags.gone {
             return None;
         }
+        let namespace =
+            id.strip_prefix(&*parent.id)?.strip_prefix('.')?.strip_suffix(short)?.strip_suffix('.')?;
         let within = |steps: &[SpecIx]| steps.iter().copied().find(|&s| &*definition.step(s).id == short);
         match &definition.step(parent.spec).kind {
             StepKind::Condition { branches, default, .. } => {
-                let chosen = parent.composite().and_then(|c| c.branch.clone())?;
-                let branch = branches.iter().find(|(name, _)| *name == chosen).map(|(_, steps)| steps);
-                branch.or(default.as_ref()).and_then(|steps| within(steps))
+                let branch = branches.iter().find(|(name, _)| **name == *namespace).map(|(_, steps)| steps);
+                branch.or(default.as_ref().filter(|_| namespace == "default")).and_then(|steps| within(steps))
             }
             StepKind::Loop { body, .. } | StepKind::Map { body, .. } => within(body),
             StepKind::All { branches } | StepKind::Race { branches } => {
-                branches.iter().find_map(|b| within(b))
+                let number: usize = namespace.strip_prefix("branch_")?.parse().ok()?;
+                branches.get(number).and_then(|branch| within(branch))
             }
             StepKind::Action { .. } | StepKind::Wait(_) | StepKind::Reasoning(_) => None,
         }

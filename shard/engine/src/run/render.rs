@@ -33,14 +33,17 @@ impl State {
     }
 
     /// Every step by full id. Hooks are shown from when they begin; a step of an earlier round
-    /// of its composite is shown as that round left it until it begins again.
+    /// of its composite is shown as that round left it until it begins again, and one that another
+    /// definition has done away with as it was then.
     fn render_steps(&self) -> Map<String, Value> {
         let mut steps = Map::new();
-        for instance in self.instances.iter().filter(|instance| !instance.flags.gone) {
-            let is_idle_hook = matches!(instance.place, Place::Hook(_))
-                && instance.status == StepStatus::Pending
-                && instance.attempt == 0;
-            if !is_idle_hook {
+        for (ix, instance) in (0_u32..).zip(&self.instances) {
+            let is_idle = instance.status == StepStatus::Pending && instance.attempt == 0;
+            let is_hidden = match instance.flags.gone {
+                true => is_idle || self.by_id.get(&instance.id) != Some(&ix),
+                false => is_idle && matches!(instance.place, Place::Hook(_)),
+            };
+            if !is_hidden {
                 steps.insert(instance.id.to_string(), render_step(instance));
             }
         }

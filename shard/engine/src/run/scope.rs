@@ -80,11 +80,11 @@ impl<'a> RunScope<'a> {
         let mut spot = self.spot;
         loop {
             match spot {
-                Spot::Top => return self.state.by_id.get(id).copied(),
+                Spot::Top => return self.state.named(id),
                 Spot::Lane(parent, lane) => {
                     let namespace = self.state.namespace(parent, lane);
                     let full = format!("{}.{namespace}.{id}", self.state.get(parent).id);
-                    if let Some(&ix) = self.state.by_id.get(full.as_str()) {
+                    if let Some(ix) = self.state.named(&full) {
                         return Some(ix);
                     }
                     spot = self.state.spot_of(parent);

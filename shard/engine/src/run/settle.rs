@@ -64,14 +64,13 @@ impl State {
             }
             cursor += 1;
         }
-        let is_race = matches!(self.definition.step(self.get(parent).spec).kind, StepKind::Race { .. });
         let Detail::Composite(composite) = &mut self.get_mut(parent).detail else { return };
         let lane = &mut composite.lanes[number as usize];
         lane.cursor = cursor;
         if cursor == lane.count && lane.state == LaneState::Open {
             lane.state = LaneState::Done;
             composite.open -= 1;
-            if is_race && composite.winner.is_none() {
+            if composite.is_race && composite.winner.is_none() {
                 composite.winner = Some(number);
             }
         }
@@ -83,8 +82,9 @@ impl State {
         let Detail::Composite(composite) = &mut self.get_mut(parent).detail else { return };
         let Some(lane) = composite.lanes.get_mut(number as usize) else { return };
         if lane.state == LaneState::Open {
-            lane.state = LaneState::Failed { by };
+            lane.state = LaneState::Failed;
             composite.open -= 1;
+            composite.failed_by = Some(by);
         }
         self.agenda.push_back(Look::Lane(parent, number));
     }
@@ -96,8 +96,12 @@ impl State {
             return Err(format!("step {} has no sub-steps", instance.id));
         }
         if !matches!(instance.detail, Detail::Composite(_)) {
-            instance.detail = Detail::Composite(Box::default());
+            let spec = instance.spec;
+            let is_race = matches!(self.definition.step(spec).kind, StepKind::Race { .. });
+            let composite = Composite { is_race, ..Composite::default() };
+            self.get_mut(ix).detail = Detail::Composite(Box::new(composite));
         }
+        let instance = self.get_mut(ix);
         match &mut instance.detail {
             Detail::Composite(composite) => Ok(composite),
             Detail::None | Detail::Wait(_) | Detail::Decision(_) => unreachable!("made above"),
@@ -117,9 +121,8 @@ impl State {
         let parent_id = self.get(parent).id.clone();
         let ids: Vec<String> =
             specs.iter().map(|&s| format!("{parent_id}.{namespace}.{}", definition.step(s).id)).collect();
-        let earlier = ids.first().and_then(|id| self.by_id.get(id.as_str()).copied());
-        let earlier = earlier
-            .filter(|&first| (first..).zip(&ids).all(|(ix, id)| self.by_id.get(id.as_str()) == Some(&ix)));
+        let earlier = ids.first().and_then(|id| self.named(id));
+        let earlier = earlier.filter(|&first| (first..).zip(&ids).all(|(ix, id)| self.named(id) == Some(ix)));
         let first = earlier.unwrap_or(u32::try_from(self.instances.len()).map_err(|e| e.to_string())?);
         for (position, (&spec, id)) in (0_u32..).zip(specs.iter().zip(ids)) {
             let place = Place::Lane { parent, lane: number, position };
@@ -127,9 +130,6 @@ impl State {
                 let instance = self.get_mut(first + position);
                 (instance.place, instance.spec) = (place, spec);
                 continue;
-            }
-            if let Some(&old) = self.by_id.get(id.as_str()) {
-                self.get_mut(old).flags.gone = true;
             }
             self.create(Arc::from(id), spec, place);
         }

@@ -173,10 +173,7 @@ impl State {
         self.root_of = vec![RUN_ITSELF; definition.steps.len()];
         for &spec in &definition.root {
             let id = definition.step(spec).id.clone();
-            let ix = match self.by_id.get(&id) {
-                Some(&ix) => ix,
-                None => self.create(id, spec, Place::Root),
-            };
+            let ix = self.named(&id).unwrap_or_else(|| self.create(id, spec, Place::Root));
             self.root_of[spec.0 as usize] = ix;
         }
         let hooks = [(Hook::OnComplete, definition.on_complete), (Hook::OnError, definition.on_error)];
@@ -187,10 +184,7 @@ impl State {
                     Hook::OnError => "on_error",
                 };
                 let id: Arc<str> = format!("{prefix}.{}", definition.step(spec).id).into();
-                match self.by_id.get(&id) {
-                    Some(&ix) => ix,
-                    None => self.create(id, spec, Place::Hook(hook)),
-                }
+                self.named(&id).unwrap_or_else(|| self.create(id, spec, Place::Hook(hook)))
             });
         }
         self.count_dependencies();
@@ -214,7 +208,13 @@ impl State {
         }
     }
 
-    /// A new pending instance.
+    /// The instance of this full id, if it is of the present definition.
+    pub(crate) fn named(&self, id: &str) -> Option<InstanceIx> {
+        self.by_id.get(id).copied().filter(|&ix| !self.get(ix).flags.gone)
+    }
+
+    /// A new pending instance. What one of the same id left in an earlier round is shown on until
+    /// this one begins, and its attempts go on counting.
     pub(crate) fn create(&mut self, id: Arc<str>, spec: SpecIx, place: Place) -> InstanceIx {
         let step = self.definition.step(spec);
         let flags = Flags {
@@ -223,7 +223,17 @@ impl State {
             ..Flags::default()
         };
         let ix = InstanceIx::try_from(self.instances.len()).expect("a run's events bound its instances");
-        self.instances.push(Instance::new(id.clone(), spec, place, flags, self.last_at));
+        let mut instance = Instance::new(id.clone(), spec, place, flags, self.last_at);
+        if let Some(&earlier) = self.by_id.get(&id) {
+            let earlier = self.get_mut(earlier);
+            earlier.flags.gone = true;
+            instance.flags.stale = true;
+            instance.status = earlier.status;
+            (instance.attempt, instance.uncounted) = (earlier.attempt, earlier.attempt);
+            (instance.started_at, instance.completed_at) = (earlier.started_at, earlier.completed_at);
+            (instance.output, instance.error) = (earlier.output.clone(), earlier.error.clone());
+        }
+        self.instances.push(instance);
         self.by_id.insert(id, ix);
         ix
     }
@@ -271,11 +281,12 @@ impl State {
         self.workflow = Arc::new(shown);
     }
 
-    /// Decides how the run ends; the first decision stands.
+    /// Decides how the run ends; the first decision stands. A suspended run that fails still
+    /// starts nothing, its compensations neither; one that is cancelled does.
     pub(crate) fn end(&mut self, ending: Ending) {
+        self.held &= !matches!(ending, Ending::Cancelled { .. });
         if self.ending.is_none() {
             self.ending = Some(ending);
-            self.held = false;
             self.set_due(None);
             self.show_workflow();
         }

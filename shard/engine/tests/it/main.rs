@@ -5,6 +5,7 @@
 mod composites;
 mod definition;
 mod endings;
+mod properties;
 mod recovery;
 mod script;
 mod steps;

@@ -309,6 +309,11 @@ impl World {
         assert!(expected == found, "expected:\n{expected}\n\nfound:\n{found}\n");
     }
 
+    /// The trace since the last time it was compared.
+    pub(crate) fn trace(&self) -> &str {
+        &self.trace
+    }
+
     /// Forgets the trace so far.
     pub(crate) fn quiet(&mut self) {
         self.trace.clear();
