@@ -16,7 +16,7 @@ use super::index::GroupState;
 use super::network::NoPeers;
 use super::state_machine::{HandedOver, StateMachine, decode_applied, position};
 use super::storage::GroupLog;
-use super::types::{Proposal, TypeConfig, log_id};
+use super::type_config::{Proposal, TypeConfig, log_id};
 use super::{GroupOptions, LogStore, Tables};
 use crate::batch::{Batch, Committed, Gathered, Position};
 use crate::error::ShardError;

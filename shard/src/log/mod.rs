@@ -18,7 +18,7 @@ mod segment;
 mod state_machine;
 mod storage;
 pub mod store;
-mod types;
+mod type_config;
 mod writer;
 
 use std::path::PathBuf;

@@ -11,7 +11,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
-use super::types::TypeConfig;
+use super::type_config::TypeConfig;
 
 /// Reaches nobody.
 pub(super) struct NoPeers;

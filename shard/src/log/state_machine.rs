@@ -14,7 +14,9 @@ use openraft::{
 };
 use parking_lot::Mutex;
 
-use super::types::{Entry, TypeConfig, decode_log_id, decode_membership, encode_log_id, encode_membership};
+use super::type_config::{
+    Entry, TypeConfig, decode_log_id, decode_membership, encode_log_id, encode_membership,
+};
 use super::{Applied, CommittedEntry, Tables};
 use crate::batch::{Batch, Position};
 

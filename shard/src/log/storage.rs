@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::index::{GroupState, StoredVote};
 use super::store::{Change, LogStore, Op};
-use super::types::{Entry, TypeConfig, decode_entry, encode_payload, entry_id, log_id};
+use super::type_config::{Entry, TypeConfig, decode_entry, encode_payload, entry_id, log_id};
 use crate::error::ShardError;
 
 /// Recent entries a group holds in memory, in bytes; what is not synced yet comes on top.

@@ -232,6 +232,7 @@ impl Loop {
                     if let Err(error) = self.on_reported(result).await { break Err(error) }
                 }
                 Some(item) = self.inbox.recv() => self.on_inbox(item),
+                why = self.store.failure() => break Err(ShardError::Stopped(format!("its tables: {why}"))),
                 permit = self.workers.permit(), if waits_for_worker => self.dispatch(permit),
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
                 Some(message) = self.queue.recv(), if accepts => self.on_message(message),
@@ -249,7 +250,7 @@ impl Loop {
     /// turn that follows every tick lets idle runs go.)
     fn tend(&mut self) {
         self.ticks += 1;
-        if self.ticks % PURGE_EVERY_TICKS != 0 {
+        if !self.ticks.is_multiple_of(PURGE_EVERY_TICKS) {
             return;
         }
         let group = self.group.clone();

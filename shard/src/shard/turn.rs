@@ -257,12 +257,8 @@ impl Loop {
         tokio::spawn(async move {
             let found = async {
                 let mut found = Vec::new();
-                for id in &unknown {
-                    if store.find(id).await?.is_some()
-                        && let Some(stored) = store.load_run(id).await?
-                    {
-                        found.push(definitions.replay(&store, stored).await?);
-                    }
+                for stored in store.load_runs(unknown).await? {
+                    found.push(definitions.replay(&store, stored).await?);
                 }
                 Ok(found)
             }

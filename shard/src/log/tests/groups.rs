@@ -153,7 +153,7 @@ async fn reads_have_no_gap_where_memory_ends() {
 
     use super::super::frame::EntryId;
     use super::super::storage::GroupLog;
-    use super::super::types::{Proposal, log_id};
+    use super::super::type_config::{Proposal, log_id};
 
     const ENTRIES: u64 = 60;
     let dir = tempfile::tempdir().unwrap();

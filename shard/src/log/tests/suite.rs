@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::super::LogStore;
 use super::super::state_machine::StateMachine;
 use super::super::storage::GroupLog;
-use super::super::types::TypeConfig;
+use super::super::type_config::TypeConfig;
 use super::*;
 
 struct Files;
