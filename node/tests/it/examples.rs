@@ -111,10 +111,10 @@ fn status_of<'a>(run: &'a Value, step: &str) -> &'a str {
 }
 
 /// Example, its params, the choice for its decisions, and steps with the status they end in.
-fn cases(
-    service: &Service,
-    dir: &Path,
-) -> Vec<(&'static str, Value, &'static str, Vec<(&'static str, &'static str)>)> {
+type Case = (&'static str, Value, &'static str, Vec<(&'static str, &'static str)>);
+
+#[expect(clippy::too_many_lines, reason = "a table, one example after another")]
+fn cases(service: &Service, dir: &Path) -> Vec<Case> {
     let url = |path: &str| service.url(path);
     let path = |name: &str| dir.join(name).display().to_string();
     let order = json!({"order": {"id": "o-1", "product": "tea", "quantity": 2, "price": 9.5},

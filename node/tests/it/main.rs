@@ -1,5 +1,7 @@
 //! The real binary, over HTTP and with signals, and the rules of the repository.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod bad_input;
 mod cli;
 mod cluster;
