@@ -231,15 +231,15 @@ fn disturb(world: &mut World, choice: u8, pick: usize, seed: u64) {
         5 => drop(world.signal(SignalType::Retry, &some_step, json!(null))),
         6 => drop(world.signal(SignalType::Data, "go", json!("early"))),
         7 => world.pass(2_500),
-        8 if pick % 4 == 0 => drop(world.try_command(Command::Cancel(because("no")))),
+        8 if pick.is_multiple_of(4) => drop(world.try_command(Command::Cancel(because("no")))),
         9 => {
-            let from_step = (pick % 2 == 0).then_some(some_step);
+            let from_step = pick.is_multiple_of(2).then_some(some_step);
             let reason = because("again");
             drop(world.try_command(Command::Retry { from_step, params: None, definition: None, reason }));
         }
         10 => {
             let new = json!({"id": format!("n{}", world.log.len()), "action": "http.get", "params": {"url": "http://n"}});
-            let mutation = if pick % 2 == 0 {
+            let mutation = if pick.is_multiple_of(2) {
                 json!({"insert_after": some_step, "steps": [new]})
             } else {
                 json!({"insert_before": some_step, "steps": [new]})
