@@ -95,7 +95,12 @@ CREATE VIEW timers AS
 pub(super) fn open_for_writing(options: &StoreOptions) -> Result<Connection, ShardError> {
     let size = file_bytes(&options.path)?;
     if size > 0 {
-        let mut looking = Connection::open(&options.path, Access::Read)?;
+        // A reader may not play back a rollback journal, which a crash leaves while a new file
+        // changes into WAL mode. Playing it back restores the file and says nothing new.
+        let mut journal = options.path.clone().into_os_string();
+        journal.push("-journal");
+        let is_hot = file_bytes(Path::new(&journal))? > 0;
+        let mut looking = Connection::open(&options.path, if is_hot { Access::Write } else { Access::Read })?;
         check_identity(&mut looking, options)?;
     }
     let mut connection = Connection::open(&options.path, Access::Create)?;

@@ -163,6 +163,35 @@ async fn a_foreign_file_is_refused_unchanged() {
     assert!(matches!(Store::open(own).await.err(), Some(ShardError::Damaged(_))));
 }
 
+/// A crash while a new file changes into WAL mode leaves a rollback journal that a read-only
+/// connection may not play back.
+#[tokio::test]
+async fn a_file_with_a_hot_journal_is_opened() {
+    let dir = TempDir::new().unwrap();
+    let own = options(&dir);
+    let store = open(&dir).await;
+    store.enqueue(vec![entry(1, vec![custom(1, 1)])]);
+    store.close().await.unwrap();
+    drop(store);
+    let torn = StoreOptions { path: dir.path().join("torn.db"), ..own.clone() };
+    {
+        let writer = super::connection::Connection::open(&own.path, super::connection::Access::Write).unwrap();
+        writer
+            .execute(
+                "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN IMMEDIATE;
+                 CREATE TABLE half (x); INSERT INTO half
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+                 SELECT hex(randomblob(100)) FROM n;",
+            )
+            .unwrap();
+        std::fs::copy(&own.path, &torn.path).unwrap();
+        std::fs::copy(dir.path().join("shard.db-journal"), dir.path().join("torn.db-journal")).unwrap();
+    }
+    let store = Store::open(torn).await.unwrap();
+    assert_eq!(store.applied_position(), at(1));
+    assert_eq!(count(&store, "SELECT count(*) FROM event_rows").await, 1);
+}
+
 #[tokio::test]
 async fn what_was_applied_is_checkpointed_when_it_is_quiet_and_on_close() {
     let dir = TempDir::new().unwrap();
