@@ -92,21 +92,10 @@ impl Run {
         self.emit(Some(ix), Body::ErrorHandlerInvoked(Box::new(invoked)));
     }
 
-    /// The fault with the step it happened in, and with details that fit an event.
-    fn place_fault(&self, ix: InstanceIx, mut fault: Fault) -> Fault {
-        if fault.step_id.is_none() {
-            fault.step_id = Some(self.state.get(ix).id.to_string());
-        }
-        let details_fit = super::size::json_bytes(&fault.details, super::EVENT_BYTES_MAX / 8)
-            .is_some_and(|bytes| bytes <= super::EVENT_BYTES_MAX / 8);
-        if !details_fit {
-            fault.details = json!({ "omitted": "the details of this error are too big" });
-        }
-        if fault.message.len() > MESSAGE_BYTES_MAX {
-            let end = fault.message.floor_char_boundary(MESSAGE_BYTES_MAX);
-            fault.message.truncate(end);
-            fault.message.push('…');
-        }
+    /// The fault with the step it happened in, cut to what fits an event.
+    fn place_fault(&self, ix: InstanceIx, fault: Fault) -> Fault {
+        let mut fault = bounded(fault);
+        fault.step_id.get_or_insert_with(|| self.state.get(ix).id.to_string());
         fault
     }
 
@@ -207,6 +196,20 @@ impl Run {
         let fault = Fault::new(Code::TimeoutError, format!("the step took longer than {timeout_ms} ms"));
         self.fail(ix, fault, false);
     }
+}
+
+/// The fault with a message and details that fit an event.
+pub(super) fn bounded(mut fault: Fault) -> Fault {
+    let most = super::EVENT_BYTES_MAX / 8;
+    if super::size::json_bytes(&fault.details, most).is_none_or(|bytes| bytes > most) {
+        fault.details = json!({ "omitted": "the details of this error are too big" });
+    }
+    if fault.message.len() > MESSAGE_BYTES_MAX {
+        let end = fault.message.floor_char_boundary(MESSAGE_BYTES_MAX);
+        fault.message.truncate(end);
+        fault.message.push('…');
+    }
+    fault
 }
 
 /// Longest message of a fault, in bytes.

@@ -213,6 +213,7 @@ impl Run {
     /// Fails the run for a reason that lies in no step.
     fn fail_run(&mut self, error: Fault, forced: bool) {
         let strategy = HandlerStrategy::FailWorkflow;
+        let error = errors::bounded(error);
         self.emit(None, Body::ErrorHandlerInvoked(Box::new(ErrorHandlerInvoked { strategy, error, forced })));
     }
 

@@ -73,7 +73,8 @@ impl Run {
             "steps": self.shown_outputs(ix),
             "intent": self.state.context.get("intent"),
         });
-        if let Err(fault) = check_size(&context, "the decision's context") {
+        let shown = json!([context, reasoning.options]);
+        if let Err(fault) = check_size(&shown, "the decision's context with its options") {
             return self.fail(ix, fault, false);
         }
         let handle = self.handle_of(ix);

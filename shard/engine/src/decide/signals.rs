@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::steps::check_size;
 use crate::command::{Signal, SignalType};
-use crate::definition::{StepKind, WaitFor};
+use crate::definition::{NESTING_MAX, StepKind, WaitFor};
 use crate::error::{Code, Problem, Rejected};
 use crate::event::Body;
 use crate::event::payload::{SignalReceived, SkipReason};
@@ -15,6 +15,9 @@ use crate::ids::{ID_BYTES_MAX, Sequence};
 use crate::run::Run;
 use crate::run::instance::{InstanceIx, Place};
 use crate::run::state::MAILBOX_MAX;
+
+/// Longest full id of a step: an id and a namespace for each level of nesting.
+const STEP_ID_BYTES_MAX: usize = 2 * (ID_BYTES_MAX + 1) * (NESTING_MAX + 2);
 
 impl Run {
     /// Takes a signal; the sequence of the event that recorded it, the first time too.
@@ -26,6 +29,9 @@ impl Run {
             if id.is_empty() || id.len() > ID_BYTES_MAX {
                 return Err(invalid("/signal_id", "a signal_id is 1 to 128 bytes"));
             }
+        }
+        if signal.step_id.as_ref().is_some_and(|id| id.len() > STEP_ID_BYTES_MAX) {
+            return Err(invalid("/step_id", "is longer than a step's id can be"));
         }
         if signal.kind != SignalType::Retry {
             self.refuse_if_ended("signalled")?;

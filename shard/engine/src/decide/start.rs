@@ -16,13 +16,20 @@ use crate::ids::{Sequence, Timestamp};
 use crate::run::Run;
 use crate::run::state::State;
 
+/// Most bytes of a run's labels.
+const LABELS_BYTES_MAX: usize = 16 * 1024;
+
 /// Starts a run; see [`Run::start`].
 pub(crate) fn start(start: Start, now: Timestamp) -> Result<(Run, Decision), Rejected> {
     let definition = start.definition.clone();
     let context = context(&start)?;
     let params = merge_params(&definition, start.params, &context)?;
     bound(&params, &context)?;
-    let waits = start.start_at.filter(|at| *at > now);
+    let labels: usize = start.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if labels > LABELS_BYTES_MAX {
+        return Err(refused("/labels", &format!("are over {LABELS_BYTES_MAX} bytes")));
+    }
+    let waits = start.start_at.filter(|at| *at > now).map(|at| at.min(super::TIME_MAX));
     let (template, version) = start.template.unzip();
     let due = waits.or(definition.timeout_ms.map(|ms| now.plus_ms(ms).min(super::TIME_MAX)));
     let body = WorkflowStarted {

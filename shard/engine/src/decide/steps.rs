@@ -164,7 +164,7 @@ impl Run {
         let mut fatal = false;
         for emission in emissions {
             match emission {
-                Emission::Custom { event, data } => match check_size(&data, "the event's data") {
+                Emission::Custom { event, data } => match check_custom(&event, &data) {
                     Ok(()) => self.emit(Some(ix), Body::Custom(Box::new(Custom { event, data }))),
                     Err(fault) => result = Err(fault),
                 },
@@ -233,6 +233,14 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Whether an event of the author's may be written.
+fn check_custom(event: &str, data: &Value) -> Result<(), Fault> {
+    if event.is_empty() || event.len() > crate::ids::ID_BYTES_MAX {
+        return Err(Fault::new(Code::ValidationError, "an event's name is 1 to 128 bytes"));
+    }
+    check_size(data, "the event's data")
 }
 
 /// Whether a value may stand in an event.
