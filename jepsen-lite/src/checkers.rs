@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
 use crate::history::{History, Outcome, Submission};
@@ -11,6 +12,8 @@ use crate::node::Node;
 use crate::sink::Sink;
 use crate::workload::STEPS;
 
+/// Requests of the checkers under way at a time.
+const REQUESTS_AT_A_TIME: usize = 64;
 /// Everything ends within this time of healing.
 const END_MAX: Duration = Duration::from_secs(30);
 
@@ -21,12 +24,18 @@ pub(crate) async fn check(node: &Node, sink: &Sink, history: &History) -> Result
     let mut recorded: BTreeMap<String, i64> = BTreeMap::new();
     let mut started: BTreeSet<String> = BTreeSet::new();
     let mut ended = 0;
-    for (id, submission) in &submissions {
-        if let Some(run) = ended_run(node, id, submission, healed).await? {
+    let mut looked_at = futures::stream::iter(&submissions)
+        .map(|(id, submission)| async move {
+            let Some(run) = ended_run(node, id, submission, healed).await? else { return Ok(None) };
+            let seen = check_run(node, id, submission, &run).await.with_context(|| id.clone())?;
+            anyhow::Ok(Some(seen))
+        })
+        .buffer_unordered(REQUESTS_AT_A_TIME);
+    while let Some(seen) = looked_at.next().await {
+        if let Some(seen) = seen? {
             ended += 1;
-            check_run(node, id, submission, &run, &mut recorded, &mut started)
-                .await
-                .with_context(|| id.clone())?;
+            recorded.extend(seen.recorded);
+            started.extend(seen.started);
         }
     }
     let calls = sink.calls().await;
@@ -74,19 +83,20 @@ async fn ended_run(node: &Node, id: &str, submission: &Submission, healed: Insta
     }
 }
 
+/// What the events of a run say: keys of steps with when they were recorded, and of those started.
+#[derive(Default)]
+struct Seen {
+    recorded: BTreeMap<String, i64>,
+    started: Vec<String>,
+}
+
 /// One run: completed, its log without gaps, every step recorded once, one decision that holds.
-async fn check_run(
-    node: &Node,
-    id: &str,
-    submission: &Submission,
-    run: &Value,
-    recorded: &mut BTreeMap<String, i64>,
-    started: &mut BTreeSet<String>,
-) -> Result<()> {
+async fn check_run(node: &Node, id: &str, submission: &Submission, run: &Value) -> Result<Seen> {
     ensure!(run["status"] == "completed", "it ended otherwise: {run}");
     let (status, page) = node.get(&format!("/v1/workflows/{id}/events?limit=1000")).await?;
     ensure!(status == 200, "{status}: {page}");
     let events = page["items"].as_array().context("events are a list")?;
+    let mut seen = Seen::default();
     let mut terminal = 0;
     let mut resolved = 0;
     let mut completed = 0;
@@ -96,11 +106,11 @@ async fn check_run(
         match event["type"].as_str().unwrap_or_default() {
             "workflow_completed" | "workflow_failed" | "workflow_cancelled" => terminal += 1,
             "decision_resolved" => resolved += 1,
-            "step_started" => drop(started.insert(key)),
+            "step_started" => seen.started.push(key),
             "step_completed" if !key.ends_with("/ask") => {
                 completed += 1;
                 let at = time_ms(event["timestamp"].as_str().unwrap_or_default())?;
-                ensure!(recorded.insert(key.clone(), at).is_none(), "{key} was recorded twice");
+                ensure!(seen.recorded.insert(key.clone(), at).is_none(), "{key} was recorded twice");
             }
             _ => {}
         }
@@ -114,7 +124,7 @@ async fn check_run(
             ensure!(kept == choice, "{choice} was acknowledged and {kept} is kept");
         }
     }
-    Ok(())
+    Ok(seen)
 }
 
 /// Milliseconds since the epoch of `YYYY-MM-DDTHH:MM:SS.mmmZ`.
@@ -131,16 +141,14 @@ fn time_ms(text: &str) -> Result<i64> {
 }
 
 async fn outcomes(node: &Node, submissions: &BTreeMap<String, Submission>) -> Result<Vec<Value>> {
-    let mut all = Vec::new();
-    for id in submissions.keys() {
-        let (_, run) = node.get(&format!("/v1/workflows/{id}")).await?;
-        all.push(Value::Array(vec![
-            run["status"].clone(),
-            run["output"].clone(),
-            run["completed_at"].clone(),
-        ]));
-    }
-    Ok(all)
+    futures::stream::iter(submissions.keys())
+        .map(|id| async move {
+            let (_, run) = node.get(&format!("/v1/workflows/{id}")).await?;
+            Ok(Value::Array(vec![run["status"].clone(), run["output"].clone(), run["completed_at"].clone()]))
+        })
+        .buffered(REQUESTS_AT_A_TIME)
+        .try_collect()
+        .await
 }
 
 impl Node {

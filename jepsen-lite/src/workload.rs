@@ -13,6 +13,9 @@ use crate::node::Address;
 /// Posts in one chain.
 pub(crate) const STEPS: usize = 3;
 
+/// A client submits at most once in this time, so that what it did can be checked in bounded time.
+const PACE: Duration = Duration::from_millis(20);
+
 /// One client.
 pub(crate) struct Workload {
     pub(crate) client: usize,
@@ -49,7 +52,10 @@ impl Workload {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(800)).build();
         let Ok(client) = client else { return };
         let mut number = 0;
+        let mut pace = tokio::time::interval(PACE);
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !*stop.borrow() {
+            pace.tick().await;
             number += 1;
             let id = format!("run-{}-{number}", self.client);
             let asks = self.rng.random_range(0..4) == 0;

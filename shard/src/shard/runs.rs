@@ -18,7 +18,7 @@ use crate::store::Store;
 /// How long a run that waits stays in memory after it was last touched.
 const IDLE_MS: u64 = 2_000;
 /// With more runs in memory than this, those that wait are let go at once.
-const RUNS_IN_MEMORY_MAX: usize = 20_000;
+const RUNS_IN_MEMORY_MAX: usize = 2_000;
 /// How often runs are looked at for letting go, and how many at a time.
 const EVICTION_EVERY_MS: u64 = 10;
 const EVICTIONS_PER_TURN: usize = 10_000;

@@ -175,7 +175,8 @@ async fn a_file_with_a_hot_journal_is_opened() {
     drop(store);
     let torn = StoreOptions { path: dir.path().join("torn.db"), ..own.clone() };
     {
-        let writer = super::connection::Connection::open(&own.path, super::connection::Access::Write).unwrap();
+        let writer =
+            super::connection::Connection::open(&own.path, super::connection::Access::Write).unwrap();
         writer
             .execute(
                 "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN IMMEDIATE;
