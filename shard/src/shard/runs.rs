@@ -22,6 +22,8 @@ const RUNS_IN_MEMORY_MAX: usize = 2_000;
 /// How often runs are looked at for letting go, and how many at a time.
 const EVICTION_EVERY_MS: u64 = 10;
 const EVICTIONS_PER_TURN: usize = 10_000;
+/// Room for runs that is kept whatever happens.
+const ROOM_MIN: usize = 4_096;
 /// Hashes of definitions remembered as written to the log.
 pub(super) const RECORDED_MAX: usize = 10_000;
 /// A run whose timer is due sooner than this stays in memory.
@@ -326,6 +328,11 @@ impl Loop {
             }
         }
         let held = self.runs.slots.len();
+        // After a burst the maps give their room back too.
+        if self.runs.slots.capacity() > ROOM_MIN && self.runs.slots.capacity() / 8 > held {
+            self.runs.slots.shrink_to(held * 2);
+            self.runs.ids.shrink_to(held * 2);
+        }
         self.gauges.runs_in_memory.store(held, Ordering::Relaxed);
         self.meter.set(held as f64);
     }

@@ -128,7 +128,7 @@ pub(super) fn set_up(connection: &mut Connection) -> Result<(), ShardError> {
     connection.execute(
         "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
          PRAGMA foreign_keys = OFF; PRAGMA trusted_schema = OFF;
-         PRAGMA cache_size = -32768; PRAGMA cache_spill = OFF;",
+         PRAGMA cache_size = -8192; PRAGMA cache_spill = OFF;",
     )?;
     let wanted = [
         ("PRAGMA page_size", Datum::Int(4096)),
