@@ -2,7 +2,9 @@
 //!
 //! Beyond the specification's table a run has two moves, both written here and nowhere else:
 //! `pending → cancelled` (a run that waits for its `start_at` can be called off) and `retry`, an
-//! ended run that an operator starts again (`completed|failed|cancelled → active`).
+//! ended run that an operator starts again (`completed|failed|cancelled → active`). With that
+//! retry, and only while the run has ended, its steps that have to run again become pending, and
+//! composites that go on where they had come to become running.
 
 use serde::{Deserialize, Serialize};
 

@@ -142,7 +142,8 @@ impl Run {
         let attempt = instance.attempt + 1;
         let due = self.state.definition.step(instance.spec).timeout_ms.map(|ms| self.after(ms));
         self.work.asked.remove(&ix);
-        self.emit(Some(ix), Body::StepRetryAttempt(StepRetryAttempt { attempt, due, interrupted }));
+        let next = StepRetryAttempt { attempt, due, interrupted, revived: false };
+        self.emit(Some(ix), Body::StepRetryAttempt(next));
     }
 
     /// Stops everything under way below a composite.

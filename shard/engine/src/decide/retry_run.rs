@@ -1,7 +1,9 @@
 //! A run that has ended is run again: what had failed, or from a step on.
 //!
 //! Steps that completed and are not downstream of one that runs again keep their outputs. A
-//! nested step runs again with the whole of its top-level step.
+//! composite that failed goes on where it had come to: of a map of a hundred items only those
+//! that failed or were cut off run again. Named as `from_step`, or with a step in it undone by a
+//! compensation, or under another definition, it runs again as a whole.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use crate::command::{Reason, Signal};
 use crate::definition::{Definition, OnError, SpecIx};
 use crate::error::{Code, Rejected};
 use crate::event::Body;
-use crate::event::payload::{ResumeCause, StepScheduled, WorkflowResumed};
+use crate::event::payload::{ResumeCause, StepRetryAttempt, StepScheduled, WorkflowResumed};
 use crate::fsm::{StepStatus, WorkflowStatus};
 use crate::ids::Sequence;
 use crate::run::Run;
@@ -75,9 +77,12 @@ impl Run {
         definition: Option<(Arc<Definition>, Arc<str>)>,
         reason: &Reason,
     ) {
-        let from = from.map(|ix| self.top_of(ix));
-        for ix in self.to_run_again(from) {
-            self.emit(Some(ix), Body::StepScheduled(StepScheduled { reset: true }));
+        for (ix, is_revived) in self.to_run_again(from, definition.is_none()) {
+            if is_revived {
+                self.revive(ix);
+            } else {
+                self.reset(ix);
+            }
         }
         let taken = definition.as_ref().map_or(&self.state.definition, |(taken, _)| taken);
         let due = taken.timeout_ms.map(|ms| self.after(ms));
@@ -111,33 +116,66 @@ impl Run {
         }
     }
 
-    /// Top-level steps that must not keep what they have: `from`, what did not end well or was
-    /// undone, and all that comes after these.
-    fn to_run_again(&self, from: Option<InstanceIx>) -> Vec<InstanceIx> {
+    fn reset(&mut self, ix: InstanceIx) {
+        self.emit(Some(ix), Body::StepScheduled(StepScheduled { reset: true }));
+    }
+
+    /// Lets a composite go on: what did not end well in it runs again.
+    fn revive(&mut self, ix: InstanceIx) {
+        let mut stack = vec![ix];
+        while let Some(ix) = stack.pop() {
+            let instance = self.state.get(ix);
+            let lanes = instance.composite().map(|c| c.lanes.clone()).unwrap_or_default();
+            let attempt = instance.attempt + 1;
+            let due = self.state.definition.step(instance.spec).timeout_ms.map(|ms| self.after(ms));
+            let next = StepRetryAttempt { attempt, due, interrupted: true, revived: true };
+            for child in lanes.iter().flat_map(|lane| lane.first..lane.first + lane.count) {
+                if !self.did_not_end(child) {
+                    continue;
+                }
+                if self.state.get(child).composite().is_some() {
+                    stack.push(child);
+                } else {
+                    self.reset(child);
+                }
+            }
+            self.emit(Some(ix), Body::StepRetryAttempt(next));
+        }
+    }
+
+    /// Whether a step began and did not come to an end of its own that counts as done.
+    fn did_not_end(&self, ix: InstanceIx) -> bool {
+        let instance = self.state.get(ix);
+        match instance.current() {
+            StepStatus::Completed | StepStatus::Pending => false,
+            StepStatus::Skipped => instance.flags.cut_off,
+            StepStatus::Failed => !instance.flags.settled,
+            StepStatus::Scheduled | StepStatus::Running | StepStatus::Suspended | StepStatus::Retrying => {
+                true
+            }
+        }
+    }
+
+    /// Top-level steps that must not keep what they have, and whether they go on where they had
+    /// come to: `from`, what did not end well or was undone, and all that comes after these.
+    fn to_run_again(&self, from: Option<InstanceIx>, may_revive: bool) -> Vec<(InstanceIx, bool)> {
         let definition = &self.state.definition;
         let undone: BTreeSet<InstanceIx> = (0_u32..)
             .zip(&self.state.instances)
             .filter(|(_, instance)| instance.flags.compensated && !instance.flags.stale)
             .map(|(ix, _)| self.top_of(ix))
             .collect();
-        let must_run = |ix: InstanceIx| {
-            let instance = self.state.get(ix);
-            let did_not_end = match instance.current() {
-                StepStatus::Completed => false,
-                StepStatus::Skipped => instance.flags.cut_off,
-                StepStatus::Failed => !instance.flags.settled,
-                StepStatus::Pending => false,
-                StepStatus::Scheduled
-                | StepStatus::Running
-                | StepStatus::Suspended
-                | StepStatus::Retrying => true,
-            };
-            did_not_end || Some(ix) == from || undone.contains(&ix)
+        let top = from.map(|ix| self.top_of(ix));
+        let is_revived = |ix: InstanceIx| {
+            let is_named = from == Some(ix);
+            let has_begun = self.state.get(ix).composite().is_some();
+            may_revive && has_begun && self.did_not_end(ix) && !is_named && !undone.contains(&ix)
         };
         let mut marked = vec![false; definition.steps.len()];
         let mut queue: Vec<SpecIx> = Vec::new();
         for &spec in &definition.root {
-            if must_run(self.state.root_of[spec.0 as usize]) {
+            let ix = self.state.root_of[spec.0 as usize];
+            if self.did_not_end(ix) || Some(ix) == top || undone.contains(&ix) {
                 queue.push(spec);
             }
         }
@@ -152,10 +190,11 @@ impl Run {
             }
         }
         let roots = definition.root.iter().filter(|spec| marked[spec.0 as usize]);
-        let instances = roots.map(|spec| self.state.root_of[spec.0 as usize]);
-        // A step that never began has nothing to forget.
-        instances
+        roots
+            .map(|spec| self.state.root_of[spec.0 as usize])
+            // A step that never began has nothing to forget.
             .filter(|&ix| ix != RUN_ITSELF && self.state.get(ix).current() != StepStatus::Pending)
+            .map(|ix| (ix, is_revived(ix)))
             .collect()
     }
 }

@@ -233,13 +233,16 @@ payloads! {
         #[serde(default, with = "time_option", skip_serializing_if = "Option::is_none")]
         due: Option<Timestamp>,
     }
-    /// A step's further attempt begins; `interrupted`: it does not count against the retries.
+    /// A step's further attempt begins; `interrupted`: it does not count against the retries;
+    /// `revived`: a composite of a run that is run again goes on where it had come to.
     StepRetryAttempt {
         attempt: u32,
         #[serde(default, with = "time_option", skip_serializing_if = "Option::is_none")]
         due: Option<Timestamp>,
         #[serde(default, skip_serializing_if = "is_false")]
         interrupted: bool,
+        #[serde(default, skip_serializing_if = "is_false")]
+        revived: bool,
     }
     /// A failed step's fallback is called for.
     StepFallback { fallback_step: Arc<str> }

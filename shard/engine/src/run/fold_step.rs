@@ -35,7 +35,10 @@ impl State {
         self.set_timers(ix, None, None, false);
         let instance = self.get_mut(ix);
         instance.completed_at = Some(at);
-        instance.flags.cut_off = matches!(e.reason, SkipReason::Cancelled | SkipReason::RunFailed);
+        instance.flags.cut_off = match e.reason {
+            SkipReason::Cancelled | SkipReason::RunFailed | SkipReason::ParentEnded => true,
+            SkipReason::Condition | SkipReason::Signal | SkipReason::RaceLost => false,
+        };
         self.settle(ix);
         Ok(())
     }
@@ -49,14 +52,22 @@ impl State {
         if e.attempt <= self.get(ix).attempt {
             return Err(format!("attempt {} follows attempt {}", e.attempt, self.get(ix).attempt));
         }
-        self.discard_children(ix);
-        self.set_status(ix, StepStatus::Running, at)?;
+        if e.revived {
+            self.revive(ix, at)?;
+        } else {
+            self.discard_children(ix);
+            self.set_status(ix, StepStatus::Running, at)?;
+            self.get_mut(ix).detail = Detail::None;
+        }
         self.set_timers(ix, e.due, None, false);
         let instance = self.get_mut(ix);
         instance.attempt = e.attempt;
-        instance.uncounted += u32::from(e.interrupted);
+        if e.revived {
+            instance.uncounted = e.attempt - 1;
+        } else {
+            instance.uncounted += u32::from(e.interrupted);
+        }
         instance.flags.interrupted = false;
-        instance.detail = Detail::None;
         self.agenda.push_back(Look::Step(ix));
         Ok(())
     }
@@ -122,14 +133,15 @@ impl State {
         Ok(())
     }
 
-    /// A top-level step is to run again.
+    /// A step of a run that is run again has to run again.
     pub(super) fn fold_reset(&mut self, ix: InstanceIx) -> Result<(), String> {
-        if !self.status.can_retry() || self.get(ix).place != Place::Root {
-            return Err("only a top-level step of a run that has ended is reset".into());
+        if !self.status.can_retry() {
+            return Err("only a step of a run that has ended is reset".into());
         }
         self.discard_children(ix);
         self.compensable.retain(|&c| c != ix);
         self.forget(ix);
+        self.reopen_lane_of(ix);
         Ok(())
     }
 

@@ -94,7 +94,7 @@ pub(crate) struct Flags {
     pub(crate) handled: bool,
     /// Its retries are used up.
     pub(crate) exhausted: bool,
-    /// Skipped since the run ended, so a retry of the run runs it.
+    /// Skipped since what is around it ended, so a retry of the run runs it.
     pub(crate) cut_off: bool,
     pub(crate) compensated: bool,
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::instance::{Composite, Detail, InstanceIx, Lane, LaneState, Place, RUN_ITSELF};
+use super::instance::{Composite, Detail, Flags, InstanceIx, Lane, LaneState, Place, RUN_ITSELF};
 use super::state::{Look, State};
 use crate::definition::{SpecIx, StepKind};
+use crate::fsm::StepStatus;
+use crate::ids::Timestamp;
 
 impl State {
     /// A step is done, as its scope sees it: completed, skipped, or replaced by its fallback.
@@ -17,7 +19,10 @@ impl State {
                 continue;
             }
             let output = instance.output.clone();
-            for failed in std::mem::take(&mut instance.stands_for) {
+            // A fallback that was cut off takes nobody's place.
+            let replaced =
+                if instance.flags.cut_off { Vec::new() } else { std::mem::take(&mut instance.stands_for) };
+            for failed in replaced {
                 self.get_mut(failed).output.clone_from(&output);
                 done.push(failed);
             }
@@ -139,6 +144,44 @@ impl State {
         composite.lanes.push(lane);
         composite.open += 1;
         self.move_lane(parent, number);
+        Ok(())
+    }
+
+    /// The lane of a step that is to run again is open again from there on.
+    pub(crate) fn reopen_lane_of(&mut self, ix: InstanceIx) {
+        let Place::Lane { parent, lane: number, position } = self.get(ix).place else { return };
+        let Detail::Composite(composite) = &mut self.get_mut(parent).detail else { return };
+        let Some(lane) = composite.lanes.get_mut(number as usize) else { return };
+        composite.reported -= u64::from(lane.state == LaneState::Reported);
+        composite.open += u32::from(lane.state != LaneState::Open);
+        lane.state = LaneState::Open;
+        lane.cursor = lane.cursor.min(position);
+        self.move_lane(parent, number);
+    }
+
+    /// A composite that failed or was cut off runs again with what it has.
+    pub(crate) fn revive(&mut self, ix: InstanceIx, at: Timestamp) -> Result<(), String> {
+        let has_ended = self.status.can_retry();
+        let instance = self.get_mut(ix);
+        if !has_ended || instance.current() == StepStatus::Pending {
+            return Err("only a step of a run that has ended is revived".into());
+        }
+        let Detail::Composite(composite) = &mut instance.detail else {
+            return Err("only a step with sub-steps is revived".into());
+        };
+        let done = composite.lanes.iter().position(|lane| lane.state == LaneState::Done);
+        composite.winner = done.filter(|_| composite.is_race).and_then(|lane| u32::try_from(lane).ok());
+        (composite.failed_by, composite.finished) = (None, false);
+        (instance.status, instance.since) = (StepStatus::Running, at);
+        (instance.output, instance.error, instance.completed_at) = (None, None, None);
+        instance.stand_in = None;
+        instance.flags = Flags {
+            is_composite: true,
+            is_fallback_only: instance.flags.is_fallback_only,
+            called: instance.flags.called,
+            ..Flags::default()
+        };
+        self.reopen_lane_of(ix);
         Ok(())
     }
 

@@ -291,6 +291,50 @@ fn a_failed_run_is_retried_from_what_failed() {
 }
 
 #[test]
+fn a_failed_composite_goes_on_where_it_had_come_to() {
+    let of = || {
+        let inner = json!({"id": "c", "type": "condition", "config": {
+            "expression": "true", "branches": {"true": [act("x", json!({})), act("y", json!({}))]}}});
+        let mut world = World::of_steps(json!([{"id": "m", "type": "parallel", "config": {
+            "mode": "map", "over": "[0, 1, 2]", "max_concurrency": 3, "body": [act("s", json!({})), inner]}}]));
+        world.finish("m.item_0.s", json!(0));
+        world.finish("m.item_0.c.true.x", json!(0));
+        world.finish("m.item_0.c.true.y", json!("zero"));
+        world.finish("m.item_1.s", json!(1));
+        world.finish("m.item_1.c.true.x", json!(1));
+        world.fail("m.item_1.c.true.y", Code::NonRetryable);
+        assert_eq!(world.status(), WorkflowStatus::Failed);
+        world.quiet();
+        world
+    };
+    for by_signal in [true, false] {
+        let mut world = of();
+        if by_signal {
+            world.signal(SignalType::Retry, "m.item_1.c.true.y", json!(null)).unwrap();
+        } else {
+            retry(&mut world, None, None).unwrap();
+        }
+        world.crash();
+        assert_eq!(world.doing.keys().collect::<Vec<_>>(), ["m.item_1.c.true.y", "m.item_2.s"]);
+        world.finish("m.item_1.c.true.y", json!("one"));
+        world.finish("m.item_2.s", json!(2));
+        world.finish("m.item_2.c.true.x", json!(2));
+        world.finish("m.item_2.c.true.y", json!("two"));
+        let outputs: Vec<Value> = world.output()["m"]["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|result| result["output"].clone())
+            .collect();
+        assert_eq!(outputs, ["zero", "one", "two"]);
+        assert_eq!(world.step("m.item_1.c.true.x")["attempts"], 1);
+    }
+    let mut world = of();
+    retry(&mut world, Some("m"), None).unwrap();
+    assert_eq!(world.doing.keys().collect::<Vec<_>>(), ["m.item_0.s", "m.item_1.s", "m.item_2.s"]);
+}
+
+#[test]
 fn a_completed_run_is_run_again_from_a_step_with_other_params() {
     let mut world = World::of(json!({"steps": [
         act("a", json!({})),

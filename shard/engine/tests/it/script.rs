@@ -115,7 +115,7 @@ impl World {
     pub(crate) fn command(&mut self, command: Command) -> Option<u64> {
         match self.try_command(command) {
             Ok(sequence) => sequence,
-            Err(rejected) => panic!("refused: {rejected:?}"),
+            Err(rejected) => panic!("refused: {rejected:?}\n{}", self.trace),
         }
     }
 
@@ -339,14 +339,19 @@ pub(crate) fn because(reason: &str) -> Reason {
 /// The move that a row makes is one of the table's, or a new round of an old step.
 fn check_move(from: Option<StepStatus>, to: StepStatus, event: &Event) {
     let from = from.unwrap_or(StepStatus::Pending);
+    // A reset that a crash cut off is begun again.
+    let is_reset = to == StepStatus::Pending && event.body.event_type() == EventType::StepScheduled;
     let is_new_round = from.is_settled()
         && matches!(
             event.body.event_type(),
-            EventType::StepStarted | EventType::StepSkipped | EventType::StepScheduled
+            EventType::StepStarted
+                | EventType::StepSkipped
+                | EventType::StepScheduled
+                | EventType::StepRetryAttempt
         );
     let is_same = from == to;
     assert!(
-        is_same || is_new_round || from.can_pass_to(to),
+        is_same || is_reset || is_new_round || from.can_pass_to(to),
         "{} → {}: {}",
         from.as_str(),
         to.as_str(),
