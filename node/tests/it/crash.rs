@@ -95,6 +95,11 @@ pub(crate) fn assert_sink(calls: &[Call], recorded: &BTreeMap<String, i64>) {
     }
 }
 
+/// Waits for a moment.
+async fn at(moment: Instant) {
+    tokio::time::sleep_until(moment.into()).await;
+}
+
 /// A small generator of moments, so that a failure can be told by its seed.
 struct Moments(u64);
 
@@ -124,7 +129,8 @@ async fn kills_at_random_moments_lose_nothing() {
         let submitted = tokio::time::timeout(kill_after, submit_all(&node, &definition, &ids)).await;
         if let Ok(ids) = submitted {
             acknowledged.extend(ids);
-            tokio::time::sleep(kill_after.saturating_sub(begun.elapsed())).await;
+            // The moment is the point here: nothing is waited for.
+            at(begun + kill_after).await;
         }
         node.kill();
     }

@@ -29,8 +29,9 @@ async fn crash_at(point: &str, count: usize, service: &Service, data: &Path) -> 
             acknowledged.extend(submit_all(&node, &definition, chunk).await);
         }
         // Some points are passed only in idle moments: housekeeping comes by itself.
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
         while !node.has_ended() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tick.tick().await;
         }
         stopped = node.has_ended();
         node.kill();

@@ -162,6 +162,7 @@ async fn suspended_runs_leave_memory_and_come_back() {
         assert_eq!(status, 200, "{answer}");
     }
     let deadline = Instant::now() + crate::cluster::PATIENCE;
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
     loop {
         let (_, cluster) = node.get("/metrics").await;
         let text = cluster.as_str().unwrap_or_default().to_owned();
@@ -174,7 +175,7 @@ async fn suspended_runs_leave_memory_and_come_back() {
             break;
         }
         assert!(Instant::now() < deadline, "runs stay in memory: {held}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tick.tick().await;
     }
     println!("{count} suspended: {} MB resident", resident_bytes(node.pid()) / 1_000_000);
     assert!(resident_bytes(node.pid()) < 300_000_000);

@@ -44,7 +44,6 @@ const ENGINE_MAY_USE: &[&str] = &[
     "base64",
     "cel",
     "chrono",
-    "humantime",
     "jaq-core",
     "jaq-json",
     "jaq-std",
@@ -55,7 +54,6 @@ const ENGINE_MAY_USE: &[&str] = &[
     "serde_json",
     "sha2",
     "strsim",
-    "thiserror",
 ];
 
 fn root() -> PathBuf {

@@ -11,6 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -184,16 +185,29 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed("starting the log's threads"))
 }
 
+/// Longest wait for the lock: a process that a step has forked holds a copy of every open file
+/// until it runs its program, and with them the lock of a store that was closed meanwhile.
+const LOCK_MAX: Duration = Duration::from_millis(500);
+/// How often it is tried.
+const LOCK_EVERY: Duration = Duration::from_millis(5);
+
 fn lock(dir: &std::path::Path) -> Result<File, ShardError> {
     let path = dir.join("LOCK");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(failed(format!("opening {}", path.display())))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(ShardError::Refused(format!("the log in {} is in use by another process", dir.display())))
+    let deadline = Instant::now() + LOCK_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_EVERY),
+            Err(TryLockError::WouldBlock) => {
+                let why = format!("the log in {} is in use by another process", dir.display());
+                return Err(ShardError::Refused(why));
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(failed(format!("locking {}", path.display()))(error));
+            }
         }
-        Err(TryLockError::Error(error)) => Err(failed(format!("locking {}", path.display()))(error)),
     }
 }
 
@@ -274,15 +288,19 @@ impl Shared {
         (from, to): (u64, u64),
         bytes_max: usize,
     ) -> io::Result<Vec<(EntryId, Bytes)>> {
-        /// An entry may be moved, and its segment used again, while it is read: then it is
-        /// looked up once more.
-        const TRIES_MAX: usize = 5;
+        /// An entry may be moved, and its segment used again, while it is read; and one that is
+        /// being moved is in the index a moment before its bytes are in the file. Then it is
+        /// looked up once more, after a pause from the second time on: a second in all.
+        const TRIES_MAX: usize = 1_000;
         self.check()?;
         let mut entries = Vec::new();
         let mut bytes = 0;
         let mut next = from;
         'entries: while next < to && (entries.is_empty() || bytes < bytes_max) {
-            for _ in 0..TRIES_MAX {
+            for attempt in 0..TRIES_MAX {
+                if attempt > 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 let Some((place, segment)) = self.locate(group, next) else { break 'entries };
                 if let Some(entry) = read_entry(&segment, place, group, next)? {
                     bytes += entry.1.len();
