@@ -10,7 +10,7 @@ use futures::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
 use crate::Work;
-use crate::report::{Latencies, Report, machine};
+use crate::report::{Latencies, Report, ServerCost, machine};
 use crate::server::Server;
 
 /// Requests under way at most in the open loop; past it the offered rate cannot be held, and the
@@ -134,7 +134,7 @@ pub(crate) async fn closed(server: &Server, work: Work, runs: usize, open: usize
 #[expect(clippy::too_many_arguments, reason = "the figures of a report, put together in one place")]
 fn report(
     server: &Server,
-    before: crate::server::Usage,
+    before: Option<Usage>,
     begun: Instant,
     scenario: String,
     runs: usize,
@@ -159,8 +159,10 @@ fn report(
         events_per_s: events as f64 / seconds,
         latency_of,
         latency: latencies.percentiles(),
-        server_cpu_us_per_step: (after.cpu_s - before.cpu_s) * 1e6 / steps.max(1) as f64,
-        server_peak_mb: after.peak_mb,
-        server_written_mb: after.written_mb - before.written_mb,
+        server: before.zip(after).map(|(before, after)| ServerCost {
+            cpu_us_per_step: (after.cpu_s - before.cpu_s) * 1e6 / steps.max(1) as f64,
+            peak_mb: after.peak_mb,
+            written_mb: after.written_mb - before.written_mb,
+        }),
     }
 }

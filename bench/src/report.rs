@@ -41,6 +41,14 @@ pub(crate) struct Percentiles {
     max_ms: f64,
 }
 
+/// What a node's process used for the load.
+#[derive(Debug, Serialize)]
+pub(crate) struct ServerCost {
+    pub(crate) cpu_us_per_step: f64,
+    pub(crate) peak_mb: f64,
+    pub(crate) written_mb: f64,
+}
+
 /// What one benchmark came to.
 #[derive(Serialize)]
 pub(crate) struct Report {
@@ -55,9 +63,8 @@ pub(crate) struct Report {
     /// What `latency` is of.
     pub(crate) latency_of: &'static str,
     pub(crate) latency: Percentiles,
-    pub(crate) server_cpu_us_per_step: f64,
-    pub(crate) server_peak_mb: f64,
-    pub(crate) server_written_mb: f64,
+    /// What the node's process used; unknown for a node that somebody else started.
+    pub(crate) server: Option<ServerCost>,
 }
 
 /// Cores and processor of this machine.
@@ -82,10 +89,13 @@ impl fmt::Display for Report {
             "  {}: p50 {:.2} ms, p90 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2}",
             self.latency_of, l.p50_ms, l.p90_ms, l.p99_ms, l.p999_ms, l.max_ms
         )?;
-        write!(
-            f,
-            "  server: {:.1} µs of CPU a step, peak {:.0} MB, {:.0} MB written",
-            self.server_cpu_us_per_step, self.server_peak_mb, self.server_written_mb
-        )
+        match &self.server {
+            Some(cost) => write!(
+                f,
+                "  server: {:.1} µs of CPU a step, peak {:.0} MB, {:.0} MB written",
+                cost.cpu_us_per_step, cost.peak_mb, cost.written_mb
+            ),
+            None => write!(f, "  server: not measured, since this node was started by somebody else"),
+        }
     }
 }

@@ -62,8 +62,8 @@ impl Server {
     }
 
     /// What the node's process has used; zeros for somebody's own node.
-    pub(crate) fn usage(&self) -> Usage {
-        let Some((child, _)) = &self.child else { return Usage::default() };
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let (child, _) = self.child.as_ref()?;
         let read =
             |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap_or_default();
         let stat = read("stat");
@@ -74,11 +74,11 @@ impl Server {
                 .find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse::<f64>().ok())
                 .unwrap_or_default()
         };
-        Usage {
+        Some(Usage {
             cpu_s: (ticks(11) + ticks(12)) / TICKS_PER_SECOND,
             peak_mb: number(&read("status"), "VmHWM:") / 1000.0,
             written_mb: number(&read("io"), "write_bytes:") / 1e6,
-        }
+        })
     }
 
     /// `GET` of JSON.

@@ -4,6 +4,17 @@ use serde_json::Value;
 
 use super::{Budget, EvalError};
 
+/// What the allocator and a counted reference put around a value of its own.
+const ALLOCATION_BYTES: usize = 64;
+/// A B-tree's node has room for eleven entries, however few there are.
+const NODE_BYTES: usize = 640;
+/// An entry where nodes are half full, as they are when keys come in order.
+const ENTRY_BYTES: usize = 112;
+/// The digits of a number, which are kept as text.
+const DIGITS_BYTES: usize = 24;
+/// Growing by doubling holds the old room and the new at once.
+const GROWTH: usize = 3;
+
 /// Counts down; every charge that does not fit is [`EvalError::OverBudget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meter {
@@ -43,20 +54,48 @@ impl Meter {
         Ok(())
     }
 
+    /// Charges a list of known length with elements of so many bytes.
+    pub fn list(&mut self, count: usize, element_bytes: usize) -> Result<(), EvalError> {
+        self.bytes(count.saturating_mul(element_bytes).saturating_add(ALLOCATION_BYTES))
+    }
+
+    /// Charges so many bytes more of a list or text that grows as it is filled.
+    pub fn push(&mut self, bytes: usize) -> Result<(), EvalError> {
+        self.bytes(bytes.saturating_mul(GROWTH))
+    }
+
+    /// Charges a map's nodes; its names and values are charged on their own.
+    pub fn map(&mut self, count: usize) -> Result<(), EvalError> {
+        match count {
+            0 => self.bytes(ALLOCATION_BYTES),
+            _ => self.bytes(count.saturating_mul(ENTRY_BYTES).saturating_add(NODE_BYTES)),
+        }
+    }
+
+    /// Charges a number of a result.
+    pub fn digits(&mut self) -> Result<(), EvalError> {
+        self.bytes(DIGITS_BYTES)
+    }
+
     /// Charges a deep copy of `value`, before it is made.
     pub fn copy(&mut self, value: &Value) -> Result<(), EvalError> {
         self.steps(1)?;
         self.bytes(size_of::<Value>())?;
         match value {
             Value::Null | Value::Bool(_) => Ok(()),
-            // Digits are kept as text.
-            Value::Number(_) => self.bytes(16),
+            Value::Number(_) => self.digits(),
             Value::String(text) => self.text(text),
-            Value::Array(items) => items.iter().try_for_each(|item| self.copy(item)),
-            Value::Object(fields) => fields.iter().try_for_each(|(name, field)| {
-                self.text(name)?;
-                self.copy(field)
-            }),
+            Value::Array(items) => {
+                self.list(items.len(), 0)?;
+                items.iter().try_for_each(|item| self.copy(item))
+            }
+            Value::Object(fields) => {
+                self.map(fields.len())?;
+                fields.iter().try_for_each(|(name, field)| {
+                    self.text(name)?;
+                    self.copy(field)
+                })
+            }
         }
     }
 

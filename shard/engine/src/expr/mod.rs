@@ -33,7 +33,7 @@ pub const TOKENS_MAX: usize = 2_000;
 pub struct Budget {
     /// Evaluation steps: one per node visited and per element touched.
     pub steps: u64,
-    /// Bytes of values built.
+    /// Bytes of values built, as the allocator has them: nodes and spare room of lists included.
     pub bytes: usize,
 }
 
@@ -41,7 +41,7 @@ impl Budget {
     /// What a shard's loop spends at most on one expression: well under a millisecond.
     pub const INLINE: Self = Self { steps: 10_000, bytes: 256 * 1024 };
     /// What a worker thread spends at most: under 100 ms and 16 MiB.
-    pub const WORKER: Self = Self { steps: 1_000_000, bytes: 8 * 1024 * 1024 };
+    pub const WORKER: Self = Self { steps: 1_000_000, bytes: 14 * 1024 * 1024 };
 }
 
 /// Why an evaluation gave no value.

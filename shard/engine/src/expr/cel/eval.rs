@@ -74,9 +74,12 @@ impl<'a> Evaluator<'a> {
                 if self.bool(condition)? { self.eval(yes) } else { self.eval(no) }
             }
             Kind::List(items) => {
-                self.meter.bytes(ALLOCATION_BYTES + items.len() * size_of::<Val<'_>>())?;
-                let items = items.iter().map(|item| self.eval(item)).collect::<Result<_, _>>()?;
-                Ok(Val::List(Rc::new(items)))
+                self.meter.list(items.len(), size_of::<Val<'_>>())?;
+                let mut list = Vec::with_capacity(items.len());
+                for item in items {
+                    list.push(self.eval(item)?);
+                }
+                Ok(Val::List(Rc::new(list)))
             }
             Kind::Map(entries) => self.map(entries),
             Kind::Call(call, args) => {
@@ -99,7 +102,7 @@ impl<'a> Evaluator<'a> {
             Root::Iter => {
                 let (item, index) = item()?;
                 let index = Val::integer(index.into()).unwrap_or(Val::Null);
-                self.meter.bytes(128)?;
+                self.meter.map(2)?;
                 Val::Map(Rc::new(BTreeMap::from([
                     (Key::Str("item".into()), Val::Json(item)),
                     (Key::Str("index".into()), index),
@@ -138,10 +141,11 @@ impl<'a> Evaluator<'a> {
     }
 
     fn map(&mut self, entries: &'a [(Node, Node)]) -> Outcome<'a> {
+        self.meter.map(entries.len())?;
         let mut map = BTreeMap::new();
         for (key_node, value) in entries {
             let key = self.eval(key_node)?;
-            self.meter.bytes(2 * size_of::<Val<'_>>() + key.as_str().map_or(0, str::len))?;
+            self.meter.bytes(key.as_str().map_or(0, str::len))?;
             let Some(key) = Key::of(&key) else {
                 return fail(key_node, format!("a key may not be {}", key.type_name()));
             };
@@ -268,12 +272,12 @@ impl<'a> Evaluator<'a> {
                 }
                 Quantifier::ExistsOne => found += u64::from(self.bool(body)?),
                 Quantifier::Map => {
-                    self.meter.bytes(size_of::<Val<'_>>())?;
+                    self.meter.push(size_of::<Val<'_>>())?;
                     list.push(self.eval(body)?);
                 }
                 Quantifier::Filter => {
                     if self.bool(body)? {
-                        self.meter.bytes(size_of::<Val<'_>>())?;
+                        self.meter.push(size_of::<Val<'_>>())?;
                         list.push(self.vars[slot].clone());
                     }
                 }

@@ -175,7 +175,8 @@ fn split<'a>(evaluator: &mut Evaluator<'a>, args: &[Val<'a>]) -> Outcome<'a> {
     evaluator.meter.scan(text.len())?;
     let mut parts = Vec::new();
     let mut push = |part: &str, evaluator: &mut Evaluator<'a>| {
-        evaluator.meter.bytes(size_of::<Val<'_>>() + ALLOCATION_BYTES)?;
+        evaluator.meter.push(size_of::<Val<'_>>())?;
+        evaluator.meter.bytes(ALLOCATION_BYTES)?;
         evaluator.meter.text(part)?;
         parts.push(Val::Text(part.into()));
         Ok::<_, EvalError>(())
@@ -211,10 +212,11 @@ fn join<'a>(evaluator: &mut Evaluator<'a>, args: &[Val<'a>]) -> Outcome<'a> {
             return failed(format!("join() wants a list of strings, and item {at} is {}", item.type_name()));
         };
         if at > 0 {
-            evaluator.meter.text(separator)?;
+            evaluator.meter.push(separator.len())?;
             text.push_str(separator);
         }
-        evaluator.meter.text(part)?;
+        evaluator.meter.scan(part.len())?;
+        evaluator.meter.push(part.len())?;
         text.push_str(part);
     }
     Ok(Val::Text(text.into()))

@@ -91,7 +91,7 @@ fn add<'a>(evaluator: &mut Evaluator<'a>, left: &Val<'a>, right: &Val<'a>) -> Ou
     if left.is_list() && right.is_list() {
         let len = left.len(evaluator.scope).unwrap_or(0) + right.len(evaluator.scope).unwrap_or(0);
         evaluator.meter.steps(len as u64)?;
-        evaluator.meter.bytes(len * size_of::<Val<'_>>())?;
+        evaluator.meter.list(len, 3 * size_of::<Val<'_>>())?;
         let items = [left, right].into_iter().flat_map(|list| (0..).map_while(|at| list.item(at)));
         return Ok(Val::List(Rc::new(items.collect())));
     }

@@ -279,8 +279,14 @@ impl<'a> Val<'a> {
         match self {
             Self::Null => Ok(Value::Null),
             Self::Bool(b) => Ok(Value::Bool(*b)),
-            Self::Int(i) => Ok((*i).into()),
-            Self::UInt(u) => Ok((*u).into()),
+            Self::Int(i) => {
+                meter.digits()?;
+                Ok((*i).into())
+            }
+            Self::UInt(u) => {
+                meter.digits()?;
+                Ok((*u).into())
+            }
             Self::Double(d) => serde_json::Number::from_f64(*d)
                 .map(Value::Number)
                 .ok_or_else(|| EvalError::failed(format!("the result {d} is no JSON number"))),
@@ -290,12 +296,16 @@ impl<'a> Val<'a> {
                 meter.bytes(bytes.len() * 4 / 3)?;
                 text(&base64::engine::general_purpose::STANDARD.encode(bytes), meter)
             }
-            Self::List(items) => items
-                .iter()
-                .map(|item| item.to_json(scope, meter))
-                .collect::<Result<_, _>>()
-                .map(Value::Array),
+            Self::List(items) => {
+                meter.list(items.len(), size_of::<Value>())?;
+                let mut list = Vec::with_capacity(items.len());
+                for item in items.iter() {
+                    list.push(item.to_json(scope, meter)?);
+                }
+                Ok(Value::Array(list))
+            }
             Self::Map(entries) => {
+                meter.map(entries.len())?;
                 let mut fields = serde_json::Map::new();
                 for (key, value) in entries.iter() {
                     let name = key.to_name();
@@ -312,6 +322,7 @@ impl<'a> Val<'a> {
                 let mut fields = serde_json::Map::new();
                 for id in scope.step_ids() {
                     let Some(output) = scope.step(id) else { continue };
+                    meter.map(1)?;
                     meter.text(id)?;
                     meter.copy(output)?;
                     fields.insert(id.to_owned(), output.clone());

@@ -328,7 +328,7 @@ impl<'a> Machine<'a> {
                 let (from, to) = (bound(from, list.len(), 0)?, bound(to, list.len(), list.len())?);
                 let count = to.saturating_sub(from);
                 self.meter.elements(count)?;
-                self.meter.bytes(count)?;
+                self.meter.list(count, size_of::<V<'_>>())?;
                 let items = (from..from + count).filter_map(|at| list.get(at)).collect();
                 V::list(items, &mut self.meter)
             }
@@ -506,7 +506,7 @@ fn range<'a>(from: &V<'a>, to: &V<'a>, meter: &mut Meter) -> Evaluated<'a> {
     let count = if from > to { 0 } else { to.abs_diff(from).saturating_add(1) };
     let count = usize::try_from(count).map_err(|_| EvalError::OverBudget)?;
     meter.elements(count)?;
-    meter.bytes(count)?;
+    meter.list(count, size_of::<V<'_>>())?;
     V::list((from..=to).map(V::Int).collect(), meter)
 }
 

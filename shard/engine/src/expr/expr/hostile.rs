@@ -139,7 +139,7 @@ fn patterns_are_bounded() {
 #[test]
 fn exact_budgets_are_kept() {
     let expr = Expr::compile("map(1..100, # + 1)", &ENV).unwrap();
-    let enough = Budget { steps: 2000, bytes: 20_000 };
+    let enough = Budget { steps: 2000, bytes: 40_000 };
     assert!(expr.eval(&scope(), enough).is_ok());
     assert_eq!(expr.eval(&scope(), Budget { steps: 100, ..enough }), Err(EvalError::OverBudget));
     assert_eq!(expr.eval(&scope(), Budget { bytes: 1000, ..enough }), Err(EvalError::OverBudget));

@@ -120,6 +120,7 @@ fn selected<'a>(
     for (at, item) in list.iter().enumerate() {
         let result = test(machine, predicate, at, item.clone())?;
         if truth(&result)? {
+            machine.meter.push(size_of::<V<'_>>())?;
             items.push(item);
         }
     }
@@ -131,7 +132,11 @@ fn mapped<'a>(
     list: ListView<'_, 'a>,
     predicate: Option<Id>,
 ) -> Result<Vec<V<'a>>, EvalError> {
-    list.iter().enumerate().map(|(at, item)| test(machine, predicate, at, item)).collect()
+    let one = |(at, item)| {
+        machine.meter.push(size_of::<V<'_>>())?;
+        test(machine, predicate, at, item)
+    };
+    list.iter().enumerate().map(one).collect()
 }
 
 fn group_by<'a>(machine: &mut Machine<'a>, list: ListView<'_, 'a>, predicate: Option<Id>) -> Evaluated<'a> {
@@ -147,6 +152,9 @@ fn group_by<'a>(machine: &mut Machine<'a>, list: ListView<'_, 'a>, predicate: Op
                 _ => Text::Built(value::write_json(&key, true, &mut machine.meter)?.into()),
             },
         };
+        // A group of one has room for four.
+        machine.meter.map(1)?;
+        machine.meter.list(4, size_of::<V<'_>>())?;
         groups.entry(key).or_default().push(item);
     }
     let groups: Result<BTreeMap<_, _>, EvalError> =

@@ -15,8 +15,6 @@ use super::super::Meter;
 const BUILT_DEPTH_MAX: u8 = 64;
 /// Deepest nesting of a result: what is stored must be readable by a JSON parser that stops at 128.
 const RESULT_DEPTH_MAX: usize = 100;
-/// What one element of a list or map is taken to cost, in bytes.
-const ELEMENT_BYTES: usize = 32;
 
 /// Text from the scope or the program, or built.
 #[derive(Clone, Debug)]
@@ -240,14 +238,14 @@ impl<'a> V<'a> {
 
     /// A built list.
     pub(super) fn list(items: Vec<Self>, meter: &mut Meter) -> Result<Self, EvalError> {
-        meter.bytes(items.len() * ELEMENT_BYTES)?;
+        meter.list(items.len(), size_of::<Self>())?;
         let depth = deeper(items.iter())?;
         Ok(Self::List(Rc::new(List { items, depth })))
     }
 
     /// A built map.
     pub(super) fn map(entries: BTreeMap<Text<'a>, Self>, meter: &mut Meter) -> Result<Self, EvalError> {
-        meter.bytes(entries.len() * 2 * ELEMENT_BYTES)?;
+        meter.map(entries.len())?;
         let depth = deeper(entries.values())?;
         Ok(Self::Map(Rc::new(Dict { entries, depth })))
     }
@@ -303,34 +301,46 @@ pub(super) fn to_json(value: &V<'_>, meter: &mut Meter) -> Result<Value, EvalErr
 
 fn to_json_at(value: &V<'_>, depth: usize, meter: &mut Meter) -> Result<Value, EvalError> {
     meter.elements(1)?;
-    meter.bytes(ELEMENT_BYTES)?;
+    meter.bytes(size_of::<Value>())?;
     if depth > RESULT_DEPTH_MAX {
         return Err(EvalError::failed(format!("the result nests deeper than {RESULT_DEPTH_MAX}")));
     }
     if let V::Json(Value::Number(number)) | V::Step(Value::Number(number)) = value {
+        meter.digits()?;
         return Ok(Value::Number(number.clone()));
     }
     if let V::Number(number) = value {
+        meter.digits()?;
         return Ok(Value::Number(Number::clone(number)));
     }
     Ok(match value.view() {
         View::Nil => Value::Null,
         View::Bool(bool) => Value::Bool(bool),
-        View::Int(int) => Value::from(int),
-        View::Float(float) => Value::Number(float_to_number(float)?),
+        View::Int(int) => {
+            meter.digits()?;
+            Value::from(int)
+        }
+        View::Float(float) => {
+            meter.digits()?;
+            Value::Number(float_to_number(float)?)
+        }
         View::Str(text) => {
             meter.bytes(text.len())?;
             Value::String(text.to_owned())
         }
         View::List(list) => {
-            let items: Result<Vec<_>, _> =
-                list.iter().map(|item| to_json_at(&item, depth + 1, meter)).collect();
-            Value::Array(items?)
+            meter.list(list.len(), size_of::<Value>())?;
+            let mut items = Vec::with_capacity(list.len());
+            for item in list.iter() {
+                items.push(to_json_at(&item, depth + 1, meter)?);
+            }
+            Value::Array(items)
         }
         View::Map(map) => {
+            meter.map(map.len())?;
             let mut entries = Map::new();
             for (key, value) in map.iter() {
-                meter.bytes(ELEMENT_BYTES + key.as_str().len())?;
+                meter.bytes(key.as_str().len())?;
                 entries.insert(key.as_str().to_owned(), to_json_at(&value, depth + 1, meter)?);
             }
             Value::Object(entries)

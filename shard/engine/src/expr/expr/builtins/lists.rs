@@ -53,6 +53,7 @@ pub(super) fn reverse<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, Ev
 pub(super) fn sort<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalError> {
     let list = elements(&args[0])?;
     meter.elements(list.len())?;
+    meter.list(list.len(), 2 * size_of::<V<'_>>())?;
     sort_pairs(meter, list.iter().map(|item| (item.clone(), item)).collect(), args.get(1))
 }
 
@@ -62,6 +63,7 @@ pub(super) fn uniq<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalE
     for item in elements(&args[0])?.iter() {
         meter.elements(1)?;
         if seen.insert(value::write_json(&item, true, meter)?) {
+            meter.push(size_of::<V<'_>>())?;
             items.push(item);
         }
     }
@@ -73,7 +75,7 @@ pub(super) fn concat<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, Eva
     for arg in args {
         let list = elements(arg)?;
         meter.elements(list.len())?;
-        meter.bytes(list.len())?;
+        meter.push(list.len().saturating_mul(size_of::<V<'_>>()))?;
         items.extend(list.iter());
     }
     V::list(items, meter)
@@ -89,10 +91,13 @@ pub(super) fn flatten<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, Ev
         match next.view() {
             View::List(list) => {
                 meter.elements(list.len())?;
-                meter.bytes(list.len())?;
+                meter.push(list.len().saturating_mul(size_of::<V<'_>>()))?;
                 pending.extend(list.iter().rev());
             }
-            _ => items.push(next),
+            _ => {
+                meter.push(size_of::<V<'_>>())?;
+                items.push(next);
+            }
         }
     }
     V::list(items, meter)

@@ -60,7 +60,7 @@ pub(super) fn join<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, EvalE
     for (at, item) in elements(&args[0])?.iter().enumerate() {
         meter.elements(1)?;
         let item = text(&item)?;
-        meter.bytes(separator.len() + item.len())?;
+        meter.push(separator.len() + item.len())?;
         if at > 0 {
             joined.push_str(separator);
         }
@@ -74,7 +74,8 @@ fn parts<'a, 't>(meter: &mut Meter, parts: impl Iterator<Item = &'t str>) -> Res
     let mut items = Vec::new();
     for part in parts {
         meter.elements(1)?;
-        meter.bytes(std::mem::size_of::<V<'_>>())?;
+        meter.push(size_of::<V<'_>>())?;
+        meter.list(0, 0)?;
         items.push(built(meter, part.to_owned())?);
     }
     V::list(items, meter)
