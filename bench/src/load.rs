@@ -134,7 +134,7 @@ pub(crate) async fn closed(server: &Server, work: Work, runs: usize, open: usize
 #[expect(clippy::too_many_arguments, reason = "the figures of a report, put together in one place")]
 fn report(
     server: &Server,
-    before: Option<Usage>,
+    before: Option<crate::server::Usage>,
     begun: Instant,
     scenario: String,
     runs: usize,
