@@ -247,6 +247,9 @@ impl From<CallError> for ApiError {
             CallError::Overloaded => {
                 Self::overloaded("the shard has more work queued than it takes; try again shortly")
             }
+            CallError::NotLeader { shard, .. } => {
+                Self::unavailable(Applied::No, format!("shard {shard} has no leader that can be reached"))
+            }
             CallError::Unavailable { applied_unknown, message } => {
                 let applied = if applied_unknown { Applied::Unknown } else { Applied::No };
                 Self::unavailable(applied, message)

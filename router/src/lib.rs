@@ -15,6 +15,7 @@ mod incoming;
 pub mod placement;
 mod query;
 pub mod schema;
+pub mod shard_map;
 mod state;
 mod strict;
 mod submission;

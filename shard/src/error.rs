@@ -1,6 +1,9 @@
 //! What goes wrong around a shard, other than a caller's mistake.
 
 use opcode_engine::Rejected;
+use opcode_engine::ids::ShardId;
+
+use crate::peer::NodeId;
 
 /// The world's faults: retried by the caller, or stopping the shard.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,14 @@ pub enum CallError {
     /// The queue is full: not applied, try again.
     #[error("the shard's queue is full")]
     Overloaded,
+    /// This node does not lead the shard: not applied; ask the leader.
+    #[error("this node does not lead shard {shard}")]
+    NotLeader {
+        /// Which shard.
+        shard: ShardId,
+        /// Who leads it, as far as this node knows.
+        leader: Option<NodeId>,
+    },
     /// No leader or no quorum, or the shard stopped.
     #[error("{message}")]
     Unavailable {

@@ -25,6 +25,7 @@ pub mod definitions;
 pub mod error;
 pub mod handle;
 pub mod log;
+pub mod peer;
 mod queue;
 pub mod record;
 pub mod shard;

@@ -129,7 +129,9 @@ async fn apply_page(
             Ok(_) => answer.applied += 1,
             Err(CallError::Rejected(_) | CallError::NotFound(_)) => answer.refused += 1,
             // Others were applied before: it is not for this error to say that nothing was.
-            Err(error @ (CallError::Overloaded | CallError::Unavailable { .. })) => {
+            Err(
+                error @ (CallError::Overloaded | CallError::NotLeader { .. } | CallError::Unavailable { .. }),
+            ) => {
                 let detail = format!("{error}; {} were applied before", answer.applied);
                 return Err(ApiError::unavailable(crate::error::Applied::Unknown, detail));
             }

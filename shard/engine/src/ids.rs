@@ -59,6 +59,8 @@ pub struct ShardId(pub u32);
 impl ShardId {
     /// The shard of templates and other things that belong to no workflow.
     pub const SYSTEM: Self = Self(u32::MAX);
+    /// The membership group: a log without runs.
+    pub const MEMBERSHIP: Self = Self(u32::MAX - 1);
 }
 
 impl fmt::Display for ShardId {

@@ -23,9 +23,12 @@ mod writer;
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use opcode_engine::ids::ShardId;
 
 use crate::batch::{Batch, Committed};
+use crate::error::ShardError;
 
 pub use frame::EntryId;
 pub use group::Group;
@@ -60,6 +63,8 @@ pub struct CommittedEntry {
     pub membership: Option<Vec<u8>>,
     /// What it holds.
     pub batch: Batch<Committed>,
+    /// What it holds instead in the membership group: bytes that are its own affair.
+    pub change: Option<Bytes>,
 }
 
 /// What the log needs of a shard's tables.
@@ -71,6 +76,14 @@ pub trait Tables: Send + Sync + 'static {
     fn enqueue(&self, entries: Vec<CommittedEntry>);
     /// Records enqueued and not yet applied.
     fn backlog(&self) -> usize;
+    /// Writes a copy of the tables to a new file at `to`, consistent and synced, for a member that
+    /// has fallen too far behind; it holds at least what was checkpointed before. Work goes on
+    /// meanwhile.
+    fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<(), ShardError>>;
+    /// Takes a copy's place: checks the file at `from`, puts it where the tables are, and goes on
+    /// from what it holds, which is returned. Nothing is changed when the copy is no good, or no
+    /// further than the tables are already.
+    fn install(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>>;
     /// Log id and membership of the last entry that is on stable storage **in the tables' own
     /// file** (checkpointed and synced): below it the log may be purged. `None`: none yet.
     fn checkpointed(&self) -> Option<Applied>;

@@ -78,7 +78,7 @@ impl StateMachine {
         };
         self.last = Some(id);
         let batch = Batch::committed(records, position(id));
-        Ok(CommittedEntry { log_id: encode_log_id(id), membership, batch })
+        Ok(CommittedEntry { log_id: encode_log_id(id), membership, batch, change: None })
     }
 }
 

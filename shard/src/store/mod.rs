@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use futures::future::BoxFuture;
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, ShardId, Timestamp, WorkflowId};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -224,7 +225,7 @@ impl Store {
     pub fn enqueue_unlogged(&self, position: Position, records: Vec<crate::record::Record>) {
         let batch = crate::batch::Batch::committed(Arc::new(records), position);
         let log_id = position.index.to_be_bytes().to_vec();
-        self.inner.shared.enqueue(vec![CommittedEntry { log_id, membership: None, batch }]);
+        self.inner.shared.enqueue(vec![CommittedEntry { log_id, membership: None, batch, change: None }]);
     }
 
     /// A run's key by id.
@@ -369,6 +370,14 @@ impl Tables for Store {
     }
     fn backlog(&self) -> usize {
         self.inner.shared.backlog()
+    }
+    fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<(), ShardError>> {
+        let what = format!("a copy to {}", to.display());
+        Box::pin(std::future::ready(Err(ShardError::Refused(format!("{what}: not possible yet")))))
+    }
+    fn install(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        let what = format!("a copy from {}", from.display());
+        Box::pin(std::future::ready(Err(ShardError::Refused(format!("{what}: not possible yet")))))
     }
     fn checkpointed(&self) -> Option<Applied> {
         self.inner.shared.checkpointed()

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::segment::SEGMENT_BYTES_MIN;
 use super::{Applied, CommittedEntry, GroupOptions, LogOptions, Tables};
 use crate::batch::{Batch, Gathered};
+use crate::error::ShardError;
 use crate::record::Record;
 
 /// Tables in memory, applying at once, that outlive a group's restart.
@@ -41,6 +42,15 @@ impl Remembering {
 }
 
 impl Tables for Remembering {
+    fn copy(&self, _: std::path::PathBuf) -> futures::future::BoxFuture<'static, Result<(), ShardError>> {
+        Box::pin(std::future::ready(Err(ShardError::Refused("these tables are not copied".into()))))
+    }
+    fn install(
+        &self,
+        _: std::path::PathBuf,
+    ) -> futures::future::BoxFuture<'static, Result<Applied, ShardError>> {
+        Box::pin(std::future::ready(Err(ShardError::Refused("these tables take no copy".into()))))
+    }
     fn applied(&self) -> Applied {
         self.applied.lock().clone()
     }

@@ -10,6 +10,7 @@ use super::super::state_machine::StateMachine;
 use super::super::storage::GroupLog;
 use super::super::type_config::TypeConfig;
 use super::*;
+use crate::error::ShardError;
 
 struct Files;
 
@@ -17,6 +18,15 @@ struct Files;
 struct Eager(Remembering);
 
 impl Tables for Eager {
+    fn copy(&self, _: std::path::PathBuf) -> futures::future::BoxFuture<'static, Result<(), ShardError>> {
+        Box::pin(std::future::ready(Err(ShardError::Refused("these tables are not copied".into()))))
+    }
+    fn install(
+        &self,
+        _: std::path::PathBuf,
+    ) -> futures::future::BoxFuture<'static, Result<Applied, ShardError>> {
+        Box::pin(std::future::ready(Err(ShardError::Refused("these tables take no copy".into()))))
+    }
     fn applied(&self) -> Applied {
         self.0.applied()
     }

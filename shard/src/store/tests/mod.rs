@@ -43,6 +43,7 @@ pub(super) fn at(index: u64) -> Position {
 
 pub(super) fn entry(index: u64, records: Vec<Record>) -> CommittedEntry {
     CommittedEntry {
+        change: None,
         log_id: index.to_be_bytes().to_vec(),
         membership: None,
         batch: Batch::committed(Arc::new(records), at(index)),
