@@ -149,6 +149,7 @@ impl Shards {
                 node_id: data.identity.node_id,
                 cluster_id: data.identity.cluster_id.clone(),
                 tables_path: data.tables(shard),
+                founds: true,
             };
             let shared = shared.clone();
             async move {
@@ -203,5 +204,6 @@ pub(crate) fn shared(
         workers: opcode_shard::workers::Workers::new(actions, config.pool_size),
         definitions: Arc::default(),
         clock: Arc::default(),
+        peers: Arc::new(opcode_shard::peer::NoPeers),
     })
 }

@@ -1,14 +1,18 @@
 //! What the log costs: encoding and decoding a batch, and committing one, alone and with fifteen
 //! other groups on the same stream. `OPCODE_BENCH_DIR` picks the disk.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use futures::future::BoxFuture;
 use opcode_engine::event::EventType;
 use opcode_engine::ids::{RunNo, Sequence, ShardId, Timestamp};
 use opcode_shard::batch::Batch;
+use opcode_shard::error::ShardError;
 use opcode_shard::log::{Applied, CommittedEntry, Group, GroupOptions, LogOptions, LogStore, Tables, codec};
+use opcode_shard::peer::NoPeers;
 use opcode_shard::record::{EventRecord, Record};
 
 /// Events of about 120 bytes of 100 interleaved runs.
@@ -39,6 +43,12 @@ impl Tables for Nothing {
     fn backlog(&self) -> usize {
         0
     }
+    fn copy(&self, _: PathBuf) -> BoxFuture<'static, Result<(), ShardError>> {
+        Box::pin(std::future::ready(Err(ShardError::Refused("nothing is not copied".into()))))
+    }
+    fn install(&self, _: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        Box::pin(std::future::ready(Err(ShardError::Refused("nothing takes no copy".into()))))
+    }
     fn checkpointed(&self) -> Option<Applied> {
         None
     }
@@ -47,9 +57,9 @@ impl Tables for Nothing {
 fn batches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("codec");
     let records = events(1_000);
-    let bytes = codec::encode(&records).expect("a batch of events");
+    let bytes = codec::encode(&records, 1).expect("a batch of events");
     group.throughput(Throughput::Elements(1_000));
-    group.bench_function("encode 1000 events", |b| b.iter(|| codec::encode(&records)));
+    group.bench_function("encode 1000 events", |b| b.iter(|| codec::encode(&records, 1)));
     group.bench_function("decode 1000 events", |b| {
         b.iter_batched(|| &bytes, |bytes| codec::decode(bytes), BatchSize::SmallInput);
     });
@@ -67,9 +77,17 @@ fn commits(criterion: &mut Criterion) {
     let store = LogStore::open(options).expect("a log");
     let groups: Vec<Arc<Group>> = (0..16)
         .map(|shard| {
-            let options = GroupOptions { shard: ShardId(shard), node_id: 1, propose_timeout_ms: 60_000 };
-            let group = runtime.block_on(Group::start(options, store.clone(), Arc::new(Nothing)));
-            Arc::new(group.expect("a group"))
+            let options = GroupOptions {
+                group: ShardId(shard),
+                node_id: 1,
+                founds: true,
+                copies_dir: dir.path().join("copies"),
+                propose_timeout_ms: 60_000,
+            };
+            let group = Group::start(options, store.clone(), Arc::new(Nothing), Arc::new(NoPeers));
+            let group = runtime.block_on(group).expect("a group");
+            runtime.block_on(group.leads(Duration::from_secs(10))).expect("it leads");
+            group
         })
         .collect();
     let mut bench = criterion.benchmark_group("commit");
@@ -82,7 +100,8 @@ fn commits(criterion: &mut Criterion) {
                 || vec![records.clone(); members],
                 |batches| {
                     let proposals = groups.iter().cloned().zip(batches).map(|(group, records)| {
-                        runtime.spawn(async move { group.propose(Batch::gathered(records)).await })
+                        let term = group.leading_term().expect("it leads");
+                        runtime.spawn(async move { group.propose(Batch::gathered(records), term).await })
                     });
                     for proposal in proposals.collect::<Vec<_>>() {
                         runtime.block_on(proposal).expect("no panic").expect("a commit");

@@ -14,6 +14,8 @@ use tokio::sync::broadcast;
 
 use crate::batch::{Batch, Committed, Position};
 use crate::error::CallError;
+use crate::log::Group;
+use crate::peer::NodeId;
 use crate::record::{EventRecord, TemplateRecord};
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
 
@@ -217,6 +219,22 @@ impl ShardHandle {
     /// Rows of a read-only query on this shard's tables.
     pub async fn sql(&self, query: &str, limit: usize) -> Result<Vec<Value>, CallError> {
         self.inner.sql(query, limit).await
+    }
+
+    /// Whether this node leads the shard and takes requests; else they are
+    /// [`CallError::NotLeader`].
+    pub fn serves(&self) -> bool {
+        self.inner.serves()
+    }
+
+    /// Who leads the shard, when it is another node and known.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.inner.leader()
+    }
+
+    /// This node's part in the shard's log.
+    pub fn group(&self) -> &Arc<Group> {
+        self.inner.group()
     }
 
     /// What the shard says of itself.

@@ -12,12 +12,13 @@ use opcode_engine::definition::Definition;
 use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
 use opcode_engine::{Code, Rejected};
 use serde_json::Value;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::batch::{Batch, Committed, Position};
 use crate::error::{CallError, ShardError};
 use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardInfo, Submission, Submitted};
-use crate::log::{Group, Tables};
+use crate::log::{Group, Role, Tables};
+use crate::peer::NodeId;
 use crate::record::{EventRecord, TemplateRecord};
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary, Store};
 
@@ -59,6 +60,23 @@ pub(crate) enum Message {
     Templates {
         reply: Reply<Vec<TemplateRecord>>,
     },
+}
+
+impl Message {
+    /// Answers that it is not taken.
+    pub(crate) fn refuse(self, gauges: &Gauges, error: impl FnOnce() -> CallError) {
+        match self {
+            Self::Submit { submissions, reply } => {
+                gauges.queued_submissions.fetch_sub(submissions.len(), Ordering::AcqRel);
+                drop(reply.send(Err(error())));
+            }
+            Self::Command { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Query { query, .. } => query.refuse(error()),
+            Self::DefineTemplate { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Template { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Templates { reply } => drop(reply.send(Err(error()))),
+        }
+    }
 }
 
 /// What may be asked about one run.
@@ -110,6 +128,8 @@ pub(crate) struct Door {
     pub(crate) gauges: Arc<Gauges>,
     /// Set when the shard stops taking requests.
     pub(crate) closed: Arc<AtomicBool>,
+    /// Whether it leads and takes requests.
+    pub(crate) serving: watch::Receiver<bool>,
 }
 
 fn unavailable(error: &ShardError) -> CallError {
@@ -121,12 +141,36 @@ impl Door {
         self.id
     }
 
+    /// Whether this node leads the shard and takes requests.
+    pub(crate) fn serves(&self) -> bool {
+        *self.serving.borrow()
+    }
+
+    pub(crate) fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// Who leads the shard, as far as this node knows.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        match *self.group.role().borrow() {
+            Role::Follower { leader } => leader,
+            Role::Leader { .. } => None,
+        }
+    }
+
+    fn not_leader(&self) -> CallError {
+        CallError::NotLeader { shard: self.id, leader: self.leader() }
+    }
+
     fn send(&self, message: Message) -> Result<(), CallError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(CallError::Unavailable {
                 applied_unknown: false,
                 message: "the node is stopping".into(),
             });
+        }
+        if !*self.serving.borrow() {
+            return Err(self.not_leader());
         }
         self.queue.try_send(message).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => CallError::Overloaded,

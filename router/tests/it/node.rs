@@ -11,6 +11,7 @@ use opcode_engine::ids::ShardId;
 use opcode_router::{NodeInfo, RouterOptions, RouterParts, RouterState};
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::log::{LogOptions, LogStore};
+use opcode_shard::peer::NoPeers;
 use opcode_shard::workers::Workers;
 use opcode_shard::{Shard, ShardOptions, Shared};
 use serde_json::Value;
@@ -54,6 +55,7 @@ impl Node {
             workers: Workers::new(Actions::new(actions(home.path())), 4),
             definitions: Arc::default(),
             clock: Arc::default(),
+            peers: Arc::new(NoPeers),
         };
         let mut shards = Vec::new();
         for shard in (0..SHARDS).map(ShardId).chain([ShardId::SYSTEM]) {
@@ -62,6 +64,7 @@ impl Node {
                 node_id: 1,
                 cluster_id: "test".into(),
                 tables_path: home.path().join(format!("{shard}.db")),
+                founds: true,
             };
             shards.push(Shard::start(options, shared.clone()).await.expect("a shard"));
         }

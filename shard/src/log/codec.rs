@@ -17,8 +17,10 @@ use wincode::{SchemaRead, SchemaWrite};
 
 use crate::record::{EventRecord, Record, TemplateRecord};
 
-/// The version that is written.
-const VERSION: u8 = 1;
+/// The version that is written: the term it was decided in, then the records as in version 1.
+const VERSION: u8 = 2;
+/// The version before: without a term.
+const VERSION_1: u8 = 1;
 
 /// Largest encoded batch: the largest entry of the log.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -128,8 +130,18 @@ impl Last {
     }
 }
 
-/// Encodes a batch; the error says which bound it breaks.
-pub fn encode(records: &[Record]) -> Result<Vec<u8>, String> {
+/// A batch as it stands in the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    /// The term of the leader that decided it: in an entry of another term it counts for nothing.
+    /// `None` in a batch of version 1.
+    pub term: Option<u64>,
+    /// Its records.
+    pub records: Vec<Record>,
+}
+
+/// Encodes a batch that the leader of `term` has decided; the error says which bound it breaks.
+pub fn encode(records: &[Record], term: u64) -> Result<Vec<u8>, String> {
     let about: usize = records
         .iter()
         .map(|record| match record {
@@ -138,8 +150,9 @@ pub fn encode(records: &[Record]) -> Result<Vec<u8>, String> {
             Record::Template(template) => 64 + template.name.len() + template.source.len(),
         })
         .sum();
-    let mut bytes = Vec::with_capacity(8 + about);
+    let mut bytes = Vec::with_capacity(16 + about);
     bytes.push(VERSION);
+    bytes.extend(term.to_le_bytes());
     let count = u32::try_from(records.len()).map_err(|_| "a batch of over 4 billion records".to_owned())?;
     bytes.extend(count.to_le_bytes());
     for record in records {
@@ -153,15 +166,19 @@ pub fn encode(records: &[Record]) -> Result<Vec<u8>, String> {
 }
 
 /// Decodes a batch of any version known; the error says what is broken.
-pub fn decode(bytes: &[u8]) -> Result<Vec<Record>, String> {
+pub fn decode(bytes: &[u8]) -> Result<Decoded, String> {
     match bytes {
-        [VERSION, count @ ..] => decode_v1(count),
+        [VERSION_1, records @ ..] => Ok(Decoded { term: None, records: decode_records(records)? }),
+        [VERSION, rest @ ..] => {
+            let (term, records) = rest.split_first_chunk::<8>().ok_or("a batch without a term")?;
+            Ok(Decoded { term: Some(u64::from_le_bytes(*term)), records: decode_records(records)? })
+        }
         [version, ..] => Err(format!("a batch of version {version}; this build knows up to {VERSION}")),
         [] => Err("an empty batch".into()),
     }
 }
 
-fn decode_v1(bytes: &[u8]) -> Result<Vec<Record>, String> {
+fn decode_records(bytes: &[u8]) -> Result<Vec<Record>, String> {
     let (count, mut rest) = bytes.split_first_chunk::<4>().ok_or("a batch without a count")?;
     let count = u32::from_le_bytes(*count) as usize;
     if count > rest.len() / RECORD_V1_BYTES_MIN {
@@ -209,9 +226,9 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_version_1_never_change() {
-        let golden = concat!(
-            "0103000000",
+    fn the_bytes_of_known_versions_never_change() {
+        let records = concat!(
+            "03000000",
             "01",
             "0707070707070707070707070707070707070707070707070707070707070707",
             "027b7d",
@@ -221,13 +238,17 @@ mod tests {
             "0909090909090909090909090909090909090909090909090909090909090909",
             "0c7b226e616d65223a2274227d01",
         );
-        assert_eq!(hex::encode(encode(&samples()).unwrap()), golden);
-        assert_eq!(decode(&hex::decode(golden).unwrap()).unwrap(), samples());
+        let golden = format!("020700000000000000{records}");
+        assert_eq!(hex::encode(encode(&samples(), 7).unwrap()), golden);
+        let decoded = decode(&hex::decode(golden).unwrap()).unwrap();
+        assert_eq!(decoded, Decoded { term: Some(7), records: samples() });
+        let before = decode(&hex::decode(format!("01{records}")).unwrap()).unwrap();
+        assert_eq!(before, Decoded { term: None, records: samples() });
     }
 
     #[test]
     fn every_truncation_is_an_error() {
-        let bytes = encode(&samples()).unwrap();
+        let bytes = encode(&samples(), 1).unwrap();
         for end in 0..bytes.len() {
             decode(&bytes[..end]).unwrap_err();
         }
@@ -236,11 +257,12 @@ mod tests {
 
     #[test]
     fn a_newer_version_and_a_mad_count_are_refused() {
-        assert!(decode(&[2, 0, 0, 0, 0]).unwrap_err().contains("version 2"));
+        assert!(decode(&[3, 0, 0, 0, 0]).unwrap_err().contains("version 3"));
+        assert!(decode(&[2, 0, 0, 0, 0]).unwrap_err().contains("without a term"));
         assert!(decode(&[1, 255, 255, 255, 255, 0, 0]).unwrap_err().contains("claims"));
         assert!(decode(&[1, 1, 0, 0, 0, 1, 2, 3, 4]).unwrap_err().contains("record 0 of 1"));
-        let mut unknown_type = encode(&samples()[1..2]).unwrap();
-        let at = 5 + 1 + 3 + 1;
+        let mut unknown_type = encode(&samples()[1..2], 1).unwrap();
+        let at = 13 + 1 + 3 + 1;
         assert_eq!(unknown_type[at], EventType::StepStarted.code());
         unknown_type[at] = 255;
         assert!(decode(&unknown_type).unwrap_err().contains("code 255"));
@@ -287,7 +309,7 @@ mod tests {
 
         #[test]
         fn what_is_encoded_is_decoded(records in prop::collection::vec(record(), 0..20)) {
-            prop_assert_eq!(decode(&encode(&records).unwrap()).unwrap(), records);
+            prop_assert_eq!(decode(&encode(&records, 9).unwrap()).unwrap().records, records);
         }
 
         #[test]
@@ -300,7 +322,7 @@ mod tests {
         fn a_flipped_byte_never_panics(
             records in prop::collection::vec(record(), 1..6), at in any::<prop::sample::Index>(), flip in 1_u8..
         ) {
-            let mut bytes = encode(&records).unwrap();
+            let mut bytes = encode(&records, 9).unwrap();
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
             let _ = decode(&bytes);

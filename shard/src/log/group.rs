@@ -1,130 +1,379 @@
-//! A group: openraft over the node's log store and a shard's tables.
+//! A group: openraft over the node's log store, a shard's tables, and the way to the other members.
 //!
 //! It acts on committed results only, answers within a bound, and never outlives openraft's core
 //! in silence: a core that has died while the process lives stops the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
-use openraft::{BasicNode, Config, LogId, Raft, RaftMetrics, ServerState, SnapshotPolicy};
+use bytes::Bytes;
+use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, InitializeError, RaftError};
+use openraft::{
+    BasicNode, ChangeMembers, Config, LogId, Raft, RaftMetrics, ServerState, Snapshot, SnapshotPolicy,
+};
 use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
+use super::copies::{Copy, IncomingCopy, Taken, remove_leftovers};
 use super::index::GroupState;
-use super::network::NoPeers;
+use super::network::Network;
 use super::state_machine::{HandedOver, StateMachine, decode_applied, position};
 use super::storage::GroupLog;
 use super::type_config::{Proposal, TypeConfig, log_id};
+use super::wire::{Answer, Piece, Request, decode_request, encode_answer};
 use super::{GroupOptions, LogStore, Tables};
 use crate::batch::{Batch, Committed, Gathered, Position};
 use crate::error::ShardError;
+use crate::peer::{NodeId, Peers, Service};
 
 /// Also the timeout of an append to a follower.
 const HEARTBEAT_MS: u64 = 250;
-const ELECTION_MS_MIN: u64 = 1_000;
-const ELECTION_MS_MAX: u64 = 2_000;
+/// A voter waits this long for its leader before it stands for election, and as long again before
+/// it votes for another: windows of neighbours in number do not overlap, so that one stands first.
+const ELECTION_MS_MIN: u64 = 500;
+const ELECTION_WINDOW_MS: u64 = 100;
+const ELECTION_STEP_MS: u64 = 150;
+const ELECTION_STEPS: u64 = 3;
 /// A copy of the tables may take its time.
-const SNAPSHOT_MS_MAX: u64 = 10_000;
-/// Longest wait for a group of one member to lead and to hand over what was committed.
-const START_MAX: Duration = Duration::from_secs(60);
+const SNAPSHOT_MS_MAX: u64 = 60_000;
 /// Longest wait for a purge, which waits for nothing but openraft's own turn.
 const PURGE_MAX: Duration = Duration::from_secs(10);
+/// A leader that has not heard a majority for this long starts nothing new.
+pub const QUORUM_MAX: Duration = Duration::from_millis(1_500);
+/// Longest wait for a planned change of leader.
+const HAND_OVER_MAX: Duration = Duration::from_secs(4);
+/// How often the successor stands for election until then.
+const STAND_EVERY: Duration = Duration::from_millis(150);
+/// Longest wait for a change of members to be committed.
+const MEMBERS_MAX: Duration = Duration::from_secs(30);
+/// Entries that stay in the log for members that lag, beyond what the tables have checkpointed.
+const KEPT_ENTRIES: u64 = 1_000;
 
-/// A shard's replicated log.
+/// What this node is in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It leads, and everything that was committed before has been handed to its tables.
+    Leader {
+        /// The term it leads in.
+        term: u64,
+    },
+    /// It does not.
+    Follower {
+        /// Who does, if that is known.
+        leader: Option<NodeId>,
+    },
+}
+
+/// Who is in a group, as far as this member knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Those that vote.
+    pub voters: BTreeSet<NodeId>,
+    /// Those that only follow.
+    pub learners: BTreeSet<NodeId>,
+    /// How far each member has the log; on the leader alone.
+    pub matched: BTreeMap<NodeId, u64>,
+    /// The last entry of this node's log.
+    pub last_index: u64,
+    /// Whether a change of voters is under way.
+    pub is_changing: bool,
+}
+
+/// When this node, as leader, last heard a majority.
+type LastQuorum = Arc<Mutex<Option<Instant>>>;
+
+/// This node's part in a replicated log.
 pub struct Group {
+    id: u32,
+    node_id: NodeId,
     raft: Raft<TypeConfig>,
     tables: Arc<dyn Tables>,
+    network: Network,
     handed_over: HandedOver,
     propose_max: Duration,
     stopping: Arc<AtomicBool>,
+    role: watch::Receiver<Role>,
+    last_quorum: LastQuorum,
+    incoming: Arc<Mutex<IncomingCopy>>,
+    copies_dir: PathBuf,
+}
+
+fn stopped(error: impl std::fmt::Display) -> ShardError {
+    ShardError::Stopped(error.to_string())
 }
 
 impl Group {
-    /// Starts the group over `store`; an empty one is initialised with this node alone. Entries
-    /// above what the tables hold are handed to them again. Returns once this node leads and all
-    /// that was committed has been enqueued.
+    /// Starts this node's part over `store`. An empty log founds a group of this node alone when
+    /// the options say so, else it waits to be added to one. Entries above what the tables hold
+    /// are handed to them again once they are known to be committed.
     pub async fn start(
         options: GroupOptions,
         store: Arc<LogStore>,
         tables: Arc<dyn Tables>,
-    ) -> Result<Self, ShardError> {
-        let shard = options.shard;
-        let log = GroupLog::open(store.clone(), shard.0)?;
+        peers: Arc<dyn Peers>,
+    ) -> Result<Arc<Self>, ShardError> {
+        let GroupOptions { group: id, node_id, founds, copies_dir, propose_timeout_ms } = options;
+        let log = GroupLog::open(store.clone(), id.0)?;
+        remove_leftovers(&copies_dir, id.0);
         let handed_over: HandedOver = Arc::new(Mutex::new(Position::default()));
+        let (_, membership) = decode_applied(&tables.applied())
+            .map_err(|what| ShardError::Damaged(format!("the tables of shard {id}: {what}")))?;
         let machine = StateMachine::new(tables.clone(), handed_over.clone())
-            .map_err(|what| ShardError::Damaged(format!("the tables of shard {shard}: {what}")))?;
-        check_tables(shard.0, log.state(), machine.last())?;
+            .map_err(|what| ShardError::Damaged(format!("the tables of shard {id}: {what}")))?;
+        let is_alone = membership.voter_ids().eq([node_id]);
+        check_tables(&id.to_string(), log.state(), machine.last(), is_alone)?;
         let empty = log.state() == GroupState::default();
-        let config = Arc::new(config(shard.0)?);
-        let stopped = |error: &dyn std::fmt::Display| ShardError::Stopped(error.to_string());
-        let raft = Raft::new(options.node_id, config, NoPeers, log, machine);
-        let raft = raft.await.map_err(|error| stopped(&error))?;
+        let config = Arc::new(config(&id.to_string(), node_id)?);
+        let network = Network { group: id.0, peers, copies_dir: copies_dir.clone() };
+        let raft = Raft::new(node_id, config, network.clone(), log, machine).await.map_err(stopped)?;
         let stopping = Arc::new(AtomicBool::new(false));
-        tokio::spawn(watch_core(shard.0, raft.clone(), store, stopping.clone()));
-        let group = Self {
+        let (role_in, role) = watch::channel(Role::Follower { leader: None });
+        let last_quorum = LastQuorum::default();
+        tokio::spawn(watch_core(id.to_string(), raft.clone(), store, stopping.clone()));
+        tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone()));
+        let group = Arc::new(Self {
+            id: id.0,
+            node_id,
             raft,
             tables,
+            network,
             handed_over,
-            propose_max: Duration::from_millis(options.propose_timeout_ms),
+            propose_max: Duration::from_millis(propose_timeout_ms),
             stopping,
-        };
-        let started = group.lead(options.node_id, empty).await;
+            role,
+            last_quorum,
+            incoming: Arc::default(),
+            copies_dir,
+        });
+        let started = group.begin(empty && founds).await;
         if started.is_err() {
             group.shutdown().await;
         }
         started.map(|()| group)
     }
 
-    /// Waits until this node, the only member, leads, and has handed over all that is committed.
-    async fn lead(&self, node_id: u64, empty: bool) -> Result<(), ShardError> {
-        if empty {
-            let members = BTreeMap::from([(node_id, BasicNode::default())]);
+    /// Founds the group, or stands for election at once where nobody else could.
+    async fn begin(&self, founds: bool) -> Result<(), ShardError> {
+        if founds {
+            let members = BTreeMap::from([(self.node_id, BasicNode::default())]);
             match self.raft.initialize(members).await {
                 Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-                Err(error) => return Err(ShardError::Stopped(error.to_string())),
+                Err(error) => return Err(stopped(error)),
             }
-        } else {
-            self.raft.trigger().elect().await.map_err(|error| ShardError::Stopped(error.to_string()))?;
         }
-        let leads = |metrics: &RaftMetrics<u64, BasicNode>| {
-            metrics.state == ServerState::Leader
-                && metrics.last_applied.is_some_and(|last| {
-                    last.leader_id.term == metrics.current_term && Some(last.index) == metrics.last_log_index
-                })
-        };
-        self.raft
-            .wait(Some(START_MAX))
-            .metrics(leads, "this node leads and has handed over its log")
-            .await
-            .map_err(|error| ShardError::Stopped(format!("the group does not start: {error}")))?;
+        if self.is_alone().await? {
+            self.raft.trigger().elect().await.map_err(stopped)?;
+        }
         Ok(())
     }
 
-    /// Appends a batch and waits until it is committed; it has been enqueued to the tables by
-    /// then. One at a time. On [`ShardError::Unknown`] it may yet be committed.
-    pub async fn propose(&self, batch: Batch<Gathered>) -> Result<Batch<Committed>, ShardError> {
-        let records = batch.records().clone();
-        let proposal = Proposal::encode(&records).map_err(ShardError::Refused)?;
-        let written = tokio::time::timeout(self.propose_max, self.raft.client_write(proposal)).await;
-        match written {
-            Ok(Ok(response)) => Ok(Batch::committed(records, position(response.log_id))),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(ShardError::NotLeader),
-            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
-                Err(ShardError::Unknown(error.to_string()))
-            }
-            Ok(Err(RaftError::Fatal(error))) => Err(ShardError::Stopped(error.to_string())),
-            Err(_) => Err(ShardError::Unknown(format!("no commit within {:?}", self.propose_max))),
+    /// Whether this node is the group's only voter.
+    pub async fn is_alone(&self) -> Result<bool, ShardError> {
+        let node = self.node_id;
+        self.raft
+            .with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([node]))
+            .await
+            .map_err(stopped)
+    }
+
+    /// What this node is in the group, from now on.
+    pub fn role(&self) -> watch::Receiver<Role> {
+        self.role.clone()
+    }
+
+    /// Waits until this node leads, and gives the term.
+    pub async fn leads(&self, within: Duration) -> Result<u64, ShardError> {
+        let mut role = self.role();
+        let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+        match tokio::time::timeout(within, leads).await {
+            Ok(Ok(role)) => match *role {
+                Role::Leader { term } => Ok(term),
+                Role::Follower { .. } => unreachable!("only a leader was waited for"),
+            },
+            Ok(Err(_)) => Err(ShardError::Stopped("the group has ended".into())),
+            Err(_) => Err(ShardError::NotLeader),
         }
     }
 
     /// The term this node leads in, if it leads.
     pub fn leading_term(&self) -> Option<u64> {
+        match *self.role.borrow() {
+            Role::Leader { term } => Some(term),
+            Role::Follower { .. } => None,
+        }
+    }
+
+    /// Whether this node, as leader, has heard a majority lately: else it must start nothing.
+    pub fn has_quorum(&self) -> bool {
+        self.last_quorum.lock().is_some_and(|heard| heard.elapsed() <= QUORUM_MAX)
+    }
+
+    /// Appends a batch that was decided in `term` and waits until it is committed; it has been
+    /// enqueued to the tables by then. One at a time. On [`ShardError::Unknown`] it may yet be
+    /// committed; on [`ShardError::NotLeader`] it never will be.
+    pub async fn propose(&self, batch: Batch<Gathered>, term: u64) -> Result<Batch<Committed>, ShardError> {
+        let records = batch.records().clone();
+        let proposal = Proposal::encode(&records, term).map_err(ShardError::Refused)?;
+        let position = self.write(proposal).await?;
+        if position.term != term {
+            // The state machine has passed over it, here and on every member.
+            return Err(ShardError::NotLeader);
+        }
+        Ok(Batch::committed(records, position))
+    }
+
+    /// Appends a change of the membership group and waits until it is committed and applied.
+    pub async fn propose_change(&self, change: Bytes) -> Result<Position, ShardError> {
+        self.write(Proposal::change(&change)).await
+    }
+
+    async fn write(&self, proposal: Proposal) -> Result<Position, ShardError> {
+        if self.raft.metrics().borrow().state != ServerState::Leader {
+            return Err(ShardError::NotLeader);
+        }
+        let written = tokio::time::timeout(self.propose_max, self.raft.client_write(proposal)).await;
+        match written {
+            Ok(Ok(response)) => Ok(position(response.log_id)),
+            // Also what was in the log already is answered so when the lead is lost.
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {
+                Err(ShardError::Unknown("the lead was lost before it was committed".into()))
+            }
+            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
+                Err(ShardError::Unknown(error.to_string()))
+            }
+            Ok(Err(RaftError::Fatal(error))) => Err(stopped(error)),
+            Err(_) => Err(ShardError::Unknown(format!("no commit within {:?}", self.propose_max))),
+        }
+    }
+
+    /// Makes sure that this node still leads: what is committed up to the position given back is
+    /// all that any acknowledged write before this call can have led to.
+    pub async fn confirm(&self) -> Result<Position, ShardError> {
+        let confirmed = tokio::time::timeout(QUORUM_MAX, self.raft.ensure_linearizable()).await;
+        match confirmed {
+            Ok(Ok(read_at)) => Ok(read_at.map(position).unwrap_or_default()),
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(_)))) => {
+                Err(ShardError::NotLeader)
+            }
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(error)))) => {
+                Err(ShardError::Unknown(format!("no majority answers: {error}")))
+            }
+            Ok(Err(RaftError::Fatal(error))) => Err(stopped(error)),
+            Err(_) => Err(ShardError::Unknown("no majority answers".into())),
+        }
+    }
+
+    /// Who is in the group.
+    pub fn members(&self) -> Members {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        (metrics.running_state.is_ok() && metrics.state == ServerState::Leader)
-            .then_some(metrics.current_term)
+        let membership = metrics.membership_config.membership();
+        let matched = metrics.replication.iter().flatten();
+        Members {
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            matched: matched.map(|(id, matched)| (*id, matched.map_or(0, |id| id.index))).collect(),
+            last_index: metrics.last_log_index.unwrap_or_default(),
+            is_changing: membership.get_joint_config().len() > 1,
+        }
+    }
+
+    /// Adds a member that only follows; being one already is fine.
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), ShardError> {
+        let added = self.raft.add_learner(node, BasicNode::default(), false);
+        membership_changed(tokio::time::timeout(MEMBERS_MAX, added).await)
+    }
+
+    /// Makes these the voters; members that are not listed leave the group. Each must have been
+    /// added before.
+    pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ShardError> {
+        let changed = self.raft.change_membership(voters, false);
+        membership_changed(tokio::time::timeout(MEMBERS_MAX, changed).await)?;
+        let Members { learners, .. } = self.members();
+        if learners.is_empty() {
+            return Ok(());
+        }
+        let removed = self.raft.change_membership(ChangeMembers::RemoveNodes(learners), false);
+        membership_changed(tokio::time::timeout(MEMBERS_MAX, removed).await)
+    }
+
+    /// Gives the lead to `to`, a voter that has the whole log; on return it, or another, leads.
+    /// Writes had better stop before.
+    pub async fn hand_over(&self, to: NodeId) -> Result<(), ShardError> {
+        let members = self.members();
+        if self.leading_term().is_none() {
+            return Err(ShardError::NotLeader);
+        }
+        if to == self.node_id || !members.voters.contains(&to) {
+            return Err(ShardError::Refused(format!("node {to} cannot take over: it is no other voter")));
+        }
+        // Without heartbeats the other voters come to accept a successor too.
+        self.raft.runtime_config().heartbeat(false);
+        let asked = self.network.ask(to, Service::Raft, &Request::Lead, HAND_OVER_MAX);
+        let mut role = self.role();
+        let gone = role.wait_for(|role| matches!(role, Role::Follower { .. }));
+        let outcome = tokio::select! {
+            gone = tokio::time::timeout(HAND_OVER_MAX, gone) => match gone {
+                Ok(_) => Ok(()),
+                Err(_) => Err(ShardError::Unknown(format!("node {to} has not taken over"))),
+            },
+            Err(error) = asked => Err(ShardError::Unknown(error.to_string())),
+        };
+        self.raft.runtime_config().heartbeat(true);
+        outcome
+    }
+
+    /// Answers a message of another member; the error is a refusal.
+    pub async fn answer(&self, service: Service, from: NodeId, body: Bytes) -> Result<Bytes, String> {
+        let members = decode_request(&body)?;
+        let answer = match (service, members) {
+            (Service::Raft, Request::Append(request)) => {
+                Answer::Appended(self.raft.append_entries(request).await.map_err(|error| error.to_string())?)
+            }
+            (Service::Raft, Request::Vote(request)) => {
+                Answer::Voted(self.raft.vote(request).await.map_err(|error| error.to_string())?)
+            }
+            (Service::Raft, Request::Lead) => self.take_over().await?,
+            (Service::Copy, Request::Piece(piece)) => self.take_piece(piece).await?,
+            (Service::Raft | Service::Copy | Service::Shard | Service::Cluster, _) => {
+                return Err(format!("node {from} sent a message where it does not belong"));
+            }
+        };
+        encode_answer(&answer)
+    }
+
+    /// Stands for election until it is won, or another has won it.
+    async fn take_over(&self) -> Result<Answer, String> {
+        let mut role = self.role();
+        let deadline = Instant::now() + HAND_OVER_MAX;
+        while Instant::now() < deadline {
+            self.raft.trigger().elect().await.map_err(|error| error.to_string())?;
+            let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+            if tokio::time::timeout(STAND_EVERY, leads).await.is_ok() {
+                return Ok(Answer::Leading);
+            }
+        }
+        Err("this node was not elected".into())
+    }
+
+    /// Takes a piece of a copy, and the copy itself once it is whole.
+    async fn take_piece(&self, piece: Piece) -> Result<Answer, String> {
+        let (incoming, dir, id) = (self.incoming.clone(), self.copies_dir.clone(), self.id);
+        let (vote, meta) = (piece.vote, piece.meta.clone());
+        let taken = tokio::task::spawn_blocking(move || incoming.lock().take(&dir, id, &piece)).await;
+        let taken = taken.map_err(|error| error.to_string())?;
+        let path = match taken.map_err(|error| error.to_string())? {
+            Taken::Next(next) => return Ok(Answer::Received(next)),
+            Taken::Whole(path) => path,
+        };
+        let snapshot = Snapshot { meta, snapshot: Box::new(Copy::File(path)) };
+        let installed = self.raft.install_full_snapshot(vote, snapshot).await;
+        self.incoming.lock().done();
+        installed.map(Answer::Installed).map_err(|error| error.to_string())
     }
 
     /// The last committed position that has been handed to the tables.
@@ -132,24 +381,37 @@ impl Group {
         *self.handed_over.lock()
     }
 
-    /// Purges what the tables have checkpointed; call now and then.
+    /// Purges what the tables have checkpointed; call now and then. With other members in the
+    /// group, the last entries stay for those that lag.
     pub async fn purge(&self) -> Result<(), ShardError> {
         let Some(applied) = self.tables.checkpointed() else { return Ok(()) };
-        let (Some(upto), _) = decode_applied(&applied).map_err(ShardError::Damaged)? else { return Ok(()) };
-        if self.raft.metrics().borrow().purged.is_some_and(|purged| purged >= upto) {
+        let (Some(upto), membership) = decode_applied(&applied).map_err(ShardError::Damaged)? else {
+            return Ok(());
+        };
+        let metrics = self.raft.metrics();
+        let (purged, last) = {
+            let metrics = metrics.borrow();
+            (metrics.purged.map(|id| id.index), metrics.last_log_index.unwrap_or_default())
+        };
+        let is_alone = membership.nodes().count() <= 1;
+        let index = if is_alone { upto.index } else { upto.index.min(last.saturating_sub(KEPT_ENTRIES)) };
+        if index == 0 || purged.is_some_and(|purged| purged >= index) {
             return Ok(());
         }
-        let stopped = |error: Fatal<u64>| ShardError::Stopped(error.to_string());
+        // openraft purges below its last snapshot only.
         self.raft.trigger().snapshot().await.map_err(stopped)?;
-        self.raft
-            .wait(Some(PURGE_MAX))
-            .metrics(|metrics| metrics.purged.is_some_and(|purged| purged >= upto), "purged")
-            .await
-            .map_err(|error| ShardError::Unknown(format!("the log was not purged: {error}")))?;
+        let marked =
+            |metrics: &RaftMetrics<u64, BasicNode>| metrics.snapshot.is_some_and(|s| s.index >= index);
+        let unpurged = |error| ShardError::Unknown(format!("the log was not purged: {error}"));
+        self.raft.wait(Some(PURGE_MAX)).metrics(marked, "marked").await.map_err(unpurged)?;
+        self.raft.trigger().purge_log(index).await.map_err(stopped)?;
+        let is_purged =
+            |metrics: &RaftMetrics<u64, BasicNode>| metrics.purged.is_some_and(|p| p.index >= index);
+        self.raft.wait(Some(PURGE_MAX)).metrics(is_purged, "purged").await.map_err(unpurged)?;
         Ok(())
     }
 
-    /// Stops the group; what was committed stays.
+    /// Stops this node's part; what was committed stays.
     pub async fn shutdown(&self) {
         self.stopping.store(true, Ordering::Release);
         if let Err(error) = self.raft.shutdown().await {
@@ -165,15 +427,31 @@ impl Drop for Group {
     }
 }
 
-fn config(shard: u32) -> Result<Config, ShardError> {
+fn membership_changed<T>(
+    changed: Result<Result<T, RaftError<u64, ClientWriteError<u64, BasicNode>>>, tokio::time::error::Elapsed>,
+) -> Result<(), ShardError> {
+    match changed {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(ShardError::NotLeader),
+        Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
+            Err(ShardError::Refused(error.to_string()))
+        }
+        Ok(Err(RaftError::Fatal(error))) => Err(stopped(error)),
+        Err(_) => Err(ShardError::Unknown("the change of members has not been committed yet".into())),
+    }
+}
+
+fn config(name: &str, node: NodeId) -> Result<Config, ShardError> {
+    let from = ELECTION_MS_MIN + node.saturating_sub(1) % ELECTION_STEPS * ELECTION_STEP_MS;
     Config {
-        cluster_name: format!("shard-{shard}"),
+        cluster_name: format!("shard-{name}"),
         heartbeat_interval: HEARTBEAT_MS,
-        election_timeout_min: ELECTION_MS_MIN,
-        election_timeout_max: ELECTION_MS_MAX,
+        election_timeout_min: from,
+        election_timeout_max: from + ELECTION_WINDOW_MS,
         install_snapshot_timeout: SNAPSHOT_MS_MAX,
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        // Purged by `purge` alone.
+        max_in_snapshot_log_to_keep: u64::MAX,
         ..Config::default()
     }
     .validate()
@@ -181,7 +459,12 @@ fn config(shard: u32) -> Result<Config, ShardError> {
 }
 
 /// Tables and log of one shard belong together: nothing may be missing between them.
-fn check_tables(shard: u32, log: GroupState, applied: Option<LogId<u64>>) -> Result<(), ShardError> {
+fn check_tables(
+    shard: &str,
+    log: GroupState,
+    applied: Option<LogId<u64>>,
+    is_alone: bool,
+) -> Result<(), ShardError> {
     let applied_to = applied.map(|id| id.index);
     let purged_to = log.purged.map(|id| id.index);
     if applied_to < purged_to {
@@ -190,7 +473,9 @@ fn check_tables(shard: u32, log: GroupState, applied: Option<LogId<u64>>) -> Res
              {purged_to:?}: the tables are older than the log, or lost"
         )));
     }
-    if applied > log.last.map(log_id) {
+    // Tables that came as a copy may be ahead of the log; one that never voted is not theirs.
+    let may_be_ahead = !is_alone && log.vote.is_some();
+    if applied > log.last.map(log_id) && !may_be_ahead {
         return Err(ShardError::Damaged(format!(
             "the tables of shard {shard} hold entry {applied_to:?}, but its log ends at {:?}: the log is \
              older than the tables, or lost",
@@ -200,8 +485,39 @@ fn check_tables(shard: u32, log: GroupState, applied: Option<LogId<u64>>) -> Res
     Ok(())
 }
 
+/// Tells what this node is in the group, and notes when it last heard a majority.
+async fn watch_role(
+    mut metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>,
+    role: watch::Sender<Role>,
+    last_quorum: LastQuorum,
+) {
+    loop {
+        let now_is = {
+            let metrics = metrics.borrow_and_update();
+            let is_alone = metrics.membership_config.voter_ids().count() == 1;
+            let since = if is_alone { Some(0) } else { metrics.millis_since_quorum_ack };
+            let leads = metrics.running_state.is_ok()
+                && metrics.state == ServerState::Leader
+                && metrics.last_applied.is_some_and(|last| last.leader_id.term == metrics.current_term);
+            *last_quorum.lock() = match (leads, since) {
+                (true, Some(ms)) => Instant::now().checked_sub(Duration::from_millis(ms)),
+                (true, None) | (false, _) => None,
+            };
+            match leads {
+                true => Role::Leader { term: metrics.current_term },
+                false => Role::Follower { leader: metrics.current_leader.filter(|id| *id != metrics.id) },
+            }
+        };
+        role.send_if_modified(|role| std::mem::replace(role, now_is) != now_is);
+        if metrics.changed().await.is_err() {
+            role.send_replace(Role::Follower { leader: None });
+            return;
+        }
+    }
+}
+
 /// Waits for openraft's core to end, and stops the process unless it was told to.
-async fn watch_core(shard: u32, raft: Raft<TypeConfig>, store: Arc<LogStore>, stopping: Arc<AtomicBool>) {
+async fn watch_core(group: String, raft: Raft<TypeConfig>, store: Arc<LogStore>, stopping: Arc<AtomicBool>) {
     let mut metrics = raft.metrics();
     drop(raft);
     let why = loop {
@@ -215,6 +531,6 @@ async fn watch_core(shard: u32, raft: Raft<TypeConfig>, store: Arc<LogStore>, st
         }
     };
     if !stopping.load(Ordering::Acquire) {
-        store.shared.give_up(&format!("the core of shard {shard}'s group has died: {why}"));
+        store.shared.give_up(&format!("the core of shard {group}'s group has died: {why}"));
     }
 }

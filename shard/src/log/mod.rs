@@ -3,12 +3,14 @@
 //! openraft 0.9 stays behind this module: no type of it is named outside `log/`.
 
 //!
-//! The files: [`codec`] makes bytes of a batch; `types` and `group` are openraft's side, with
-//! `storage` and `state_machine` between it and ours; [`store`] is the node's one stream, written
+//! The files: [`codec`] makes bytes of a batch; `type_config` and `group` are openraft's side, with
+//! `storage` and `state_machine` between it and ours; `network` and [`copies`] lead to the other
+//! members, in the messages of `wire`; [`store`] is the node's one stream, written
 //! by `writer` as `frame`s into `segment` files, remembered in `index`, and read back by
 //! `recovery`.
 
 pub mod codec;
+pub mod copies;
 mod frame;
 mod group;
 mod index;
@@ -19,6 +21,7 @@ mod state_machine;
 mod storage;
 pub mod store;
 mod type_config;
+mod wire;
 mod writer;
 
 use std::path::PathBuf;
@@ -29,9 +32,10 @@ use opcode_engine::ids::ShardId;
 
 use crate::batch::{Batch, Committed};
 use crate::error::ShardError;
+use crate::peer::NodeId;
 
 pub use frame::EntryId;
-pub use group::Group;
+pub use group::{Group, Members, QUORUM_MAX, Role};
 pub use index::{GroupState, StoredVote};
 pub use store::LogStore;
 
@@ -69,7 +73,7 @@ pub struct CommittedEntry {
 
 /// What the log needs of a shard's tables.
 pub trait Tables: Send + Sync + 'static {
-    /// How far they had come when they were opened.
+    /// How far they had come when they were opened, or when a copy was installed since.
     fn applied(&self) -> Applied;
     /// Takes committed entries in order, to be applied when it is worth it; returns at once.
     /// They never refuse: the group slows itself by [`Tables::backlog`].
@@ -89,13 +93,17 @@ pub trait Tables: Send + Sync + 'static {
     fn checkpointed(&self) -> Option<Applied>;
 }
 
-/// How to start a shard's group.
+/// How to start this node's part in a group.
 #[derive(Clone, Debug)]
 pub struct GroupOptions {
-    /// Which shard.
-    pub shard: ShardId,
+    /// Which group: a shard's number, or [`ShardId::MEMBERSHIP`]'s.
+    pub group: ShardId,
     /// This node in the group.
-    pub node_id: u64,
+    pub node_id: NodeId,
+    /// Whether an empty log begins a group of this node alone; else it waits to be added to one.
+    pub founds: bool,
+    /// Where files of copies being sent and received are kept.
+    pub copies_dir: PathBuf,
     /// Longest wait for a proposal; after it the outcome is unknown.
     pub propose_timeout_ms: u64,
 }

@@ -1,58 +1,177 @@
-//! The way to a group's other members. A group has one member so far, so there is none: every
-//! call is told that the other cannot be reached.
+//! The way to a group's other members: openraft's calls as messages over the node's [`Peers`], and
+//! copies of the tables in pieces, one after another, paced so that they leave room for the rest.
 
+use std::future::Future;
 use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use openraft::BasicNode;
-use openraft::error::{InstallSnapshotError, RPCError, RaftError, Unreachable};
+use bytes::Bytes;
+use openraft::error::{
+    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
+};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
+use openraft::{BasicNode, OptionalSend, Snapshot, Vote};
 
+use super::copies::OutgoingCopy;
 use super::type_config::TypeConfig;
+use super::wire::{Answer, Piece, Request, decode_answer, encode_request};
+use crate::peer::{NodeId, PeerError, Peers, Service};
 
-/// Reaches nobody.
-pub(super) struct NoPeers;
+/// Bytes of one piece of a copy.
+const PIECE_BYTES: usize = 1024 * 1024;
+/// Bytes of a copy that are sent in a second at most.
+const COPY_BYTES_PER_SECOND: u64 = 128 * 1024 * 1024;
+/// Longest wait for a piece to be taken; the last one is installed before it is answered.
+const PIECE_MAX: Duration = Duration::from_secs(60);
+/// How soon a member that could not be reached is tried again.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+
+/// What a group needs to reach its members.
+#[derive(Clone)]
+pub(super) struct Network {
+    pub(super) group: u32,
+    pub(super) peers: Arc<dyn Peers>,
+    /// Where copies on their way are kept.
+    pub(super) copies_dir: PathBuf,
+}
+
+/// The way to one member.
+pub(super) struct Member {
+    to: NodeId,
+    network: Network,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Member;
+
+    async fn new_client(&mut self, to: NodeId, _: &BasicNode) -> Member {
+        Member { to, network: self.clone() }
+    }
+}
 
 type Outcome<T, E> = Result<T, RPCError<u64, BasicNode, E>>;
 
-fn unreachable<E: std::error::Error>() -> RPCError<u64, BasicNode, E> {
-    let error = io::Error::new(io::ErrorKind::NotConnected, "this group has one member");
-    RPCError::Unreachable(Unreachable::new(&error))
-}
-
-impl RaftNetworkFactory<TypeConfig> for NoPeers {
-    type Network = Self;
-
-    async fn new_client(&mut self, _: u64, _: &BasicNode) -> Self {
-        Self
+fn rpc_error<E: std::error::Error>(error: PeerError) -> RPCError<u64, BasicNode, E> {
+    match error {
+        PeerError::Unreachable { .. } => RPCError::Unreachable(Unreachable::new(&error)),
+        PeerError::Lost { .. } | PeerError::Refused { .. } => RPCError::Network(NetworkError::new(&error)),
     }
 }
 
-impl RaftNetwork<TypeConfig> for NoPeers {
+fn invalid<E: std::error::Error>(what: String) -> RPCError<u64, BasicNode, E> {
+    RPCError::Network(NetworkError::new(&io::Error::new(io::ErrorKind::InvalidData, what)))
+}
+
+impl Network {
+    /// Asks member `to`, and reads its answer.
+    pub(super) async fn ask(
+        &self,
+        to: NodeId,
+        service: Service,
+        request: &Request,
+        within: Duration,
+    ) -> Result<Answer, PeerError> {
+        let refused = |why| PeerError::Refused { node: to, why };
+        let body = encode_request(request).map_err(refused)?;
+        let answer = self.peers.call(to, service, self.group, body, within).await?;
+        decode_answer(&answer).map_err(refused)
+    }
+}
+
+impl RaftNetwork<TypeConfig> for Member {
     async fn append_entries(
         &mut self,
-        _: AppendEntriesRequest<TypeConfig>,
-        _: RPCOption,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Outcome<AppendEntriesResponse<u64>, RaftError<u64>> {
-        Err(unreachable())
-    }
-
-    async fn install_snapshot(
-        &mut self,
-        _: InstallSnapshotRequest<TypeConfig>,
-        _: RPCOption,
-    ) -> Outcome<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> {
-        Err(unreachable())
+        let request = Request::Append(request);
+        match self.network.ask(self.to, Service::Raft, &request, option.hard_ttl()).await {
+            Ok(Answer::Appended(answer)) => Ok(answer),
+            Ok(other) => Err(invalid(format!("an append was answered with {other:?}"))),
+            Err(error) => Err(rpc_error(error)),
+        }
     }
 
     async fn vote(
         &mut self,
-        _: VoteRequest<u64>,
-        _: RPCOption,
+        request: VoteRequest<u64>,
+        option: RPCOption,
     ) -> Outcome<VoteResponse<u64>, RaftError<u64>> {
-        Err(unreachable())
+        let request = Request::Vote(request);
+        match self.network.ask(self.to, Service::Raft, &request, option.hard_ttl()).await {
+            Ok(Answer::Voted(answer)) => Ok(answer),
+            Ok(other) => Err(invalid(format!("a vote was answered with {other:?}"))),
+            Err(error) => Err(rpc_error(error)),
+        }
     }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote<u64>,
+        snapshot: Snapshot<TypeConfig>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.send_copy(vote, snapshot) => sent.map_err(|error| match error {
+                PeerError::Unreachable { .. } => StreamingError::Unreachable(Unreachable::new(&error)),
+                PeerError::Lost { .. } | PeerError::Refused { .. } => {
+                    StreamingError::Network(NetworkError::new(&error))
+                }
+            }),
+        }
+    }
+
+    fn backoff(&self) -> openraft::network::Backoff {
+        openraft::network::Backoff::new(std::iter::repeat(RETRY_EVERY))
+    }
+}
+
+impl Member {
+    /// Makes a copy of the tables and sends it, piece by piece.
+    async fn send_copy(
+        &self,
+        vote: Vote<u64>,
+        snapshot: Snapshot<TypeConfig>,
+    ) -> Result<SnapshotResponse<u64>, PeerError> {
+        let refused = |why: String| PeerError::Refused { node: self.to, why };
+        let Snapshot { meta, snapshot } = snapshot;
+        let made = OutgoingCopy::make(*snapshot, &self.network.copies_dir, self.network.group).await;
+        let copy = Arc::new(made.map_err(|error| refused(format!("no copy could be made: {error}")))?);
+        tracing::info!(group = self.network.group, to = self.to, bytes = copy.bytes, "sending a copy");
+        let mut offset = 0;
+        let begun = tokio::time::Instant::now();
+        loop {
+            let bytes = read_piece(copy.clone(), offset)
+                .await
+                .map_err(|error| refused(format!("the copy cannot be read: {error}")))?;
+            let piece = Piece {
+                vote,
+                meta: meta.clone(),
+                copy: copy.id,
+                total: copy.bytes,
+                checksum: copy.checksum,
+                offset,
+                bytes,
+            };
+            let request = Request::Piece(piece);
+            match self.network.ask(self.to, Service::Copy, &request, PIECE_MAX).await? {
+                Answer::Installed(response) => return Ok(response),
+                Answer::Received(next) if next > offset || (next == 0 && offset > 0) => offset = next,
+                other => return Err(refused(format!("a piece at {offset} was answered with {other:?}"))),
+            }
+            let due = Duration::from_millis(offset.saturating_mul(1000) / COPY_BYTES_PER_SECOND);
+            tokio::time::sleep_until(begun + due).await;
+        }
+    }
+}
+
+async fn read_piece(copy: Arc<OutgoingCopy>, offset: u64) -> io::Result<Bytes> {
+    tokio::task::spawn_blocking(move || copy.read(offset, PIECE_BYTES)).await?
 }

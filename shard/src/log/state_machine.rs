@@ -1,10 +1,12 @@
 //! The state machine of a group: committed entries go to the tables, in order, and that is all.
 //!
 //! The tables apply them when it is worth it, so openraft's "applied" means "handed over" while
-//! this process lives, and what the tables hold on disk when it starts. A snapshot is a mark, not
-//! a copy: how far the tables are on stable storage, below which the log may be purged.
+//! this process lives, and what the tables hold on disk when it starts. A snapshot is a mark: how
+//! far the tables are on stable storage, below which the log may be purged. Only when a member
+//! needs it is a copy of the tables made of it, which may hold more than the mark says: entries
+//! that a copy holds already are passed over when they come again.
 
-use std::io::{self, Cursor};
+use std::io;
 use std::sync::Arc;
 
 use openraft::storage::RaftStateMachine;
@@ -14,8 +16,9 @@ use openraft::{
 };
 use parking_lot::Mutex;
 
+use super::copies::Copy;
 use super::type_config::{
-    Entry, TypeConfig, decode_log_id, decode_membership, encode_log_id, encode_membership,
+    Content, Entry, TypeConfig, decode_log_id, decode_membership, encode_log_id, encode_membership,
 };
 use super::{Applied, CommittedEntry, Tables};
 use crate::batch::{Batch, Position};
@@ -68,9 +71,17 @@ impl StateMachine {
 
     fn commit(&mut self, entry: &Entry) -> std::result::Result<CommittedEntry, String> {
         let id = entry.log_id;
+        let mut change = None;
         let (records, membership) = match &entry.payload {
             EntryPayload::Blank => (Arc::default(), None),
-            EntryPayload::Normal(proposal) => (proposal.records()?, None),
+            EntryPayload::Normal(proposal) => match proposal.content(id.leader_id.term)? {
+                Content::Records(records) => (records, None),
+                Content::Deposed => (Arc::default(), None),
+                Content::Change(bytes) => {
+                    change = Some(bytes);
+                    (Arc::default(), None)
+                }
+            },
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(id), membership.clone());
                 (Arc::default(), Some(encode_membership(&self.membership)))
@@ -78,7 +89,7 @@ impl StateMachine {
         };
         self.last = Some(id);
         let batch = Batch::committed(records, position(id));
-        Ok(CommittedEntry { log_id: encode_log_id(id), membership, batch, change: None })
+        Ok(CommittedEntry { log_id: encode_log_id(id), membership, batch, change })
     }
 }
 
@@ -95,13 +106,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I::IntoIter: OptionalSend,
     {
         let mut committed = Vec::new();
+        let mut count = 0;
         for entry in entries {
+            count += 1;
+            if self.last.is_some_and(|last| entry.log_id.index <= last.index) {
+                continue;
+            }
             let handed_over = self.commit(&entry);
             committed.push(
                 handed_over.map_err(|what| StorageIOError::apply(entry.log_id, &io::Error::other(what)))?,
             );
         }
-        let count = committed.len();
         self.tables.enqueue(committed);
         if let Some(last) = self.last {
             *self.handed_over.lock() = position(last);
@@ -113,36 +128,52 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Marker { tables: self.tables.clone() }
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>> {
-        Err(no_copies())
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Copy>> {
+        let what = "copies come in as files, outside openraft";
+        Err(StorageIOError::write_snapshot(None, &io::Error::other(what)).into())
     }
 
-    async fn install_snapshot(
-        &mut self,
-        _: &SnapshotMeta<u64, BasicNode>,
-        _: Box<Cursor<Vec<u8>>>,
-    ) -> Result<()> {
-        Err(no_copies())
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta<u64, BasicNode>, copy: Box<Copy>) -> Result<()> {
+        let failed =
+            |what: String| StorageIOError::write_snapshot(Some(meta.signature()), &io::Error::other(what));
+        let Copy::File(path) = *copy else {
+            return Err(failed("only a file can be installed".into()).into());
+        };
+        let applied = self.tables.install(path).await.map_err(|error| failed(error.to_string()))?;
+        let (last, membership) = decode_applied(&applied).map_err(failed)?;
+        if last < meta.last_log_id {
+            return Err(failed(format!("the copy ends at {last:?}, before {:?}", meta.last_log_id)).into());
+        }
+        self.last = last;
+        self.membership = membership;
+        if let Some(last) = self.last {
+            *self.handed_over.lock() = position(last);
+        }
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>> {
-        Ok(None)
+        let marker = Marker { tables: self.tables.clone() };
+        Ok(Some(marker.mark()?).filter(|snapshot| snapshot.meta.last_log_id.is_some()))
     }
-}
-
-fn no_copies() -> StorageError<u64> {
-    StorageIOError::write_snapshot(None, &io::Error::other("a group of one member takes no copies")).into()
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Marker {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>> {
+        self.mark()
+    }
+}
+
+impl Marker {
+    /// What is on stable storage, with the tables standing for the copy of them.
+    fn mark(&self) -> Result<Snapshot<TypeConfig>> {
         let applied = self.tables.checkpointed().unwrap_or_default();
         let (last_log_id, last_membership) = decode_applied(&applied)
             .map_err(|what| StorageIOError::read_state_machine(&io::Error::other(what)))?;
         let snapshot_id = last_log_id.map_or_else(|| "none".into(), |id| id.to_string());
         Ok(Snapshot {
             meta: SnapshotMeta { last_log_id, last_membership, snapshot_id },
-            snapshot: Box::default(),
+            snapshot: Box::new(Copy::Here(self.tables.clone())),
         })
     }
 }

@@ -4,7 +4,6 @@
 //! byte. What a proposal holds beside its bytes never leaves the process.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Cursor;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use wincode::len::BincodeLen;
 use wincode::{SchemaRead, SchemaWrite};
 
 use super::codec;
+use super::copies::Copy;
 use super::frame::EntryId;
 use crate::record::Record;
 
@@ -26,7 +26,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = BasicNode,
         Entry = openraft::Entry<TypeConfig>,
-        SnapshotData = Cursor<Vec<u8>>,
+        SnapshotData = Copy,
 );
 
 /// An entry of a group.
@@ -37,7 +37,17 @@ pub(super) type Entry = openraft::Entry<TypeConfig>;
 pub(super) struct Proposal {
     bytes: Bytes,
     #[serde(skip)]
-    records: Option<Arc<Vec<Record>>>,
+    records: Option<(u64, Arc<Vec<Record>>)>,
+}
+
+/// What an entry comes to.
+pub(super) enum Content {
+    /// Facts.
+    Records(Arc<Vec<Record>>),
+    /// Facts that a leader decided and lost its term before they were taken: they never happened.
+    Deposed,
+    /// A change of the membership group.
+    Change(Bytes),
 }
 
 impl std::fmt::Debug for Proposal {
@@ -47,17 +57,33 @@ impl std::fmt::Debug for Proposal {
 }
 
 impl Proposal {
-    /// Encodes a batch to propose.
-    pub(super) fn encode(records: &Arc<Vec<Record>>) -> Result<Self, String> {
-        Ok(Self { bytes: codec::encode(records)?.into(), records: Some(records.clone()) })
+    /// Encodes a batch that the leader of `term` has decided, to propose it.
+    pub(super) fn encode(records: &Arc<Vec<Record>>, term: u64) -> Result<Self, String> {
+        Ok(Self { bytes: codec::encode(records, term)?.into(), records: Some((term, records.clone())) })
     }
 
-    /// The records, decoded if they are not at hand.
-    pub(super) fn records(&self) -> Result<Arc<Vec<Record>>, String> {
-        match &self.records {
-            Some(records) => Ok(records.clone()),
-            None => codec::decode(&self.bytes).map(Arc::new),
+    /// A change of the membership group, to propose it.
+    pub(super) fn change(change: &[u8]) -> Self {
+        Self { bytes: [&[CHANGE], change].concat().into(), records: None }
+    }
+
+    /// What it holds in an entry of `term`: the records, decoded if they are not at hand, unless
+    /// they were decided in another term; or a change.
+    pub(super) fn content(&self, term: u64) -> Result<Content, String> {
+        if let [CHANGE, ..] = self.bytes.as_ref() {
+            return Ok(Content::Change(self.bytes.slice(1..)));
         }
+        let (decided, records) = match &self.records {
+            Some((decided, records)) => (Some(*decided), records.clone()),
+            None => {
+                let decoded = codec::decode(&self.bytes)?;
+                (decoded.term, Arc::new(decoded.records))
+            }
+        };
+        Ok(match decided {
+            Some(decided) if decided != term => Content::Deposed,
+            Some(_) | None => Content::Records(records),
+        })
     }
 }
 
@@ -65,6 +91,8 @@ impl Proposal {
 const VERSION: u8 = 1;
 /// First byte of a membership's entry; batches start with their own version, far below.
 const MEMBERSHIP: u8 = 0xff;
+/// First byte of a change of the membership group.
+const CHANGE: u8 = 0xfe;
 /// A membership is small: what a length in it may claim.
 const MEMBERSHIP_BYTES_MAX: usize = 64 * 1024;
 
@@ -72,7 +100,7 @@ type Small = Configuration<true, MEMBERSHIP_BYTES_MAX, BincodeLen, LittleEndian,
 
 /// Frozen.
 #[derive(SchemaRead, SchemaWrite)]
-struct LogIdV1 {
+pub(super) struct LogIdV1 {
     term: u64,
     node: u64,
     index: u64,
@@ -239,7 +267,7 @@ mod tests {
     #[test]
     fn payloads_come_back_as_they_were() {
         let at = EntryId { term: 1, node: 2, index: 3 };
-        let proposal = Proposal::encode(&Arc::default()).unwrap();
+        let proposal = Proposal::encode(&Arc::default(), 1).unwrap();
         let payloads =
             [EntryPayload::Blank, EntryPayload::Membership(membership()), EntryPayload::Normal(proposal)];
         for payload in payloads {

@@ -39,7 +39,8 @@ impl PortionNo {
     }
 }
 
-type Slot = HandOver<Vec<Record>, Result<Batch<Committed>, ShardError>>;
+/// A batch goes with the term that it was decided in.
+type Slot = HandOver<(Vec<Record>, u64), Result<Batch<Committed>, ShardError>>;
 
 /// A batch in the committer's hands.
 struct UnderWay {
@@ -57,6 +58,8 @@ struct Meters {
 /// What is gathered, what is under way, and what waits for either.
 pub(super) struct Committer {
     group: Arc<Group>,
+    /// The term that this node leads in.
+    term: u64,
     broadcast: broadcast::Sender<Batch<Committed>>,
     coalescer: Coalescer<PortionNo>,
     slot: Arc<Slot>,
@@ -64,6 +67,8 @@ pub(super) struct Committer {
     open_bytes: usize,
     open_no: PortionNo,
     under_way: Option<UnderWay>,
+    /// The last portion of a batch that was given up, until those who wait for it are told.
+    lost: Option<PortionNo>,
     committed: PortionNo,
     position: Position,
     releases: BTreeMap<PortionNo, Vec<Release>>,
@@ -83,6 +88,7 @@ impl Committer {
         let shard = shard.to_string();
         Self {
             group,
+            term: 0,
             broadcast,
             coalescer: Coalescer::new(Limits::default()),
             slot,
@@ -90,6 +96,7 @@ impl Committer {
             open_bytes: 0,
             open_no: PortionNo(1),
             under_way: None,
+            lost: None,
             committed: PortionNo(0),
             position: Position::default(),
             releases: BTreeMap::new(),
@@ -180,7 +187,7 @@ impl Committer {
             unreachable!("a batch has at least one portion");
         };
         self.meters.records.record(records.len() as f64);
-        assert!(self.slot.offer(records).is_ok(), "one batch at a time is offered");
+        assert!(self.slot.offer((records, self.term)).is_ok(), "one batch at a time is offered");
         self.under_way = Some(UnderWay { first, last, since: Instant::now() });
     }
 
@@ -210,13 +217,19 @@ impl Committer {
         std::mem::replace(&mut self.releases, later).into_values().flatten().collect()
     }
 
+    /// Takes note that the fate of the batch under way is not known, or that it is refused.
+    pub(super) fn failed(&mut self) {
+        self.lost = self.under_way.take().map(|batch| batch.last);
+    }
+
     /// Answers everything that waits: the batch under way may have been committed, what was
     /// gathered behind it was not, unless `all_unknown`.
     pub(super) fn abandon(&mut self, why: &str, all_unknown: bool) {
         self.coalescer.abandon();
         self.open.clear();
         self.open_bytes = 0;
-        let under_way = self.under_way.take().map_or(self.committed, |batch| batch.last);
+        let lost = self.lost.take();
+        let under_way = self.under_way.take().map(|batch| batch.last).or(lost).unwrap_or(self.committed);
         for (no, releases) in std::mem::take(&mut self.releases) {
             for release in releases {
                 if let Release::Answer(answer) = release {
@@ -230,10 +243,16 @@ impl Committer {
         self.unapplied.clear();
     }
 
-    /// Waits until the fate of every proposal made before is decided, by committing an empty
-    /// batch behind them.
-    pub(super) async fn barrier(&mut self) -> Result<Position, ShardError> {
-        let committed = self.group.propose(Batch::gathered(Vec::new())).await?;
+    /// Whether a batch is in the log's hands.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Begins a term: waits until the fate of every proposal made before is decided, by
+    /// committing an empty batch behind them.
+    pub(super) async fn barrier(&mut self, term: u64) -> Result<Position, ShardError> {
+        self.term = term;
+        let committed = self.group.propose(Batch::gathered(Vec::new()), term).await?;
         self.position = committed.position();
         Ok(self.position)
     }
@@ -247,7 +266,7 @@ impl Drop for Committer {
 
 /// The committer: brings each batch to the log and reports what came of it.
 async fn commit_each(slot: Arc<Slot>, group: Arc<Group>) {
-    while let Some(records) = poll_fn(|cx| slot.poll_take(cx)).await {
-        slot.report(group.propose(Batch::gathered(records)).await);
+    while let Some((records, term)) = poll_fn(|cx| slot.poll_take(cx)).await {
+        slot.report(group.propose(Batch::gathered(records), term).await);
     }
 }

@@ -111,8 +111,13 @@ impl Loop {
         self.dispatch_ready();
     }
 
+    /// Whether steps may be started: not when stopping, and not when another may lead by now.
+    pub(super) fn may_start(&self) -> bool {
+        !self.draining && self.group.has_quorum()
+    }
+
     pub(super) fn dispatch_ready(&mut self) {
-        while !self.ready.is_empty() && !self.draining {
+        while !self.ready.is_empty() && self.may_start() {
             let Some(permit) = self.workers.try_permit() else { break };
             self.start_next(permit);
         }

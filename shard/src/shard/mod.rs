@@ -4,7 +4,7 @@
 //! ([`turn`]); gathers records into batches and releases what rests on them once they are
 //! committed ([`commit`]); hands steps to workers ([`dispatch`]); loads runs that are not in
 //! memory and lets go of idle ones ([`runs`]). If the log is lost, everything optimistic is
-//! dropped and loaded again.
+//! dropped and loaded again. On a replica that does not lead, the loop refuses and waits.
 
 mod commit;
 mod dispatch;
@@ -23,11 +23,13 @@ use opcode_engine::ids::{RunNo, ShardId, Timestamp};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use crate::batch::{Batch, Committed};
 use crate::clock::Clock;
 use crate::definitions::Definitions;
-use crate::error::ShardError;
+use crate::error::{CallError, ShardError};
 use crate::handle::ShardHandle;
-use crate::log::{Group, GroupOptions, LogStore};
+use crate::log::{Group, GroupOptions, LogStore, Role};
+use crate::peer::Peers;
 use crate::queue::{Door, Gauges, Message, QUEUE_MESSAGES_MAX};
 use crate::store::{Store, StoreOptions};
 use crate::workers::Workers;
@@ -56,8 +58,10 @@ pub struct ShardOptions {
     pub node_id: u64,
     /// The cluster's id, checked against the files.
     pub cluster_id: String,
-    /// The libSQL file.
+    /// The libSQL file; copies for other members are made beside it.
     pub tables_path: PathBuf,
+    /// Whether an empty log begins a group of this node alone; else it waits to be added to one.
+    pub founds: bool,
 }
 
 /// What a node shares between its shards.
@@ -71,9 +75,11 @@ pub struct Shared {
     pub definitions: Arc<Definitions>,
     /// The clock.
     pub clock: Arc<Clock>,
+    /// The way to other nodes.
+    pub peers: Arc<dyn Peers>,
 }
 
-/// A running shard.
+/// A replica of a shard on this node; it takes requests while it leads.
 pub struct Shard {
     handle: ShardHandle,
     stop: watch::Sender<bool>,
@@ -81,7 +87,8 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Opens the tables, joins the log, goes on with what was under way, and takes requests.
+    /// Opens the tables and takes its part in the log. Alone in its group, it has gone on with
+    /// what was under way and takes requests on return; else it does so when it is elected.
     pub async fn start(options: ShardOptions, shared: Shared) -> Result<Self, ShardError> {
         let store = Store::open(StoreOptions {
             path: options.tables_path.clone(),
@@ -90,12 +97,15 @@ impl Shard {
         })
         .await?;
         let group_options = GroupOptions {
-            shard: options.shard,
+            group: options.shard,
             node_id: options.node_id,
+            founds: options.founds,
+            copies_dir: options.tables_path.with_file_name("copies"),
             propose_timeout_ms: PROPOSE_MS_MAX,
         };
-        let group = Group::start(group_options, shared.log.clone(), Arc::new(store.clone())).await?;
-        let group = Arc::new(group);
+        let tables = Arc::new(store.clone());
+        let group = Group::start(group_options, shared.log.clone(), tables, shared.peers).await?;
+        let (serving_in, serving) = watch::channel(false);
         let (queue_in, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let (inbox_in, inbox) = mpsc::unbounded_channel();
         let (committed, _) = broadcast::channel(SUBSCRIBER_BATCHES_MAX);
@@ -110,14 +120,18 @@ impl Shard {
             group: group.clone(),
             gauges: gauges.clone(),
             closed: closed.clone(),
+            serving: serving.clone(),
         };
-        let mut shard = Loop {
+        let shard = Loop {
             id: options.shard,
             clock: shared.clock,
             definitions: shared.definitions,
             workers: shared.workers,
             committer: Committer::new(options.shard, group.clone(), committed),
-            group,
+            role: group.role(),
+            serving: serving_in,
+            recover_from: Timestamp(0),
+            group: group.clone(),
             store,
             queue,
             inbox,
@@ -138,9 +152,20 @@ impl Shard {
             ticks: 0,
             meter: metrics::gauge!("opcode_runs_in_memory", "shard" => options.shard.to_string()),
         };
-        shard.reload().await?;
         let task = tokio::spawn(shard.run());
-        Ok(Self { handle: ShardHandle { inner: Arc::new(door) }, stop, task })
+        let mut started = Self { handle: ShardHandle { inner: Arc::new(door) }, stop, task };
+        if group.is_alone().await? {
+            started.serves(serving).await?;
+        }
+        Ok(started)
+    }
+
+    /// Waits until requests are taken; an error when the loop ends before.
+    async fn serves(&mut self, mut serving: watch::Receiver<bool>) -> Result<(), ShardError> {
+        tokio::select! {
+            Ok(_) = serving.wait_for(|serves| *serves) => Ok(()),
+            error = self.failed() => Err(error),
+        }
     }
 
     /// The door to it.
@@ -206,6 +231,12 @@ struct Loop {
     /// Grows at every reload: what was begun before it no longer counts.
     epoch: u64,
     now: Timestamp,
+    /// What this node is in the group.
+    role: watch::Receiver<Role>,
+    /// Whether requests are taken.
+    serving: watch::Sender<bool>,
+    /// Before this time, what another leader may have in flight is left alone.
+    recover_from: Timestamp,
     /// Stopping: no step is started any more.
     draining: bool,
     ticks: u64,
@@ -213,26 +244,114 @@ struct Loop {
     meter: metrics::Gauge,
 }
 
+/// How a time as leader, or as follower, ended.
+enum Turned {
+    /// The shard is to stop.
+    Stopping,
+    /// This node leads, in a term of its own.
+    Leads(u64),
+    /// It leads no more, or cannot tell what of its work was committed: all over again.
+    Deposed,
+}
+
 impl Loop {
     async fn run(mut self) -> Result<(), ShardError> {
+        let result = loop {
+            let turned = match self.follow().await {
+                Ok(Turned::Leads(term)) => self.lead(term).await,
+                other => other,
+            };
+            self.serving.send_replace(false);
+            match turned {
+                Ok(Turned::Stopping) => break self.drain().await,
+                Ok(Turned::Leads(_) | Turned::Deposed) => self.drop_all(),
+                Err(error) => break Err(error),
+            }
+        };
+        self.closed.store(true, Ordering::Release);
+        self.committer.abandon("the shard has stopped", true);
+        result
+    }
+
+    /// Refuses what comes in, until this node leads and hears a majority.
+    async fn follow(&mut self) -> Result<Turned, ShardError> {
         let mut tend = tokio::time::interval(TEND_EVERY);
         tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let result = loop {
-            let waits_for_worker = !self.ready.is_empty();
+        loop {
+            if let Role::Leader { term } = *self.role.borrow_and_update()
+                && self.group.has_quorum()
+            {
+                return Ok(Turned::Leads(term));
+            }
+            tokio::select! {
+                biased;
+                _ = self.stopping.changed() => return Ok(Turned::Stopping),
+                changed = self.role.changed() => {
+                    changed.map_err(|_| ShardError::Stopped("its group has ended".into()))?;
+                }
+                why = self.store.failure() => return Err(ShardError::Stopped(format!("its tables: {why}"))),
+                Some(message) = self.queue.recv() => {
+                    message.refuse(&self.gauges, || CallError::NotLeader { shard: self.id, leader: None });
+                }
+                // What was begun as leader ends now, and counts no more.
+                Some(_) = self.inbox.recv() => {}
+                _ = tend.tick() => self.tend(),
+            }
+        }
+    }
+
+    /// Leads in `term`: begins from the log, then takes requests until it leads no more.
+    async fn lead(&mut self, term: u64) -> Result<Turned, ShardError> {
+        match self.begin(term).await {
+            Ok(()) => {}
+            Err(ShardError::NotLeader | ShardError::Unknown(_)) => return Ok(Turned::Deposed),
+            Err(error) => return Err(error),
+        }
+        tracing::info!(shard = %self.id, term, "leads");
+        self.serving.send_replace(true);
+        let ended = self.serve(term).await;
+        // The log says what became of the batch in its hands.
+        while self.committer.is_under_way() {
+            let reported = self.committer.reported().await;
+            match self.on_reported(reported) {
+                Ok(()) | Err(ShardError::NotLeader | ShardError::Unknown(_)) => {}
+                Err(error) => return Err(error),
+            }
+            if matches!(ended, Ok(Turned::Stopping)) {
+                break;
+            }
+        }
+        ended
+    }
+
+    async fn serve(&mut self, term: u64) -> Result<Turned, ShardError> {
+        let mut tend = tokio::time::interval(TEND_EVERY);
+        tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let waits_for_worker = !self.ready.is_empty() && self.may_start();
             let accepts = self.accepts();
             let idle = self.continuing.is_empty();
             let due = self.runs.timers.next_wait(self.clock.now());
             tokio::select! {
                 biased;
-                stopped = self.stopping.changed() => {
-                    let _ = stopped;
-                    break self.drain().await;
+                _ = self.stopping.changed() => return Ok(Turned::Stopping),
+                changed = self.role.changed() => {
+                    changed.map_err(|_| ShardError::Stopped("its group has ended".into()))?;
+                    if *self.role.borrow_and_update() != (Role::Leader { term }) {
+                        tracing::info!(shard = %self.id, term, "leads no more");
+                        return Ok(Turned::Deposed);
+                    }
                 }
-                result = self.committer.reported() => {
-                    if let Err(error) = self.on_reported(result).await { break Err(error) }
-                }
+                result = self.committer.reported() => match self.on_reported(result) {
+                    Ok(()) => {}
+                    Err(error @ (ShardError::NotLeader | ShardError::Unknown(_))) => {
+                        tracing::warn!(shard = %self.id, %error, "a batch was not committed: loading anew");
+                        return Ok(Turned::Deposed);
+                    }
+                    Err(error) => return Err(error),
+                },
                 Some(item) = self.inbox.recv() => self.on_inbox(item),
-                why = self.store.failure() => break Err(ShardError::Stopped(format!("its tables: {why}"))),
+                why = self.store.failure() => return Err(ShardError::Stopped(format!("its tables: {why}"))),
                 permit = self.workers.permit(), if waits_for_worker => self.dispatch(permit),
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
                 Some(message) = self.queue.recv(), if accepts => self.on_message(message),
@@ -240,10 +359,7 @@ impl Loop {
                 () = std::future::ready(()), if !idle => {}
             }
             self.turn();
-        };
-        self.closed.store(true, Ordering::Release);
-        self.committer.abandon("the shard has stopped", true);
-        result
+        }
     }
 
     /// Housekeeping off the path: purges the log below what the tables have checkpointed. (The
@@ -268,15 +384,23 @@ impl Loop {
         self.draining = true;
         let deadline = tokio::time::Instant::now() + DRAIN_MAX;
         loop {
+            if self.group.leading_term().is_none() {
+                self.drop_all();
+            }
             while let Ok(message) = self.queue.try_recv() {
-                self.on_message(message);
+                match self.group.leading_term() {
+                    Some(_) => self.on_message(message),
+                    None => {
+                        message.refuse(&self.gauges, || CallError::NotLeader { shard: self.id, leader: None })
+                    }
+                }
             }
             self.turn();
             if self.tasks.is_empty() && self.committer.is_idle() && self.loading.is_empty() {
                 break;
             }
             tokio::select! {
-                result = self.committer.reported() => self.on_reported(result).await?,
+                result = self.committer.reported() => self.ended(result)?,
                 Some(item) = self.inbox.recv() => self.on_inbox(item),
                 () = tokio::time::sleep_until(deadline) => break,
             }
@@ -285,11 +409,22 @@ impl Loop {
         self.tasks.drain().for_each(|(_, task)| task.abort());
         while !self.committer.is_idle() {
             let result = self.committer.reported().await;
-            self.on_reported(result).await?;
+            self.ended(result)?;
             self.committer.flush();
         }
         self.store.close().await?;
         self.group.shutdown().await;
         Ok(())
+    }
+
+    /// The fate of a batch while stopping: what the log did not take is told to those who wait.
+    fn ended(&mut self, result: Result<Batch<Committed>, ShardError>) -> Result<(), ShardError> {
+        match self.on_reported(result) {
+            Err(ShardError::NotLeader | ShardError::Unknown(_)) => {
+                self.drop_all();
+                Ok(())
+            }
+            other => other,
+        }
     }
 }

@@ -28,6 +28,9 @@ const ROOM_MIN: usize = 4_096;
 pub(super) const RECORDED_MAX: usize = 10_000;
 /// A run whose timer is due sooner than this stays in memory.
 const SOON_MS: u64 = 2_000;
+/// How long after it was elected a leader leaves alone what its predecessor had in flight: that
+/// one stops starting steps when it has not heard a majority for [`crate::log::QUORUM_MAX`].
+const SAFE_DELAY_MS: u64 = 2_000;
 /// Live runs loaded at a time after a start.
 const RECOVERIES_AT_A_TIME: usize = 64;
 
@@ -113,6 +116,8 @@ pub(super) struct Runs {
     idle: VecDeque<(RunNo, PortionNo)>,
     /// Live runs still to be loaded after a start.
     recovering: VecDeque<RunNo>,
+    /// Runs with steps that another leader may still have in its hands.
+    interrupted: Vec<RunNo>,
     next_eviction: Timestamp,
     /// Definitions that this process has written to the log.
     pub(super) recorded: HashSet<DefinitionHash>,
@@ -144,33 +149,31 @@ async fn read_live(store: &Store) -> Result<(RunNo, Vec<RunNo>, Vec<(Timestamp, 
 }
 
 impl Loop {
-    /// Drops everything optimistic and begins from the log: waits until every earlier proposal's
-    /// fate is decided and the tables have it, then goes on with all live runs.
-    pub(super) async fn reload(&mut self) -> Result<(), ShardError> {
+    /// Drops everything optimistic; who waits for what is not in the log's hands is told that
+    /// nothing was applied.
+    pub(super) fn drop_all(&mut self) {
+        const WHY: &str = "the shard lost its log for a moment";
+        let refusal = || CallError::Unavailable { applied_unknown: false, message: WHY.into() };
         self.epoch += 1;
-        self.committer.abandon("the shard lost its log for a moment", false);
+        self.committer.abandon(WHY, false);
         self.tasks.drain().for_each(|(_, task)| task.abort());
         self.ready.clear();
         self.continuing.clear();
-        for (_, parked) in std::mem::take(&mut self.loading) {
-            for item in parked {
-                if let Parked::Ask(ask) = item {
-                    ask.refuse(CallError::Unavailable {
-                        applied_unknown: false,
-                        message: "the shard lost its log for a moment".into(),
-                    });
-                }
+        for item in std::mem::take(&mut self.loading).into_values().flatten() {
+            if let Parked::Ask(ask) = item {
+                ask.refuse(refusal());
             }
         }
-        for (_, slot) in std::mem::take(&mut self.runs).slots {
-            for watcher in slot.watchers {
-                watcher.refuse(CallError::Unavailable {
-                    applied_unknown: false,
-                    message: "the shard lost its log for a moment".into(),
-                });
-            }
+        for watcher in std::mem::take(&mut self.runs).slots.into_values().flat_map(|slot| slot.watchers) {
+            watcher.refuse(refusal());
         }
-        let position = self.committer.barrier().await?;
+    }
+
+    /// Begins from the log as the leader of `term`: waits until every earlier proposal's fate is
+    /// decided and the tables have it, then goes on with all live runs.
+    pub(super) async fn begin(&mut self, term: u64) -> Result<(), ShardError> {
+        self.drop_all();
+        let position = self.committer.barrier(term).await?;
         self.store.reached(position).await?;
         let (last_no, live, timers) = read_live(&self.store).await?;
         self.runs.last_no = last_no.0;
@@ -181,6 +184,10 @@ impl Loop {
         self.templates_portion = PortionNo::default();
         self.templates = super::templates::Templates::load(self.store.templates().await?);
         self.now = self.clock.now();
+        // Another node's leader may have steps in flight, and starts none once it has had time to
+        // learn that it leads no more; with this node alone there was none.
+        let is_alone = self.group.is_alone().await?;
+        self.recover_from = if is_alone { self.now } else { self.now.plus_ms(SAFE_DELAY_MS) };
         self.recover_some();
         Ok(())
     }
@@ -271,13 +278,36 @@ impl Loop {
         let is_terminal = run.status().is_terminal();
         self.runs.insert(run, PortionNo::default(), self.now);
         if !is_terminal {
-            // A recovery has nothing to be refused for.
-            if let Err(rejected) = self.decide(no, Command::Recover) {
-                tracing::error!(shard = %self.id, ?rejected, "a recovery was refused");
+            let may_be_running = self.runs.slots[&no].run.was_interrupted();
+            if may_be_running && self.now < self.recover_from {
+                self.runs.interrupted.push(no);
+            } else {
+                self.recover(no);
             }
         }
         self.runs.consider(no, PortionNo::default());
         Some(no)
+    }
+
+    fn recover(&mut self, no: RunNo) {
+        // A recovery has nothing to be refused for.
+        if let Err(rejected) = self.decide(no, Command::Recover) {
+            tracing::error!(shard = %self.id, ?rejected, "a recovery was refused");
+        }
+    }
+
+    /// Takes up the steps that were in another leader's hands, once that one must have stopped.
+    pub(super) fn recover_interrupted(&mut self) {
+        if self.runs.interrupted.is_empty() || self.now < self.recover_from {
+            return;
+        }
+        for no in std::mem::take(&mut self.runs.interrupted) {
+            match self.runs.slots.contains_key(&no) {
+                true => self.recover(no),
+                // It has been let go since, and is recovered as it comes in.
+                false => self.load(Key::No(no), Parked::Wake),
+            }
+        }
     }
 
     /// Loads or wakes every run whose timer is due.

@@ -74,11 +74,12 @@ impl Loop {
         self.dispatch_ready();
         self.committer.flush();
         self.recover_some();
+        self.recover_interrupted();
         self.evict();
     }
 
     /// The fate of the batch that was under way.
-    pub(super) async fn on_reported(
+    pub(super) fn on_reported(
         &mut self,
         result: Result<Batch<Committed>, ShardError>,
     ) -> Result<(), ShardError> {
@@ -91,11 +92,10 @@ impl Loop {
                 }
                 Ok(())
             }
-            Err(ShardError::Unknown(why)) => {
-                tracing::warn!(shard = %self.id, why, "a commit's outcome is unknown: reloading");
-                self.reload().await
+            Err(error) => {
+                self.committer.failed();
+                Err(error)
             }
-            Err(error) => Err(error),
         }
     }
 

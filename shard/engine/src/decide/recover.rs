@@ -16,6 +16,15 @@ use crate::run::Run;
 use crate::run::instance::InstanceIx;
 
 impl Run {
+    /// Whether a step with a side effect was under way when the run was last told anything: on a
+    /// run just replayed, whoever ran it may still do so.
+    pub fn was_interrupted(&self) -> bool {
+        !self.state.status.is_terminal()
+            && (0..self.state.instances.len())
+                .filter_map(|ix| InstanceIx::try_from(ix).ok())
+                .any(|ix| self.interrupted(ix).is_some())
+    }
+
     pub(super) fn recover(&mut self) {
         if self.state.status.is_terminal() || self.state.status == WorkflowStatus::Pending {
             return;

@@ -1,17 +1,19 @@
 //! Groups from start to restart.
 
-use super::super::{Group, LogStore};
 use super::*;
-use crate::error::ShardError;
 
-async fn start(dir: &Path, tables: &Shared) -> (Arc<LogStore>, Group) {
+async fn start(dir: &Path, tables: &Shared) -> (Arc<LogStore>, Arc<Group>) {
     let store = LogStore::open(log_options(dir)).unwrap();
-    let group = Group::start(group_options(0), store.clone(), tables.clone()).await.unwrap();
+    let group = start_alone(dir, 0, &store, tables).await.unwrap();
     (store, group)
 }
 
+async fn propose(group: &Group, batch: Batch<Gathered>) -> Result<Batch<Committed>, ShardError> {
+    group.propose(batch, group.leading_term().unwrap_or_default()).await
+}
+
 /// Stops a group and waits until its log is free again.
-async fn stop(store: Arc<LogStore>, group: Group) {
+async fn stop(store: Arc<LogStore>, group: Arc<Group>) {
     group.shutdown().await;
     drop(group);
     eventually("the group lets its log go", || store.take_group(0).is_ok());
@@ -24,8 +26,8 @@ async fn what_was_committed_is_handed_over_again_after_a_restart() {
     let tables = Shared::default();
     let (store, group) = start(dir.path(), &tables).await;
     let term = group.leading_term().expect("it leads once started");
-    let one = group.propose(batch(&["a", "b"])).await.unwrap();
-    let two = group.propose(batch(&["c"])).await.unwrap();
+    let one = propose(&group, batch(&["a", "b"])).await.unwrap();
+    let two = propose(&group, batch(&["c"])).await.unwrap();
     assert_eq!(one.position().term, term);
     assert!(one.position() < two.position());
     assert_eq!(texts(one.records()), ["a", "b"]);
@@ -40,7 +42,7 @@ async fn what_was_committed_is_handed_over_again_after_a_restart() {
     stop(store, group).await;
 
     let (store, group) = start(dir.path(), &tables).await;
-    group.propose(batch(&["d"])).await.unwrap();
+    propose(&group, batch(&["d"])).await.unwrap();
     assert_eq!(tables.texts(), ["a", "b", "c", "d"], "tables that were up to date get only what is new");
     stop(store, group).await;
 }
@@ -52,7 +54,7 @@ async fn the_log_is_purged_below_what_the_tables_have_checkpointed() {
     let (store, group) = start(dir.path(), &tables).await;
     let long = "x".repeat(6_000);
     for n in 0..40 {
-        group.propose(batch(&[&long, &n.to_string()])).await.unwrap();
+        propose(&group, batch(&[&long, &n.to_string()])).await.unwrap();
         if n == 30 {
             tables.checkpoint();
         }
@@ -70,12 +72,12 @@ async fn the_log_is_purged_below_what_the_tables_have_checkpointed() {
     *behind.applied.lock() = tables.checkpointed().unwrap();
     let (store, group) = start(dir.path(), &behind).await;
     assert_eq!(behind.texts().len(), 2 * 9);
-    group.propose(batch(&["more"])).await.unwrap();
+    propose(&group, batch(&["more"])).await.unwrap();
     stop(store, group).await;
 
     // Tables that are behind that are refused.
     let store = LogStore::open(log_options(dir.path())).unwrap();
-    let refused = Group::start(group_options(0), store, Shared::default()).await.err().unwrap();
+    let refused = start_alone(dir.path(), 0, &store, &Shared::default()).await.err().unwrap();
     assert!(matches!(&refused, ShardError::Damaged(why) if why.contains("starts behind")), "{refused}");
 }
 
@@ -84,10 +86,10 @@ async fn a_log_that_is_behind_its_tables_is_refused() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let tables = Shared::default();
     let (store, group) = start(dirs[0].path(), &tables).await;
-    group.propose(batch(&["a"])).await.unwrap();
+    propose(&group, batch(&["a"])).await.unwrap();
     stop(store, group).await;
     let store = LogStore::open(log_options(dirs[1].path())).unwrap();
-    let refused = Group::start(group_options(0), store, tables).await.err().unwrap();
+    let refused = start_alone(dirs[1].path(), 0, &store, &tables).await.err().unwrap();
     assert!(matches!(&refused, ShardError::Damaged(why) if why.contains("log ends at None")), "{refused}");
 }
 
@@ -98,14 +100,14 @@ async fn sixteen_groups_share_one_stream() {
     let mut groups = Vec::new();
     for shard in 0..16 {
         let tables = Shared::default();
-        let group = Group::start(group_options(shard), store.clone(), tables.clone()).await.unwrap();
+        let group = start_alone(dir.path(), shard, &store, &tables).await.unwrap();
         groups.push((Arc::new(group), tables));
     }
     let proposals = groups.iter().map(|(group, _)| {
         let group = group.clone();
         tokio::spawn(async move {
             for n in 0..20 {
-                group.propose(batch(&[&n.to_string()])).await.unwrap();
+                propose(&group, batch(&[&n.to_string()])).await.unwrap();
             }
         })
     });
@@ -124,12 +126,12 @@ async fn nothing_is_acknowledged_after_a_sync_has_failed() {
     let dir = tempfile::tempdir().unwrap();
     let tables = Shared::default();
     let store = LogStore::open_with(log_options(dir.path()), |_| {}).unwrap();
-    let group = Group::start(group_options(0), store.clone(), tables.clone()).await.unwrap();
-    group.propose(batch(&["a"])).await.unwrap();
+    let group = start_alone(dir.path(), 0, &store, &tables).await.unwrap();
+    propose(&group, batch(&["a"])).await.unwrap();
     store.shared.fail_syncs.store(true, std::sync::atomic::Ordering::SeqCst);
-    group.propose(batch(&["b"])).await.unwrap_err();
+    propose(&group, batch(&["b"])).await.unwrap_err();
     store.shared.fail_syncs.store(false, std::sync::atomic::Ordering::SeqCst);
-    group.propose(batch(&["c"])).await.unwrap_err();
+    propose(&group, batch(&["c"])).await.unwrap_err();
     assert_eq!(group.leading_term(), None);
     assert_eq!(tables.texts(), ["a"]);
 }
@@ -140,8 +142,8 @@ async fn a_log_in_use_is_refused() {
     let store = LogStore::open(log_options(dir.path())).unwrap();
     let refused = LogStore::open(log_options(dir.path())).err().unwrap();
     assert!(refused.to_string().contains("in use by another process"), "{refused}");
-    let _group = Group::start(group_options(0), store.clone(), Shared::default()).await.unwrap();
-    let refused = Group::start(group_options(0), store, Shared::default()).await.err().unwrap();
+    let _group = start_alone(dir.path(), 0, &store, &Shared::default()).await.unwrap();
+    let refused = start_alone(dir.path(), 0, &store, &Shared::default()).await.err().unwrap();
     assert!(refused.to_string().contains("in use already"), "{refused}");
 }
 
@@ -163,7 +165,7 @@ async fn reads_have_no_gap_where_memory_ends() {
     let large = "y".repeat(150_000);
     let appends = tokio::spawn(async move {
         for index in 0..ENTRIES {
-            let proposal = Proposal::encode(batch(&[&large]).records()).unwrap();
+            let proposal = Proposal::encode(batch(&[&large]).records(), 1).unwrap();
             let payload = openraft::EntryPayload::Normal(proposal);
             let log_id = log_id(EntryId { term: 1, node: 1, index });
             log.blocking_append([openraft::Entry { log_id, payload }]).await.unwrap();

@@ -15,9 +15,10 @@ use opcode_engine::ids::{DefinitionHash, ShardId};
 use parking_lot::Mutex;
 
 use super::segment::SEGMENT_BYTES_MIN;
-use super::{Applied, CommittedEntry, GroupOptions, LogOptions, Tables};
-use crate::batch::{Batch, Gathered};
+use super::{Applied, CommittedEntry, Group, GroupOptions, LogOptions, LogStore, Tables};
+use crate::batch::{Batch, Committed, Gathered};
 use crate::error::ShardError;
+use crate::peer::NoPeers;
 use crate::record::Record;
 
 /// Tables in memory, applying at once, that outlive a group's restart.
@@ -92,8 +93,28 @@ fn log_options(dir: &Path) -> LogOptions {
     LogOptions { dir: dir.to_owned(), segment_bytes: SEGMENT_BYTES_MIN }
 }
 
-fn group_options(shard: u32) -> GroupOptions {
-    GroupOptions { shard: ShardId(shard), node_id: 1, propose_timeout_ms: 20_000 }
+fn group_options(dir: &Path, shard: u32) -> GroupOptions {
+    GroupOptions {
+        group: ShardId(shard),
+        node_id: 1,
+        founds: true,
+        copies_dir: dir.join("copies"),
+        propose_timeout_ms: 20_000,
+    }
+}
+
+/// Starts a group of one and waits until it leads.
+async fn start_alone(
+    dir: &Path,
+    shard: u32,
+    store: &Arc<LogStore>,
+    tables: &Shared,
+) -> Result<Arc<Group>, ShardError> {
+    let peers = Arc::new(NoPeers);
+    let options = group_options(dir, shard);
+    let group = Group::start(options, store.clone(), tables.clone(), peers).await?;
+    group.leads(Duration::from_secs(60)).await?;
+    Ok(group)
 }
 
 fn segment_files(dir: &Path, prefix: &str) -> Vec<String> {

@@ -5,12 +5,10 @@ use openraft::StorageError;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
-use super::super::LogStore;
 use super::super::state_machine::StateMachine;
 use super::super::storage::GroupLog;
 use super::super::type_config::TypeConfig;
 use super::*;
-use crate::error::ShardError;
 
 struct Files;
 
