@@ -5,6 +5,7 @@
 mod crashes;
 mod damage;
 mod groups;
+mod members;
 mod suite;
 
 use std::path::Path;

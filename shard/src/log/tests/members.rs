@@ -1,0 +1,202 @@
+//! Groups of several members, each with a log of its own, over a network that can be cut.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use super::super::Role;
+use super::*;
+use crate::batch::Position;
+use crate::peer::{NodeId, PeerError, Peers, Service};
+
+/// Longest wait for what takes an election.
+const ELECTED: Duration = Duration::from_secs(20);
+
+/// Who reaches whom.
+#[derive(Default)]
+struct Switch {
+    groups: Mutex<HashMap<NodeId, Arc<Group>>>,
+    cut: Mutex<HashSet<(NodeId, NodeId)>>,
+}
+
+impl Switch {
+    fn cut_off(&self, node: NodeId) {
+        let others = (1..=3).filter(|other| *other != node);
+        self.cut.lock().extend(others.flat_map(|other| [(node, other), (other, node)]));
+    }
+}
+
+/// One node's side of the switch.
+struct Port {
+    node: NodeId,
+    switch: Arc<Switch>,
+}
+
+impl Peers for Port {
+    fn call(
+        &self,
+        to: NodeId,
+        service: Service,
+        _: u32,
+        body: Bytes,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        let (from, switch) = (self.node, self.switch.clone());
+        Box::pin(async move {
+            let group = switch.groups.lock().get(&to).cloned();
+            let Some(group) = group.filter(|_| !switch.cut.lock().contains(&(from, to))) else {
+                return Err(PeerError::Unreachable { node: to, why: "cut".into() });
+            };
+            let answered = tokio::time::timeout(within, group.answer(service, from, body)).await;
+            if switch.cut.lock().contains(&(to, from)) {
+                return Err(PeerError::Lost { node: to, why: "cut".into() });
+            }
+            match answered {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(why)) => Err(PeerError::Refused { node: to, why }),
+                Err(_) => Err(PeerError::Lost { node: to, why: "late".into() }),
+            }
+        })
+    }
+}
+
+/// Three members, node 1 having founded the group.
+struct Trio {
+    switch: Arc<Switch>,
+    tables: Vec<Shared>,
+    _dirs: Vec<tempfile::TempDir>,
+}
+
+impl Trio {
+    async fn start() -> Self {
+        let trio = Self {
+            switch: Arc::default(),
+            tables: vec![Shared::default(), Shared::default(), Shared::default()],
+            _dirs: (0..3).map(|_| tempfile::tempdir().unwrap()).collect(),
+        };
+        for node in 1..=3 {
+            let dir = trio._dirs[node - 1].path();
+            let store = LogStore::open(log_options(dir)).unwrap();
+            let node_id = node as NodeId;
+            let options = GroupOptions { node_id, founds: node == 1, ..group_options(dir, 0) };
+            let port = Port { node: node_id, switch: trio.switch.clone() };
+            let tables = trio.tables[node - 1].clone();
+            let group = Group::start(options, store, tables, Arc::new(port)).await.unwrap();
+            trio.switch.groups.lock().insert(node_id, group);
+        }
+        let first = trio.group(1);
+        first.leads(ELECTED).await.unwrap();
+        for node in [2, 3] {
+            first.add_learner(node).await.unwrap();
+        }
+        first.set_voters(BTreeSet::from([1, 2, 3])).await.unwrap();
+        trio
+    }
+
+    fn group(&self, node: NodeId) -> Arc<Group> {
+        self.switch.groups.lock()[&node].clone()
+    }
+
+    /// Waits until another than `not` leads, and gives it with its term.
+    async fn leader_but(&self, not: NodeId) -> (NodeId, u64) {
+        let others = (1..=3).filter(|node| *node != not).map(|node| {
+            let group = self.group(node);
+            Box::pin(async move { (node, group.leads(ELECTED).await) })
+        });
+        let ((node, term), _, _) = futures::future::select_all(others).await;
+        (node, term.expect("somebody is elected"))
+    }
+
+    /// Waits until every one of `nodes` has handed all up to `position` to its tables.
+    fn all_have(&self, nodes: &[NodeId], position: Position) {
+        for node in nodes {
+            let group = self.group(*node);
+            eventually("a member has the entry", || group.committed() >= position);
+        }
+    }
+
+    async fn shutdown(self) {
+        for node in 1..=3 {
+            self.group(node).shutdown().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_leader_commits_is_on_every_member() {
+    let trio = Trio::start().await;
+    let first = trio.group(1);
+    let term = first.leading_term().unwrap();
+    let mut last = Position::default();
+    for n in 0..20 {
+        last = first.propose(batch(&[&n.to_string()]), term).await.unwrap().position();
+    }
+    trio.all_have(&[1, 2, 3], last);
+    let wanted: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+    for tables in &trio.tables {
+        assert_eq!(tables.texts(), wanted);
+    }
+    let members = first.members();
+    assert_eq!(members.voters, BTreeSet::from([1, 2, 3]));
+    assert!(members.learners.is_empty() && !members.is_changing, "{members:?}");
+    assert!(first.confirm().await.unwrap() >= last);
+    assert!(matches!(trio.group(2).confirm().await, Err(ShardError::NotLeader)));
+    let refused = trio.group(2).propose(batch(&["x"]), term).await;
+    assert!(matches!(refused, Err(ShardError::NotLeader)), "{refused:?}");
+    trio.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_change_of_leader_is_quick_and_fences_the_old_term() {
+    let trio = Trio::start().await;
+    let first = trio.group(1);
+    let old = first.leading_term().unwrap();
+    let done = first.propose(batch(&["a"]), old).await.unwrap();
+    trio.all_have(&[2], done.position());
+    first.hand_over(2).await.unwrap();
+    let second = trio.group(2);
+    let new = second.leads(ELECTED).await.unwrap();
+    assert!(new > old);
+    // What was decided in the old term never happens, though the log takes it.
+    let deposed = second.propose(batch(&["decided before"]), old).await;
+    assert!(matches!(deposed, Err(ShardError::NotLeader)), "{deposed:?}");
+    let last = second.propose(batch(&["b"]), new).await.unwrap().position();
+    trio.all_have(&[1, 2, 3], last);
+    for tables in &trio.tables {
+        assert_eq!(tables.texts(), ["a", "b"]);
+    }
+    let refused = second.hand_over(2).await;
+    assert!(matches!(refused, Err(ShardError::Refused(_))), "{refused:?}");
+    trio.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_is_replaced_and_learns_of_it() {
+    let trio = Trio::start().await;
+    let first = trio.group(1);
+    let old = first.leading_term().unwrap();
+    let kept = first.propose(batch(&["kept"]), old).await.unwrap().position();
+    trio.all_have(&[1, 2, 3], kept);
+    assert!(first.has_quorum());
+    trio.switch.cut_off(1);
+    let begun = Instant::now();
+    let lost = tokio::spawn({
+        let first = first.clone();
+        async move { first.propose(batch(&["lost"]), old).await }
+    });
+    let (leader, term) = trio.leader_but(1).await;
+    eprintln!("elected node {leader} after {:?}", begun.elapsed());
+    eventually("the old leader starts nothing any more", || !first.has_quorum());
+    assert!(matches!(first.confirm().await, Err(ShardError::Unknown(_))));
+    let last = trio.group(leader).propose(batch(&["new"]), term).await.unwrap().position();
+    trio.switch.cut.lock().clear();
+    let lost = lost.await.unwrap();
+    assert!(matches!(lost, Err(ShardError::Unknown(_))), "{lost:?}");
+    eventually("it follows", || matches!(*first.role().borrow(), Role::Follower { .. }));
+    trio.all_have(&[1, 2, 3], last);
+    for tables in &trio.tables {
+        assert_eq!(tables.texts(), ["kept", "new"]);
+    }
+    trio.shutdown().await;
+}
