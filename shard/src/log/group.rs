@@ -427,8 +427,10 @@ impl Drop for Group {
     }
 }
 
+type WriteError = RaftError<u64, ClientWriteError<u64, BasicNode>>;
+
 fn membership_changed<T>(
-    changed: Result<Result<T, RaftError<u64, ClientWriteError<u64, BasicNode>>>, tokio::time::error::Elapsed>,
+    changed: Result<Result<T, WriteError>, tokio::time::error::Elapsed>,
 ) -> Result<(), ShardError> {
     match changed {
         Ok(Ok(_)) => Ok(()),

@@ -154,22 +154,23 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>> {
         let marker = Marker { tables: self.tables.clone() };
-        Ok(Some(marker.mark()?).filter(|snapshot| snapshot.meta.last_log_id.is_some()))
+        let read = |what| StorageIOError::read_state_machine(&io::Error::other(what));
+        Ok(Some(marker.mark().map_err(read)?).filter(|snapshot| snapshot.meta.last_log_id.is_some()))
     }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Marker {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>> {
-        self.mark()
+        let read = |what| StorageIOError::read_state_machine(&io::Error::other(what)).into();
+        self.mark().map_err(read)
     }
 }
 
 impl Marker {
     /// What is on stable storage, with the tables standing for the copy of them.
-    fn mark(&self) -> Result<Snapshot<TypeConfig>> {
+    fn mark(&self) -> std::result::Result<Snapshot<TypeConfig>, String> {
         let applied = self.tables.checkpointed().unwrap_or_default();
-        let (last_log_id, last_membership) = decode_applied(&applied)
-            .map_err(|what| StorageIOError::read_state_machine(&io::Error::other(what)))?;
+        let (last_log_id, last_membership) = decode_applied(&applied)?;
         let snapshot_id = last_log_id.map_or_else(|| "none".into(), |id| id.to_string());
         Ok(Snapshot {
             meta: SnapshotMeta { last_log_id, last_membership, snapshot_id },
