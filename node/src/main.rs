@@ -12,6 +12,7 @@ mod config;
 mod node;
 mod shards;
 mod telemetry;
+mod transport;
 
 use std::process::ExitCode;
 
