@@ -93,6 +93,10 @@ pub struct ShardInfo {
     /// The leader's term.
     pub epoch: u64,
     pub leads: bool,
+    /// The node that says it.
+    pub node: NodeId,
+    /// The group's members as the leader knows them; empty from another.
+    pub replicas: Vec<ReplicaInfo>,
     pub committed: Position,
     pub applied: Position,
     pub workflows: u64,
@@ -101,6 +105,18 @@ pub struct ShardInfo {
     pub queue_depth: usize,
     /// Runs held in memory.
     pub runs_in_memory: usize,
+}
+
+/// A member of a shard's group.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct ReplicaInfo {
+    pub node: NodeId,
+    pub votes: bool,
+    /// The last entry of the log that it has.
+    pub position: u64,
+    /// Whether that is the leader's last, or almost.
+    pub in_sync: bool,
 }
 
 /// The door to one shard.

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::batch::{Batch, Committed, Position};
 use crate::error::{CallError, ShardError};
-use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardInfo, Submission, Submitted};
+use crate::handle::{CommandReply, PinnedDefinition, ReplicaInfo, RunView, ShardInfo, Submission, Submitted};
 use crate::log::{Group, Role, Tables};
 use crate::peer::NodeId;
 use crate::record::{EventRecord, TemplateRecord};
@@ -26,6 +26,8 @@ use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary, Store};
 pub(crate) const QUEUE_MESSAGES_MAX: usize = 8_192;
 /// Most submissions waiting in it: one message may carry many.
 pub(crate) const QUEUE_SUBMISSIONS_MAX: usize = 50_000;
+/// A replica so many entries behind is taken to be in sync: they are on their way.
+const IN_SYNC_ENTRIES: u64 = 64;
 /// Longest time a read-only SQL query may take.
 const SQL_MS_MAX: u64 = 10_000;
 
@@ -156,6 +158,17 @@ impl Door {
             Role::Follower { leader } => leader,
             Role::Leader { .. } => None,
         }
+    }
+
+    fn replicas(&self) -> Vec<ReplicaInfo> {
+        let members = self.group.members();
+        let replica = |(node, position): (&NodeId, &u64)| ReplicaInfo {
+            node: *node,
+            votes: members.voters.contains(node),
+            position: *position,
+            in_sync: position + IN_SYNC_ENTRIES >= members.last_index,
+        };
+        members.matched.iter().map(replica).collect()
     }
 
     fn not_leader(&self) -> CallError {
@@ -330,6 +343,8 @@ impl Door {
             shard: self.id,
             epoch: term.unwrap_or_else(|| self.gauges.term.load(Ordering::Relaxed)),
             leads: term.is_some(),
+            node: self.group.node_id(),
+            replicas: self.replicas(),
             committed: self.group.committed(),
             applied: self.store.applied_position(),
             workflows: stats.workflows,

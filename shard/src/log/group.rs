@@ -180,6 +180,11 @@ impl Group {
             .map_err(stopped)
     }
 
+    /// This node.
+    pub fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
     /// What this node is in the group, from now on.
     pub fn role(&self) -> watch::Receiver<Role> {
         self.role.clone()
@@ -288,15 +293,15 @@ impl Group {
         membership_changed(tokio::time::timeout(MEMBERS_MAX, added).await)
     }
 
-    /// Makes these the voters; members that are not listed leave the group. Each must have been
-    /// added before.
+    /// Makes these the voters; voters that are not listed only follow from then on. Each must have
+    /// been added before.
     pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ShardError> {
-        let changed = self.raft.change_membership(voters, false);
-        membership_changed(tokio::time::timeout(MEMBERS_MAX, changed).await)?;
-        let Members { learners, .. } = self.members();
-        if learners.is_empty() {
-            return Ok(());
-        }
+        let changed = self.raft.change_membership(voters, true);
+        membership_changed(tokio::time::timeout(MEMBERS_MAX, changed).await)
+    }
+
+    /// Takes followers out of the group.
+    pub async fn remove(&self, learners: BTreeSet<NodeId>) -> Result<(), ShardError> {
         let removed = self.raft.change_membership(ChangeMembers::RemoveNodes(learners), false);
         membership_changed(tokio::time::timeout(MEMBERS_MAX, removed).await)
     }
