@@ -20,6 +20,12 @@ pub(crate) struct Config {
     pub(crate) log_dir: Option<PathBuf>,
     /// Address of the HTTP API.
     pub(crate) listen: SocketAddr,
+    /// Address for other nodes; default the HTTP address with its port and 1 000.
+    pub(crate) peer_listen: Option<SocketAddr>,
+    /// HTTP addresses of nodes of a cluster that a new node joins.
+    pub(crate) join: Vec<String>,
+    /// Replicas of a shard in a new cluster, when it has nodes enough.
+    pub(crate) replication_factor: u32,
     /// Shards of a new data folder; default 2 × cores, at least 4.
     pub(crate) shards: Option<u32>,
     /// Steps with side effects that run at a time.
@@ -42,6 +48,9 @@ impl Default for Config {
             data_dir: "opcode-data".into(),
             log_dir: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 4100)),
+            peer_listen: None,
+            join: Vec::new(),
+            replication_factor: opcode_router::shard_map::REPLICATION_FACTOR_DEFAULT,
             shards: None,
             pool_size: 10,
             allow_shell: false,
@@ -58,6 +67,9 @@ const KEYS: &[&str] = &[
     "data_dir",
     "log_dir",
     "listen",
+    "peer_listen",
+    "join",
+    "replication_factor",
     "shards",
     "pool_size",
     "allow_shell",
@@ -82,6 +94,18 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
+    /// Address for other nodes [default: the HTTP address, its port and 1000]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_listen: Option<SocketAddr>,
+    /// HTTP address of a node of the cluster that this new node joins; repeat for more
+    #[arg(long, value_name = "HTTP_ADDR")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    join: Vec<String>,
+    /// Replicas of a shard in a new cluster, when it has nodes enough [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=7))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replication_factor: Option<u32>,
     /// Shards of a new data folder [default: 2 × cores, at least 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     #[serde(skip_serializing_if = "Option::is_none")]

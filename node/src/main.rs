@@ -8,8 +8,11 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod cli;
+mod cluster;
 mod config;
+mod membership;
 mod node;
+mod services;
 mod shards;
 mod telemetry;
 mod transport;

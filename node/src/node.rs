@@ -5,21 +5,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use opcode_router::{NodeInfo, RouterOptions, RouterParts, RouterState};
-use opcode_shard::actions::{ActionOptions, Actions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::shards::{DataDir, Shards};
+use crate::services::Control;
 use crate::telemetry;
 
 /// Longest time a stop may take; a supervisor kills the process soon after.
-const STOP_MAX: Duration = Duration::from_secs(10);
+const STOP_MAX: Duration = Duration::from_secs(14);
 /// Longest time that requests under way may take once the node is stopping.
 const REQUESTS_END_MAX: Duration = Duration::from_secs(2);
-/// Processes that run jq, at most.
-const JQ_WORKERS_MAX: usize = 4;
 
 /// Runs a node until it is told to stop, or a shard fails. `ready` is told the URL when requests
 /// are served.
@@ -33,26 +32,31 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     }
     let metrics = telemetry::start_metrics()?;
     let mut signals = Signals::new()?;
-    let data = DataDir::open(&config.data_dir, config.shards)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("{} cannot be listened on", config.listen))?;
     let address = listener.local_addr().context("a bound listener has an address")?;
-    let actions = Actions::new(action_options(&config)?);
-    let shared = crate::shards::shared(&config, actions)?;
-    let mut shards = Shards::start(&data, &shared).await?;
+    let mut cluster = tokio::select! {
+        cluster = Cluster::start(&config, address) => cluster?,
+        () = signals.stop() => return Ok(()),
+    };
 
     let (ready_in, ready_out) = watch::channel(true);
     let (stop_in, stop_out) = watch::channel(false);
-    let (workflow, system) = shards.handles();
     let state = RouterState::new(RouterParts {
-        shards: workflow,
-        system,
+        map: cluster.map.clone(),
+        local: cluster.agent.local.clone(),
+        peers: cluster.agent.transport.clone(),
+        node_id: cluster.identity.node_id,
+        cluster: Arc::new(Control {
+            membership: cluster.agent.membership.clone(),
+            transport: cluster.agent.transport.clone(),
+        }),
         node: NodeInfo {
-            node_id: data.identity.node_id.to_string(),
-            cluster_id: data.identity.cluster_id.clone(),
+            node_id: cluster.identity.node_id.to_string(),
+            cluster_id: cluster.identity.cluster_id.clone(),
             addr: address.to_string(),
-            peer_addr: None,
+            peer_addr: Some(cluster.peer_address.to_string()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
         ready: ready_out,
@@ -67,12 +71,13 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         let _ = stopping.wait_for(|stop| *stop).await;
     });
     let mut server = tokio::spawn(server.into_future());
-    tracing::info!(%address, cluster = data.identity.cluster_id, shards = data.identity.shards, "ready");
+    let shards = cluster.identity.shards;
+    tracing::info!(%address, cluster = cluster.identity.cluster_id, shards, "ready");
     ready(&format!("http://{address}"));
 
     let outcome = tokio::select! {
         () = signals.stop() => Ok(()),
-        error = shards.failed() => Err(error),
+        error = cluster.agent.run() => Err(error),
         result = &mut server => {
             Err(anyhow::anyhow!("the HTTP server ended by itself: {result:?}"))
         }
@@ -80,11 +85,20 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     ready_in.send_replace(false);
     stop_in.send_replace(true);
     outcome?;
+    stop(cluster, server, &mut signals).await
+}
+
+/// Lets requests and steps under way end, hands over what this node leads, and stops.
+async fn stop(
+    cluster: Cluster,
+    server: JoinHandle<std::io::Result<()>>,
+    signals: &mut Signals,
+) -> Result<()> {
     tracing::info!("stopping: requests and steps under way may end");
     let stop = async {
         // Requests that will not end are cut off; what they asked for is committed or refused.
         let _ = tokio::time::timeout(REQUESTS_END_MAX, server).await;
-        shards.stop().await
+        cluster.stop().await
     };
     tokio::select! {
         result = tokio::time::timeout(STOP_MAX, stop) => {
@@ -94,24 +108,6 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     }
     tracing::info!("stopped");
     Ok(())
-}
-
-fn action_options(config: &Config) -> Result<ActionOptions> {
-    let program = std::env::current_exe().context("the program's own path is needed for jq workers")?;
-    let working_dir = std::env::current_dir().context("the current folder cannot be read")?;
-    let fs_roots = config
-        .fs_roots
-        .iter()
-        .map(|root| root.canonicalize().with_context(|| format!("fs root {}", root.display())))
-        .collect::<Result<_>>()?;
-    Ok(ActionOptions {
-        allow_shell: config.allow_shell,
-        allow_private_network: config.allow_private_network,
-        fs_roots,
-        working_dir,
-        jq_worker: vec![program.display().to_string(), "jq-worker".into()],
-        jq_workers_max: JQ_WORKERS_MAX,
-    })
 }
 
 /// The signals that ask a node to stop.

@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use opcode_engine::ids::ShardId;
+use opcode_router::shard_map::{ShardEntry, ShardMap};
+use opcode_shard::peer::{NodeId, Peers};
 use opcode_shard::{Shard, ShardOptions, Shared};
 use serde::{Deserialize, Serialize};
 
 /// Format of the data folder; a newer one is refused.
-const FORMAT: u32 = 1;
-/// This node's number in every group of a cluster of one.
-const NODE_ID: u64 = 1;
+const FORMAT: u32 = 2;
+/// The number of the node that begins a cluster.
+const FIRST_NODE: NodeId = 1;
 
 /// What a data folder says of itself, in `node.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,8 +23,29 @@ const NODE_ID: u64 = 1;
 pub(crate) struct Identity {
     pub(crate) format: u32,
     pub(crate) cluster_id: String,
-    pub(crate) node_id: u64,
+    pub(crate) node_id: NodeId,
     pub(crate) shards: u32,
+    /// The node joined a cluster that was there; else it began one.
+    #[serde(default)]
+    pub(crate) joined: bool,
+    /// What it was told of the others then: it asks them for the rest.
+    #[serde(default)]
+    pub(crate) map: Option<ShardMap>,
+}
+
+/// What a new folder begins with.
+pub(crate) enum NewData {
+    /// A cluster of its own, with so many shards; none named: as many as suit the machine.
+    Cluster(Option<u32>),
+    /// A part in a cluster that is there.
+    Joined(Box<Joined>),
+}
+
+/// What a cluster tells a node that joins it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Joined {
+    pub(crate) node_id: NodeId,
+    pub(crate) map: ShardMap,
 }
 
 /// A data folder that this process alone has open.
@@ -33,27 +56,31 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Opens the folder, or makes it with `shards` shards. Refuses one in use, of a newer format,
-    /// or of another number of shards; nothing is changed then.
-    pub(crate) fn open(path: &Path, shards: Option<u32>) -> Result<Self> {
+    /// Whether the folder has been used: then it says which node of which cluster it is.
+    pub(crate) fn is_used(path: &Path) -> bool {
+        path.join("node.json").exists()
+    }
+
+    /// Opens the folder, or makes it. Refuses one in use, of a newer format, or of another number
+    /// of shards than asked for; nothing is changed then.
+    pub(crate) fn open(path: &Path, new: NewData) -> Result<Self> {
         std::fs::create_dir_all(path).with_context(|| format!("{}: cannot be made", path.display()))?;
         let lock = Self::lock(path)?;
         let file = path.join("node.json");
+        let wanted = match &new {
+            NewData::Cluster(shards) => *shards,
+            NewData::Joined(_) => None,
+        };
         let identity = match std::fs::read(&file) {
             Ok(bytes) => read_identity(&file, &bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let identity = Identity {
-                    format: FORMAT,
-                    cluster_id: uuid::Uuid::new_v4().to_string(),
-                    node_id: NODE_ID,
-                    shards: shards.unwrap_or_else(default_shards),
-                };
+                let identity = Identity::new(new);
                 write_durably(&file, &serde_json::to_vec_pretty(&identity)?)?;
                 identity
             }
             Err(error) => return Err(error).with_context(|| format!("{}: cannot be read", file.display())),
         };
-        if let Some(wanted) = shards
+        if let Some(wanted) = wanted
             && wanted != identity.shards
         {
             bail!(
@@ -85,15 +112,37 @@ impl DataDir {
             }
         }
     }
+}
 
-    /// The libSQL file of a shard.
-    pub(crate) fn tables(&self, shard: ShardId) -> PathBuf {
-        tables_path(&self.path, shard)
+impl DataDir {
+    /// The shards whose tables are here, with their files.
+    pub(crate) fn tables(&self) -> Vec<(ShardId, PathBuf)> {
+        let shards = (0..self.identity.shards).map(ShardId).chain([ShardId::SYSTEM]);
+        let files = shards.map(|shard| (shard, tables_path(&self.path, shard)));
+        files.filter(|(_, path)| path.exists()).collect()
     }
+}
 
-    /// Every shard of the folder, the system shard last.
-    pub(crate) fn shards(&self) -> Vec<ShardId> {
-        (0..self.identity.shards).map(ShardId).chain([ShardId::SYSTEM]).collect()
+impl Identity {
+    fn new(new: NewData) -> Self {
+        match new {
+            NewData::Cluster(shards) => Self {
+                format: FORMAT,
+                cluster_id: uuid::Uuid::new_v4().to_string(),
+                node_id: FIRST_NODE,
+                shards: shards.unwrap_or_else(default_shards),
+                joined: false,
+                map: None,
+            },
+            NewData::Joined(joined) => Self {
+                format: FORMAT,
+                cluster_id: joined.map.cluster_id.clone(),
+                node_id: joined.node_id,
+                shards: u32::try_from(joined.map.shards.len()).unwrap_or(u32::MAX),
+                joined: true,
+                map: Some(joined.map),
+            },
+        }
     }
 }
 
@@ -121,7 +170,7 @@ fn read_identity(file: &Path, bytes: &[u8]) -> Result<Identity> {
 }
 
 /// Writes a small file so that it is there whole or not at all, whatever happens.
-fn write_durably(file: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_durably(file: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = file.with_extension("new");
     let write = || -> std::io::Result<()> {
         let mut out = File::create(&temporary)?;
@@ -134,61 +183,31 @@ fn write_durably(file: &Path, bytes: &[u8]) -> Result<()> {
     write().with_context(|| format!("{}: cannot be written", file.display()))
 }
 
-/// The shards that run in this process.
-pub(crate) struct Shards {
-    pub(crate) workflow: Vec<Shard>,
-    pub(crate) system: Shard,
+/// Starts replicas in this process.
+#[derive(Clone)]
+pub(crate) struct Starter {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) cluster_id: String,
+    pub(crate) shared: Shared,
 }
 
-impl Shards {
-    /// Starts all of them side by side.
-    pub(crate) async fn start(data: &DataDir, shared: &Shared) -> Result<Self> {
-        let started = data.shards().into_iter().map(|shard| {
-            let options = ShardOptions {
-                shard,
-                node_id: data.identity.node_id,
-                cluster_id: data.identity.cluster_id.clone(),
-                tables_path: data.tables(shard),
-                founds: true,
-            };
-            let shared = shared.clone();
-            async move {
-                if let Some(folder) = options.tables_path.parent() {
-                    std::fs::create_dir_all(folder)
-                        .with_context(|| format!("{}: cannot be made", folder.display()))?;
-                }
-                Shard::start(options, shared).await.with_context(|| format!("shard {shard}"))
-            }
-        });
-        let mut shards = futures::future::try_join_all(started).await?;
-        let system = shards.pop().context("the system shard is always among them")?;
-        Ok(Self { workflow: shards, system })
-    }
-
-    /// Waits for the first shard that fails; says which and why.
-    pub(crate) async fn failed(&mut self) -> anyhow::Error {
-        let all = self.workflow.iter_mut().chain([&mut self.system]);
-        let failures = all.map(|shard| {
-            Box::pin(async move {
-                let id = shard.handle().id();
-                anyhow::Error::new(shard.failed().await).context(format!("shard {id}"))
-            })
-        });
-        futures::future::select_all(failures).await.0
-    }
-
-    /// Stops all of them side by side.
-    pub(crate) async fn stop(self) -> Result<()> {
-        let all = self.workflow.into_iter().chain([self.system]).map(Shard::stop);
-        for result in futures::future::join_all(all).await {
-            result?;
+impl Starter {
+    /// Starts this node's replica of a shard. The first node of a cluster begins its shards alone;
+    /// every other replica waits to be taken in by the leader.
+    pub(crate) async fn start(&self, entry: &ShardEntry, me: NodeId) -> Result<Shard> {
+        let shard = entry.shard;
+        let options = ShardOptions {
+            shard,
+            node_id: me,
+            cluster_id: self.cluster_id.clone(),
+            tables_path: tables_path(&self.data_dir, shard),
+            founds: entry.epoch == 1 && entry.replicas == [me],
+        };
+        if let Some(folder) = options.tables_path.parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("{}: cannot be made", folder.display()))?;
         }
-        Ok(())
-    }
-
-    /// Doors to the workflow shards, by id, and to the system shard.
-    pub(crate) fn handles(&self) -> (Vec<opcode_shard::ShardHandle>, opcode_shard::ShardHandle) {
-        (self.workflow.iter().map(Shard::handle).collect(), self.system.handle())
+        Shard::start(options, self.shared.clone()).await.with_context(|| format!("shard {shard}"))
     }
 }
 
@@ -196,14 +215,16 @@ impl Shards {
 pub(crate) fn shared(
     config: &crate::config::Config,
     actions: Arc<opcode_shard::actions::Actions>,
+    peers: Arc<dyn Peers>,
+    definitions: Arc<opcode_shard::definitions::Definitions>,
 ) -> Result<Shared> {
     let dir = config.log_dir.clone().unwrap_or_else(|| config.data_dir.join("log"));
     let options = opcode_shard::log::LogOptions { dir, segment_bytes: config.log_segment_bytes };
     Ok(Shared {
         log: opcode_shard::log::LogStore::open(options)?,
         workers: opcode_shard::workers::Workers::new(actions, config.pool_size),
-        definitions: Arc::default(),
+        definitions,
         clock: Arc::default(),
-        peers: Arc::new(opcode_shard::peer::NoPeers),
+        peers,
     })
 }

@@ -13,9 +13,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use opcode_engine::event::EventType;
 use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
+use opcode_shard::CallError;
 use opcode_shard::batch::{Batch, Committed};
 use opcode_shard::record::{EventRecord, Record};
-use opcode_shard::{CallError, ShardHandle};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::broadcast::error::RecvError;
@@ -24,6 +24,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::ApiError;
+use crate::forward::ShardClient;
 use crate::state::RouterState;
 
 /// Events read from the log at a time; each may have data of 1 MiB.
@@ -32,6 +33,8 @@ const PAGE: usize = 100;
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Chunks that wait for a slow connection before its stream waits too.
 const CHUNKS_WAITING_MAX: usize = 16;
+/// How often a run that is led elsewhere is looked at, and whether it still is led here.
+const POLL_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
 /// Run ids that a firehose remembers for one shard.
 const NAMES_MAX: usize = 10_000;
 
@@ -72,7 +75,7 @@ pub(crate) fn document(record: &EventRecord) -> EventDocument<'_> {
 
 /// At most `limit` events after a sequence, fewer when they are large, and whether there are more.
 pub(crate) async fn read(
-    shard: &ShardHandle,
+    shard: &ShardClient,
     id: &WorkflowId,
     after: Sequence,
     limit: usize,
@@ -134,16 +137,13 @@ pub(crate) async fn follow_run(
     after: Sequence,
 ) -> Result<Response, ApiError> {
     let place = state.enter_stream()?;
-    let shard = state.shard_of(&id).clone();
-    // Subscribed before anything is read, so that nothing falls between the log and the stream.
-    let live = shard.subscribe();
-    let no = shard.run_no(&id).await?;
+    let shard = state.shard_of(&id);
     let has_ended = shard.status(&id).await?.status.is_terminal();
     if has_ended && shard.events(&id, after, 1).await?.is_empty() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let (response, chunks) = open();
-    let follower = Follower { shard, id, no, last: after, live, chunks, beats: beats(state) };
+    let follower = Follower { shard, id, last: after, chunks, beats: beats(state) };
     let stopping = state.stopping();
     tokio::spawn(run_until(follower.follow(), stopping, place));
     Ok(response)
@@ -165,13 +165,17 @@ async fn run_until(
 }
 
 struct Follower {
-    shard: ShardHandle,
+    shard: ShardClient,
     id: WorkflowId,
-    no: RunNo,
     last: Sequence,
-    live: broadcast::Receiver<Batch<Committed>>,
     chunks: Chunks,
     beats: Interval,
+}
+
+/// What is committed from now on of a run in a shard that is led here.
+struct Live {
+    no: RunNo,
+    batches: broadcast::Receiver<Batch<Committed>>,
 }
 
 /// Why live following stopped.
@@ -185,14 +189,39 @@ enum Pause {
 impl Follower {
     async fn follow(mut self) -> Result<(), CallError> {
         loop {
+            // Subscribed before anything is read, so that nothing falls between log and stream.
+            let live = self.live().await;
             let has_ended = self.shard.status(&self.id).await?.status.is_terminal();
             if !self.catch_up().await? || has_ended {
                 return Ok(());
             }
-            match self.go_live().await {
+            let pause = match live {
+                Some(live) => self.go_live(live).await,
+                None => self.wait_a_moment().await,
+            };
+            match pause {
                 Pause::ReadAgain => {}
                 Pause::Gone => return Ok(()),
             }
+        }
+    }
+
+    /// A subscription, when the shard is led by this node.
+    async fn live(&self) -> Option<Live> {
+        let handle = self.shard.leading()?;
+        let batches = handle.subscribe();
+        Some(Live { no: handle.run_no(&self.id).await.ok()?, batches })
+    }
+
+    /// Elsewhere the log is asked again and again, wherever it is led by then.
+    async fn wait_a_moment(&mut self) -> Pause {
+        tokio::select! {
+            () = tokio::time::sleep(POLL_EVERY) => Pause::ReadAgain,
+            () = self.chunks.closed() => Pause::Gone,
+            _ = self.beats.tick() => match beat(&self.chunks).await {
+                true => Pause::ReadAgain,
+                false => Pause::Gone,
+            },
         }
     }
 
@@ -222,11 +251,16 @@ impl Follower {
         self.chunks.send(Ok(chunk.into())).await.is_ok()
     }
 
-    async fn go_live(&mut self) -> Pause {
+    async fn go_live(&mut self, mut live: Live) -> Pause {
+        let mut look = tokio::time::interval(POLL_EVERY);
         loop {
             let received = tokio::select! {
-                received = self.live.recv() => received,
+                received = live.batches.recv() => received,
                 () = self.chunks.closed() => return Pause::Gone,
+                _ = look.tick() => {
+                    if self.shard.leading().is_none() { return Pause::ReadAgain }
+                    continue;
+                }
                 _ = self.beats.tick() => {
                     if !beat(&self.chunks).await { return Pause::Gone }
                     continue;
@@ -234,11 +268,10 @@ impl Follower {
             };
             let batch = match received {
                 Ok(batch) => batch,
-                Err(RecvError::Lagged(_)) => return Pause::ReadAgain,
-                Err(RecvError::Closed) => return Pause::Gone,
+                Err(RecvError::Lagged(_) | RecvError::Closed) => return Pause::ReadAgain,
             };
             let records = Arc::clone(batch.records());
-            let (no, last) = (self.no, self.last);
+            let (no, last) = (live.no, self.last);
             let own = || events(&records).filter(move |record| record.no == no && record.sequence > last);
             let Some(first) = own().next() else { continue };
             if first.sequence != self.last.next() {
@@ -255,24 +288,37 @@ impl Follower {
     }
 }
 
-/// Every event of every shard from now on. A reader that is too slow is told how many batches it
+/// Every event of every shard that this node leads, from now on; the others are named in an
+/// `event: elsewhere`, never silently missing. A reader that is too slow is told how many batches it
 /// missed (`event: lagged`): the firehose has no place to resume from.
 pub(crate) fn firehose(state: &RouterState) -> Result<Response, ApiError> {
     let place = state.enter_stream()?;
     let (response, chunks) = open();
-    let shards = state.shards().iter().map(|shard| {
-        let (shard, live) = (shard.clone(), shard.subscribe());
-        pour(shard, live, chunks.clone(), beats(state))
-    });
-    let all = futures::future::try_join_all(shards.collect::<Vec<_>>());
-    let work = async move { all.await.map(|_| ()) };
+    let (here, elsewhere): (Vec<_>, Vec<_>) = state.shards().into_iter().partition(|s| s.leading().is_some());
+    let pours: Vec<_> = here
+        .into_iter()
+        .filter_map(|shard| {
+            let live = shard.leading()?.subscribe();
+            Some(pour(shard, live, chunks.clone(), beats(state)))
+        })
+        .collect();
+    let elsewhere: Vec<u32> = elsewhere.iter().map(|shard| shard.id().0).collect();
+    let work = async move {
+        if !elsewhere.is_empty() {
+            let text = format!("event: elsewhere\ndata: {{\"shards\":{elsewhere:?}}}\n\n");
+            if chunks.send(Ok(text.into())).await.is_err() {
+                return Ok(());
+            }
+        }
+        futures::future::try_join_all(pours).await.map(|_| ())
+    };
     tokio::spawn(run_until(work, state.stopping(), place));
     Ok(response)
 }
 
 /// Pours one shard's events into a stream until its reader is gone.
 async fn pour(
-    shard: ShardHandle,
+    shard: ShardClient,
     mut live: broadcast::Receiver<Batch<Committed>>,
     chunks: Chunks,
     mut beats: Interval,
@@ -321,7 +367,7 @@ struct RunNames {
 
 impl RunNames {
     /// The id of a record's run; `None` only when the shard does not answer.
-    async fn of(&mut self, shard: &ShardHandle, record: &EventRecord) -> Option<WorkflowId> {
+    async fn of(&mut self, shard: &ShardClient, record: &EventRecord) -> Option<WorkflowId> {
         if let Some(id) = self.ids.get(&record.no) {
             return Some(id.clone());
         }

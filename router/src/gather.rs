@@ -6,11 +6,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use opcode_engine::ids::{ShardId, Timestamp};
+use opcode_shard::CallError;
 use opcode_shard::batch::Position;
-use opcode_shard::{CallError, ShardHandle};
 use serde::Serialize;
 
 use crate::error::{ApiError, Applied};
+use crate::forward::ShardClient;
 use crate::query::Query;
 use crate::state::RouterState;
 
@@ -68,12 +69,12 @@ pub(crate) struct Gathered<T> {
 /// Asks every shard at once. An error when none answers, or when the question itself was refused.
 pub(crate) async fn ask_all<T, F>(
     state: &RouterState,
-    ask: impl Fn(ShardHandle) -> F,
+    ask: impl Fn(ShardClient) -> F,
 ) -> Result<Gathered<T>, ApiError>
 where
     F: Future<Output = Result<T, CallError>>,
 {
-    let asked = state.shards().iter().map(|shard| {
+    let asked = state.shards().into_iter().map(|shard| {
         let position = shard.committed();
         let answer = ask(shard.clone());
         async move { (shard.id(), position, answer.await) }

@@ -4,14 +4,17 @@
 //! Any node answers any request. The router decides nothing about a workflow and stores nothing;
 //! it never touches the log or the tables except through a shard's handle.
 
+mod control;
 mod definitions;
 mod error;
 mod event_stream;
+mod forward;
 mod gather;
 mod guard;
 mod handlers;
 mod http;
 mod incoming;
+mod local;
 pub mod placement;
 mod query;
 pub mod schema;
@@ -21,7 +24,9 @@ mod strict;
 mod submission;
 mod wire;
 
+pub use control::{ClusterChange, ClusterControl, ClusterError};
 pub use error::ApiError;
 pub use http::{app, openapi};
+pub use local::LocalShards;
 pub use state::{NodeInfo, RouterOptions, RouterParts, RouterState};
 pub use strict::duplicate_keys;

@@ -63,6 +63,8 @@ pub struct ShardMap {
     pub replication_factor: u32,
     /// The highest node number given out.
     pub last_node_id: NodeId,
+    /// The nodes that shards were last placed for; with others, they are placed anew.
+    pub placed_for: Vec<NodeId>,
     /// Nodes by number.
     pub nodes: BTreeMap<NodeId, NodeEntry>,
     /// The workflow shards, in order of their hashes; `shards[i].shard` is `i`.
@@ -86,6 +88,7 @@ impl ShardMap {
             cluster_id,
             replication_factor: REPLICATION_FACTOR_DEFAULT,
             last_node_id: node,
+            placed_for: vec![node],
             nodes: BTreeMap::from([(node, entry)]),
             shards: (0..shards)
                 .map(|n| place(ShardId(n), placement::first_hash_of(ShardId(n), shards)))

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opcode_engine::ids::{ShardId, WorkflowId};
-use opcode_shard::ShardHandle;
+use opcode_shard::peer::{NodeId, Peers};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::control::ClusterControl;
 use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
-use crate::placement;
+use crate::forward::ShardClient;
+use crate::local::LocalShards;
+use crate::shard_map::ShardMap;
 
 /// Who this node is, for `GET /v1/cluster` and the guard on `Host`.
 #[derive(Clone, Debug)]
@@ -65,10 +68,16 @@ impl Default for RouterOptions {
 
 /// What the node hands to its router.
 pub struct RouterParts {
-    /// The workflow shards, at index = shard id.
-    pub shards: Vec<ShardHandle>,
-    /// The shard of templates.
-    pub system: ShardHandle,
+    /// The shard map, as it changes.
+    pub map: watch::Receiver<Arc<ShardMap>>,
+    /// This node's replicas, as they come and go.
+    pub local: Arc<LocalShards>,
+    /// The way to other nodes.
+    pub peers: Arc<dyn Peers>,
+    /// This node's number in the cluster.
+    pub node_id: NodeId,
+    /// What the cluster's membership can be asked and told.
+    pub cluster: Arc<dyn ClusterControl>,
     /// Who this node is.
     pub node: NodeInfo,
     /// True once requests are served.
@@ -101,12 +110,8 @@ struct Inner {
 const BODY_UNIT_BYTES: usize = 16 * 1024;
 
 impl RouterState {
-    /// The state of a node with these parts; at least one shard, in order of their ids.
+    /// The state of a node with these parts.
     pub fn new(parts: RouterParts) -> Self {
-        assert!(!parts.shards.is_empty(), "a router without shards");
-        for (index, shard) in parts.shards.iter().enumerate() {
-            assert!(shard.id().0 as usize == index, "shard {} at place {index}", shard.id());
-        }
         let waits = Arc::new(Semaphore::new(parts.options.waits_max));
         let streams = Arc::new(Semaphore::new(parts.options.streams_max));
         let bodies = Arc::new(Semaphore::new(parts.options.bodies_bytes_max / BODY_UNIT_BYTES));
@@ -114,22 +119,41 @@ impl RouterState {
         Self { inner: Arc::new(Inner { parts, definitions, waits, streams, bodies }) }
     }
 
+    /// The shard map now.
+    pub(crate) fn map(&self) -> Arc<ShardMap> {
+        self.inner.parts.map.borrow().clone()
+    }
+
+    pub(crate) fn local(&self) -> &LocalShards {
+        &self.inner.parts.local
+    }
+
+    pub(crate) fn peers(&self) -> &dyn Peers {
+        &*self.inner.parts.peers
+    }
+
+    pub(crate) fn cluster(&self) -> &dyn ClusterControl {
+        &*self.inner.parts.cluster
+    }
+
+    /// This node's number.
+    pub(crate) fn node_id(&self) -> NodeId {
+        self.inner.parts.node_id
+    }
+
     /// Every workflow shard.
-    pub(crate) fn shards(&self) -> &[ShardHandle] {
-        &self.inner.parts.shards
+    pub(crate) fn shards(&self) -> Vec<ShardClient> {
+        self.map().shards.iter().map(|entry| ShardClient::new(self.clone(), entry.shard)).collect()
     }
 
     /// The shard of templates.
-    pub(crate) fn system(&self) -> &ShardHandle {
-        &self.inner.parts.system
+    pub(crate) fn system(&self) -> ShardClient {
+        ShardClient::new(self.clone(), ShardId::SYSTEM)
     }
 
     /// The shard that owns a workflow.
-    pub(crate) fn shard_of(&self, id: &WorkflowId) -> &ShardHandle {
-        let shards = &self.inner.parts.shards;
-        let count = u32::try_from(shards.len()).expect("shards are counted in 32 bits");
-        let ShardId(index) = placement::shard_of(id, count);
-        &shards[index as usize]
+    pub(crate) fn shard_of(&self, id: &WorkflowId) -> ShardClient {
+        ShardClient::new(self.clone(), self.map().owner(id))
     }
 
     pub(crate) fn node(&self) -> &NodeInfo {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use opcode_engine::Invalid;
 use opcode_engine::definition::Definition;
 use opcode_engine::event::Event;
 use opcode_engine::ids::DefinitionHash;
@@ -43,6 +44,18 @@ impl Definitions {
                 && let Some(oldest) = inner.order.pop_front()
             {
                 inner.by_hash.remove(&oldest);
+            }
+        }
+    }
+
+    /// A definition from its text, compiled unless it is at hand; the error says what is wrong.
+    pub fn compiled(&self, source: &str) -> Result<Arc<Definition>, Box<Invalid>> {
+        let definition = Arc::new(Definition::parse(source).map_err(Box::new)?);
+        match self.get(definition.hash) {
+            Some(known) => Ok(known),
+            None => {
+                self.insert(definition.clone());
+                Ok(definition)
             }
         }
     }

@@ -86,7 +86,7 @@ pub struct PinnedDefinition {
 }
 
 /// What a shard says of itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[allow(missing_docs)]
 pub struct ShardInfo {
     pub shard: ShardId,
@@ -108,7 +108,7 @@ pub struct ShardInfo {
 }
 
 /// A member of a shard's group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[allow(missing_docs)]
 pub struct ReplicaInfo {
     pub node: NodeId,

@@ -28,6 +28,7 @@ pub mod log;
 pub mod peer;
 mod queue;
 pub mod record;
+pub mod remote;
 pub mod shard;
 pub mod store;
 pub mod workers;

@@ -42,7 +42,7 @@ pub struct EventRecord {
 }
 
 /// A version of a template.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct TemplateRecord {
     /// Its name.
     pub name: Arc<str>,

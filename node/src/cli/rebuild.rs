@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::shards::DataDir;
+use crate::shards::{DataDir, NewData};
 
 /// Flags of `opcode rebuild`.
 #[derive(Args)]
@@ -24,10 +24,9 @@ pub(crate) async fn run(args: Rebuild) -> Result<ExitCode> {
     if !args.data_dir.join("node.json").is_file() {
         bail!("{}: no data of a node here", args.data_dir.display());
     }
-    let data = DataDir::open(&args.data_dir, None)?;
+    let data = DataDir::open(&args.data_dir, NewData::Cluster(None))?;
     let (mut differences, mut damages) = (0, 0);
-    for shard in data.shards() {
-        let path = data.tables(shard);
+    for (shard, path) in data.tables() {
         let report = opcode_shard::store::rebuild(&path, args.check)
             .await
             .with_context(|| format!("shard {shard}"))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use opcode_shard::peer::{NodeId, PeerService};
+use opcode_shard::peer::PeerService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -97,20 +97,4 @@ async fn serve(stream: TcpStream, shared: &Shared, service: Arc<dyn PeerService>
         while tasks.try_join_next().is_some() {}
     }
     Ok(())
-}
-
-/// Nobody is answered: for a node whose services are not up yet.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NotYet;
-
-impl PeerService for NotYet {
-    fn answer(
-        &self,
-        _: NodeId,
-        _: opcode_shard::peer::Service,
-        _: u32,
-        _: Bytes,
-    ) -> futures::future::BoxFuture<'static, Result<Bytes, String>> {
-        Box::pin(std::future::ready(Err("this node is still starting".into())))
-    }
 }

@@ -8,6 +8,7 @@ mod hello;
 mod incoming;
 mod outgoing;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,13 +118,16 @@ impl Transport {
             return Err(unreachable("it is this node"));
         }
         let mut links = self.links.lock();
-        if !links.contains_key(&to) {
-            let address = self.shared.addresses.read().get(&to).cloned();
-            let address = address.ok_or_else(|| unreachable("its address is not known"))?;
-            links.insert(to, Link::open(to, address, self.shared.clone()));
-        }
+        let link = match links.entry(to) {
+            Entry::Occupied(link) => link.into_mut(),
+            Entry::Vacant(place) => {
+                let address = self.shared.addresses.read().get(&to).cloned();
+                let address = address.ok_or_else(|| unreachable("its address is not known"))?;
+                place.insert(Link::open(to, address, self.shared.clone()))
+            }
+        };
         match call {
-            Some(call) => links[&to].send(call).map_err(|()| unreachable("too much waits for it")),
+            Some(call) => link.send(call).map_err(|()| unreachable("too much waits for it")),
             None => Ok(()),
         }
     }

@@ -120,7 +120,7 @@ async fn submit_all(
     by_shard: Vec<(Vec<usize>, Vec<Submission>)>,
     outcomes: &mut [Option<Outcome>],
 ) {
-    let calls = state.shards().iter().zip(by_shard).filter(|(_, (places, _))| !places.is_empty()).map(
+    let calls = state.shards().into_iter().zip(by_shard).filter(|(_, (places, _))| !places.is_empty()).map(
         |(shard, (places, submissions))| async move { (shard.id(), places, shard.submit(submissions).await) },
     );
     for (shard, places, answer) in futures::future::join_all(calls).await {

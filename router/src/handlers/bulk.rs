@@ -8,13 +8,14 @@ use axum::response::Response;
 use futures::StreamExt;
 use opcode_engine::command::{Command, Reason, Signal};
 use opcode_engine::ids::WorkflowId;
+use opcode_shard::CallError;
 use opcode_shard::store::{RunFilter, RunSummary};
-use opcode_shard::{CallError, ShardHandle};
 use serde::Serialize;
 
 use super::commands;
 use super::lists::check_status;
 use crate::error::ApiError;
+use crate::forward::ShardClient;
 use crate::incoming::{Incoming, json};
 use crate::schema;
 use crate::state::RouterState;
@@ -81,13 +82,13 @@ pub(crate) async fn apply(
     }
     let mut answer = Answer::default();
     for shard in state.shards() {
-        go_through(shard, &filter, &action, dry_run, &mut answer).await?;
+        go_through(&shard, &filter, &action, dry_run, &mut answer).await?;
     }
     Ok(json(StatusCode::OK, &answer))
 }
 
 async fn go_through(
-    shard: &ShardHandle,
+    shard: &ShardClient,
     filter: &RunFilter,
     action: &Action,
     dry_run: bool,
@@ -114,7 +115,7 @@ async fn go_through(
 }
 
 async fn apply_page(
-    shard: &ShardHandle,
+    shard: &ShardClient,
     page: Vec<RunSummary>,
     action: &Action,
     answer: &mut Answer,

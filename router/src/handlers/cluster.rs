@@ -1,20 +1,23 @@
 //! The cluster as it stands, and read-only SQL over every shard for operators.
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use opcode_engine::Problem;
 use opcode_engine::ids::ShardId;
 use opcode_shard::handle::ShardInfo;
+use opcode_shard::peer::NodeId;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::error::ApiError;
+use crate::control::{ClusterChange, ClusterError};
+use crate::error::{ApiError, Applied};
 use crate::gather::{self, Gathered, Missing};
 use crate::incoming::{Incoming, json, with_tokens};
 use crate::schema;
-use crate::state::{NodeInfo, RouterState};
-use crate::wire::{Fields, invalid};
+use crate::shard_map::{NodeState, ShardMap};
+use crate::state::RouterState;
+use crate::wire::{Fields, invalid, shortened};
 
 /// Rows of one SQL query when no limit is given, and at most.
 const ROWS_DEFAULT: u64 = 1_000;
@@ -26,28 +29,29 @@ struct Cluster<'a> {
     version: &'a str,
     map_version: u64,
     members: Vec<Member<'a>>,
-    leader: &'a str,
-    shards: Vec<Shard<'a>>,
-    system_shard: Option<Shard<'a>>,
+    leader: Option<String>,
+    shards: Vec<Shard>,
+    system_shard: Option<Shard>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unreachable_shards: Vec<Missing>,
 }
 
 #[derive(Serialize)]
 struct Member<'a> {
-    node_id: &'a str,
+    node_id: String,
     addr: &'a str,
-    peer_addr: Option<&'a str>,
+    peer_addr: &'a str,
     role: &'static str,
+    state: NodeState,
     alive: bool,
 }
 
 #[derive(Serialize)]
-struct Shard<'a> {
+struct Shard {
     shard: u32,
     epoch: u64,
-    primary: Option<&'a str>,
-    replicas: Vec<Replica<'a>>,
+    primary: Option<String>,
+    replicas: Vec<Replica>,
     workflows: u64,
     bytes: u64,
     queue_depth: usize,
@@ -55,25 +59,34 @@ struct Shard<'a> {
 }
 
 #[derive(Serialize)]
-struct Replica<'a> {
-    node_id: &'a str,
+struct Replica {
+    node_id: String,
     in_sync: bool,
-    lag_ms: u64,
+    lag_ms: Option<u64>,
     position: u64,
 }
 
-impl<'a> Shard<'a> {
-    fn of(info: &ShardInfo, node: &'a NodeInfo) -> Self {
+impl Shard {
+    fn of(info: &ShardInfo) -> Self {
+        let leader = Replica {
+            node_id: info.node.to_string(),
+            in_sync: true,
+            lag_ms: Some(0),
+            position: info.committed.index,
+        };
+        let others = info.replicas.iter().filter(|replica| replica.node != info.node);
+        let others = others.map(|replica| Replica {
+            node_id: replica.node.to_string(),
+            in_sync: replica.in_sync,
+            // In time, how far it is behind is not known here.
+            lag_ms: replica.in_sync.then_some(0),
+            position: replica.position,
+        });
         Self {
             shard: info.shard.0,
             epoch: info.epoch,
-            primary: info.leads.then_some(node.node_id.as_str()),
-            replicas: vec![Replica {
-                node_id: &node.node_id,
-                in_sync: true,
-                lag_ms: 0,
-                position: info.committed.index,
-            }],
+            primary: info.leads.then(|| info.node.to_string()),
+            replicas: std::iter::once(leader).chain(others).collect(),
             workflows: info.workflows,
             bytes: info.bytes,
             queue_depth: info.queue_depth,
@@ -88,30 +101,140 @@ impl<'a> Shard<'a> {
 pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let node = state.node();
-    let (system, gathered) = tokio::join!(
-        state.system().info(),
-        gather::ask_all(&state, |shard| async move { shard.info().await })
-    );
+    let map = state.map();
+    let system = state.system();
+    let (system, gathered) =
+        tokio::join!(system.info(), gather::ask_all(&state, |shard| async move { shard.info().await }));
     let mut gathered = gathered?;
     let positions = std::mem::take(&mut gathered.positions);
+    let members = map.nodes.iter().map(|(id, entry)| Member {
+        node_id: id.to_string(),
+        addr: &entry.addr,
+        peer_addr: &entry.peer_addr,
+        role: if entry.voter { "voter" } else { "learner" },
+        state: entry.state,
+        alive: *id == state.node_id() || state.cluster().is_alive(*id),
+    });
     let document = Cluster {
         cluster_id: &node.cluster_id,
         version: &node.version,
-        // The map of a cluster of one never changes.
-        map_version: 1,
-        members: vec![Member {
-            node_id: &node.node_id,
-            addr: &node.addr,
-            peer_addr: node.peer_addr.as_deref(),
-            role: "voter",
-            alive: true,
-        }],
-        leader: &node.node_id,
-        shards: gathered.answers.iter().map(|(_, info)| Shard::of(info, node)).collect(),
-        system_shard: system.ok().map(|info| Shard::of(&info, node)),
+        map_version: map.version,
+        members: members.collect(),
+        leader: state.cluster().leader().map(|node| node.to_string()),
+        shards: gathered.answers.iter().map(|(_, info)| Shard::of(info)).collect(),
+        system_shard: system.ok().map(|info| Shard::of(&info)),
         unreachable_shards: gathered.missing,
     };
     Ok(with_tokens(json(StatusCode::OK, &document), positions))
+}
+
+/// What a change of the cluster is answered with.
+#[derive(Serialize)]
+struct Changed {
+    map_version: u64,
+}
+
+async fn change(state: &RouterState, change: ClusterChange) -> Result<u64, ApiError> {
+    state.cluster().change(change).await.map_err(|error| match error {
+        ClusterError::Refused(why) => ApiError::new(StatusCode::CONFLICT, "VALIDATION_ERROR", why),
+        ClusterError::Unavailable(why) => ApiError::unavailable(Applied::No, why),
+        ClusterError::Unknown(why) => ApiError::unavailable(Applied::Unknown, why),
+    })
+}
+
+fn node_of(path: &str) -> Result<NodeId, ApiError> {
+    path.parse().map_err(|_| ApiError::not_found(format!("there is no node {}", shortened(path))))
+}
+
+/// A node that asks to join, and what it is told of the cluster.
+#[utoipa::path(post, path = "/v1/cluster/nodes", tag = "cluster", operation_id = "joinNode", request_body = Object,
+    responses((status = 201, body = Object), (status = 409, body = schema::Problem), (status = 422, body = schema::Problem),
+        (status = 503, body = schema::Problem)))]
+pub(crate) async fn join(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
+    incoming.query()?.finish()?;
+    let mut fields = Fields::of_body(incoming.json()?)?;
+    let (request, addr, peer_addr) =
+        (fields.string("request"), fields.string("addr"), fields.string("peer_addr"));
+    for (name, value) in [("request", &request), ("addr", &addr), ("peer_addr", &peer_addr)] {
+        if value.is_none() {
+            fields.problem(name, "is missing: a string");
+        }
+    }
+    fields.done()?;
+    let (Some(request), Some(addr), Some(peer_addr)) = (request, addr, peer_addr) else {
+        return Err(invalid(vec![Problem::at("", "is not whole")]));
+    };
+    let node_id = change(&state, ClusterChange::Join { request, addr, peer_addr }).await?;
+    #[derive(Serialize)]
+    struct Joined<'a> {
+        node_id: NodeId,
+        map: &'a ShardMap,
+    }
+    let map = state.map();
+    Ok(json(StatusCode::CREATED, &Joined { node_id, map: &map }))
+}
+
+/// Takes a node out of the cluster: one that holds nothing, or that is gone for good.
+#[utoipa::path(delete, path = "/v1/cluster/nodes/{id}", tag = "cluster", operation_id = "removeNode", params(("id" = String, Path)),
+    responses((status = 200, body = Object), (status = 404, body = schema::Problem), (status = 409, body = schema::Problem),
+        (status = 503, body = schema::Problem)))]
+pub(crate) async fn remove(
+    State(state): State<RouterState>,
+    Path(id): Path<String>,
+    incoming: Incoming,
+) -> Result<Response, ApiError> {
+    incoming.query()?.finish()?;
+    let map_version = change(&state, ClusterChange::Remove(node_of(&id)?)).await?;
+    Ok(json(StatusCode::OK, &Changed { map_version }))
+}
+
+/// Has a node give its shards away.
+#[utoipa::path(post, path = "/v1/cluster/nodes/{id}/drain", tag = "cluster", operation_id = "drainNode", params(("id" = String, Path)),
+    responses((status = 202, body = Object), (status = 404, body = schema::Problem), (status = 409, body = schema::Problem),
+        (status = 503, body = schema::Problem)))]
+pub(crate) async fn drain(
+    State(state): State<RouterState>,
+    Path(id): Path<String>,
+    incoming: Incoming,
+) -> Result<Response, ApiError> {
+    incoming.query()?.finish()?;
+    let map_version = change(&state, ClusterChange::Drain(node_of(&id)?)).await?;
+    Ok(json(StatusCode::ACCEPTED, &Changed { map_version }))
+}
+
+/// Moves a replica of a shard to another node.
+#[utoipa::path(post, path = "/v1/cluster/shards/{id}/move", tag = "cluster", operation_id = "moveShard", params(("id" = String, Path)), request_body = Object,
+    responses((status = 202, body = Object), (status = 404, body = schema::Problem), (status = 409, body = schema::Problem),
+        (status = 422, body = schema::Problem), (status = 503, body = schema::Problem)))]
+pub(crate) async fn move_shard(
+    State(state): State<RouterState>,
+    Path(id): Path<String>,
+    incoming: Incoming,
+) -> Result<Response, ApiError> {
+    incoming.query()?.finish()?;
+    let shard: u32 =
+        id.parse().map_err(|_| ApiError::not_found(format!("there is no shard {}", shortened(&id))))?;
+    let mut fields = Fields::of_body(incoming.json()?)?;
+    let (from, to) = (fields.number("from", 1, u64::MAX), fields.number("to", 1, u64::MAX));
+    if to.is_none() {
+        fields.problem("to", "is missing: a node's number");
+    }
+    fields.done()?;
+    let to = to.expect("a body without problems has it");
+    let map_version = change(&state, ClusterChange::Move { shard: ShardId(shard), from, to }).await?;
+    Ok(json(StatusCode::ACCEPTED, &Changed { map_version }))
+}
+
+/// Places every shard anew, for the nodes there are.
+#[utoipa::path(post, path = "/v1/cluster/rebalance", tag = "cluster", operation_id = "rebalance",
+    responses((status = 202, body = Object), (status = 409, body = schema::Problem), (status = 503, body = schema::Problem)))]
+pub(crate) async fn rebalance(
+    State(state): State<RouterState>,
+    incoming: Incoming,
+) -> Result<Response, ApiError> {
+    incoming.query()?.finish()?;
+    let map_version = change(&state, ClusterChange::Rebalance).await?;
+    Ok(json(StatusCode::ACCEPTED, &Changed { map_version }))
 }
 
 #[derive(Serialize)]
@@ -161,7 +284,7 @@ async fn ask_one(
     query: &str,
     limit: usize,
 ) -> Result<Gathered<Vec<Value>>, ApiError> {
-    let shard = state.shards().iter().chain([state.system()]).find(|shard| shard.id() == id);
+    let shard = state.shards().into_iter().chain([state.system()]).find(|shard| shard.id() == id);
     let Some(shard) = shard else {
         return Err(invalid(vec![Problem::at("/shard", format!("there is no shard {id}"))]));
     };

@@ -33,7 +33,7 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     }
     let shard = state.shard_of(&id);
     let position = shard.committed();
-    let (records, has_more) = event_stream::read(shard, &id, Sequence(after.unwrap_or(0)), limit).await?;
+    let (records, has_more) = event_stream::read(&shard, &id, Sequence(after.unwrap_or(0)), limit).await?;
     let next_cursor = records.last().filter(|_| has_more).map(|record| record.sequence.0.to_string());
     let items = records.iter().map(event_stream::document).collect();
     let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() });

@@ -6,12 +6,13 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use opcode_engine::ids::WorkflowId;
+use opcode_shard::CallError;
 use opcode_shard::handle::{RunView, Submitted};
-use opcode_shard::{CallError, ShardHandle};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::{ApiError, Applied};
+use crate::forward::ShardClient;
 use crate::incoming::{Incoming, json, json_bytes, with_lag, with_token};
 use crate::schema;
 use crate::state::RouterState;
@@ -51,18 +52,18 @@ pub(crate) async fn submit(
     // Taken before anything is applied, since a refusal says that nothing was.
     let place = wait.is_some().then(|| state.enter_wait()).transpose()?;
     let shard = state.shard_of(&submission.id);
-    let submitted = submit_one(shard, submission).await?;
+    let submitted = submit_one(&shard, submission).await?;
     let view = match wait {
         // The run is there: whatever happens to the wait, the answer says so.
-        Some(wait) => wait_for(&state, shard, &submitted.workflow_id, wait).await.ok(),
+        Some(wait) => wait_for(&state, &shard, &submitted.workflow_id, wait).await.ok(),
         None => None,
     };
     drop(place);
-    Ok(answer(shard, &submitted, view.as_ref()))
+    Ok(answer(&shard, &submitted, view.as_ref()))
 }
 
 async fn submit_one(
-    shard: &ShardHandle,
+    shard: &ShardClient,
     submission: opcode_shard::handle::Submission,
 ) -> Result<Submitted, ApiError> {
     let mut results = shard.submit(vec![submission]).await?;
@@ -72,7 +73,7 @@ async fn submit_one(
     }
 }
 
-fn answer(shard: &ShardHandle, submitted: &Submitted, view: Option<&RunView>) -> Response {
+fn answer(shard: &ShardClient, submitted: &Submitted, view: Option<&RunView>) -> Response {
     let field = |name| view.and_then(|view| view.document.get(name)).filter(|value| !value.is_null());
     let document = Answer {
         workflow_id: submitted.workflow_id.as_str(),
@@ -92,7 +93,7 @@ fn answer(shard: &ShardHandle, submitted: &Submitted, view: Option<&RunView>) ->
 /// Waits until a run ends or suspends; a node that stops answers at once with what it knows.
 async fn wait_for(
     state: &RouterState,
-    shard: &ShardHandle,
+    shard: &ShardClient,
     id: &WorkflowId,
     wait: Duration,
 ) -> Result<RunView, CallError> {
@@ -120,7 +121,7 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
     let view = match wait {
         Some(wait) => {
             let _place = state.enter_wait()?;
-            wait_for(&state, shard, &id, wait).await?
+            wait_for(&state, &shard, &id, wait).await?
         }
         None => shard.status(&id).await?,
     };

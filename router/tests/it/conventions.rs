@@ -141,9 +141,9 @@ async fn the_cluster_shows_every_shard() {
     let node = Node::start().await;
     let cluster = node.get("/v1/cluster").await.json();
     assert_eq!(cluster["shards"].as_array().map(Vec::len), Some(3), "{cluster}");
-    assert_eq!(cluster["leader"], "n1");
+    assert_eq!(cluster["leader"], "1");
     for shard in cluster["shards"].as_array().expect("shards") {
-        assert_eq!(shard["primary"], "n1", "{cluster}");
+        assert_eq!(shard["primary"], "1", "{cluster}");
         assert_eq!(shard["replicas"][0]["in_sync"], true);
     }
     assert_eq!(cluster["members"][0]["addr"], "127.0.0.1:4100");

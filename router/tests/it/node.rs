@@ -7,8 +7,13 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, Request};
 use axum::response::Response;
+use futures::future::BoxFuture;
 use opcode_engine::ids::ShardId;
-use opcode_router::{NodeInfo, RouterOptions, RouterParts, RouterState};
+use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
+use opcode_router::{
+    ClusterChange, ClusterControl, ClusterError, LocalShards, NodeInfo, RouterOptions, RouterParts,
+    RouterState,
+};
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::log::{LogOptions, LogStore};
 use opcode_shard::peer::NoPeers;
@@ -46,6 +51,21 @@ impl Answer {
     }
 }
 
+/// The membership of a cluster of one, which never changes.
+struct Alone;
+
+impl ClusterControl for Alone {
+    fn leader(&self) -> Option<u64> {
+        Some(1)
+    }
+    fn is_alive(&self, node: u64) -> bool {
+        node == 1
+    }
+    fn change(&self, _: ClusterChange) -> BoxFuture<'static, Result<u64, ClusterError>> {
+        Box::pin(std::future::ready(Err(ClusterError::Refused("it never changes".into()))))
+    }
+}
+
 impl Node {
     pub(crate) async fn start() -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
@@ -68,15 +88,25 @@ impl Node {
             };
             shards.push(Shard::start(options, shared.clone()).await.expect("a shard"));
         }
-        let handles: Vec<_> = shards.iter().map(Shard::handle).collect();
+        let local = Arc::new(LocalShards::default());
+        shards.iter().for_each(|shard| local.insert(shard.handle()));
+        let entry = NodeEntry {
+            addr: "127.0.0.1:4100".into(),
+            peer_addr: "127.0.0.1:5100".into(),
+            state: NodeState::Active,
+            voter: true,
+        };
+        let (_, map) = watch::channel(Arc::new(ShardMap::of_one("test".into(), 1, entry, SHARDS)));
         let (stop, shutdown) = watch::channel(false);
         let (_, ready) = watch::channel(true);
-        let (system, workflow) = handles.split_last().expect("shards");
         let state = RouterState::new(RouterParts {
-            shards: workflow.to_vec(),
-            system: system.clone(),
+            map,
+            local,
+            peers: Arc::new(NoPeers),
+            node_id: 1,
+            cluster: Arc::new(Alone),
             node: NodeInfo {
-                node_id: "n1".into(),
+                node_id: "1".into(),
                 cluster_id: "test".into(),
                 addr: "127.0.0.1:4100".into(),
                 peer_addr: None,

@@ -127,7 +127,7 @@ pub enum Command {
 }
 
 /// Who gave a command, and why.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reason {
     /// The agent, if known.
     pub agent_id: Option<Arc<str>>,
@@ -148,7 +148,7 @@ pub enum SignalType {
 }
 
 /// A signal as sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Signal {
     /// What kind.
     pub kind: SignalType,

@@ -167,7 +167,7 @@ pub struct Invalid {
 }
 
 /// A command refused: nothing was changed by it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rejected {
     /// Why, as a code.
     pub code: Code,

@@ -119,11 +119,9 @@ impl RaftNetwork<TypeConfig> for Member {
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = self.send_copy(vote, snapshot) => sent.map_err(|error| match error {
-                PeerError::Unreachable { .. } => StreamingError::Unreachable(Unreachable::new(&error)),
-                PeerError::Lost { .. } | PeerError::Refused { .. } => {
-                    StreamingError::Network(NetworkError::new(&error))
-                }
+            // Whatever went wrong, openraft waits a little before it tries again.
+            sent = self.send_copy(vote, snapshot) => sent.map_err(|error| {
+                StreamingError::Unreachable(Unreachable::new(&error))
             }),
         }
     }

@@ -6,6 +6,7 @@
 mod apply;
 mod codec;
 mod connection;
+mod copy;
 mod fold;
 mod lists;
 mod reader;
@@ -22,7 +23,8 @@ use std::thread::JoinHandle;
 
 use futures::future::BoxFuture;
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, ShardId, Timestamp, WorkflowId};
-use serde::Serialize;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
@@ -55,8 +57,8 @@ pub struct Store {
 
 struct Inner {
     path: PathBuf,
-    /// How far the tables had come when they were opened.
-    opened: Applied,
+    /// How far the tables had come when they were opened, or a copy took their place.
+    opened: Mutex<Applied>,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     writer: Option<JoinHandle<()>>,
@@ -92,7 +94,7 @@ pub struct RunSummary {
 }
 
 /// Which runs to list. Newest first: by `created_at` descending, then id descending.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RunFilter {
     /// Any of these statuses; empty is all.
     pub statuses: Vec<String>,
@@ -113,7 +115,7 @@ pub struct RunFilter {
 }
 
 /// A decision as listed, in the shape of the HTTP contract.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct DecisionRow {
     pub decision_id: String,
@@ -130,7 +132,7 @@ pub struct DecisionRow {
 }
 
 /// Which decisions to list, oldest first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct DecisionFilter {
     /// `pending` (default), `resolved`, `timed_out`, `cancelled`, or `all`.
@@ -168,7 +170,15 @@ impl Store {
         let opened =
             opening.await.map_err(|_| ShardError::Stopped("the tables' writer panicked".into()))??;
         let readers = Arc::new(Readers::new(path.clone()));
-        Ok(Self { inner: Arc::new(Inner { path, opened, shared, readers, writer: Some(writer) }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path,
+                opened: Mutex::new(opened),
+                shared,
+                readers,
+                writer: Some(writer),
+            }),
+        })
     }
 
     /// The position applied last; the default before the first entry.
@@ -333,11 +343,12 @@ impl Store {
 
 /// The writer thread: opens, tells how far the tables have come, and works.
 fn write(options: &StoreOptions, shared: Arc<Shared>, opened: oneshot::Sender<Result<Applied, ShardError>>) {
-    let opening = schema::open_for_writing(options).and_then(Applier::new);
+    let opening =
+        copy::finish(&options.path).and_then(|()| schema::open_for_writing(options)).and_then(Applier::new);
     let (answer, writer) = match opening {
         Ok(applier) => {
             let applied = applier.standing().map(|s| s.applied.clone()).unwrap_or_default();
-            (Ok(applied), Some(Writer::new(applier, shared, options.shard)))
+            (Ok(applied), Some(Writer::new(applier, shared, options.clone())))
         }
         Err(error) => (Err(error), None),
     };
@@ -363,7 +374,7 @@ impl Drop for Inner {
 
 impl Tables for Store {
     fn applied(&self) -> Applied {
-        self.inner.opened.clone()
+        self.inner.opened.lock().clone()
     }
     fn enqueue(&self, entries: Vec<CommittedEntry>) {
         self.inner.shared.enqueue(entries);
@@ -372,12 +383,20 @@ impl Tables for Store {
         self.inner.shared.backlog()
     }
     fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<(), ShardError>> {
-        let what = format!("a copy to {}", to.display());
-        Box::pin(std::future::ready(Err(ShardError::Refused(format!("{what}: not possible yet")))))
+        let readers = Arc::clone(&self.inner.readers);
+        Box::pin(async move { readers.read_apart(move |connection| copy::write(&connection, &to)).await })
     }
     fn install(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
-        let what = format!("a copy from {}", from.display());
-        Box::pin(std::future::ready(Err(ShardError::Refused(format!("{what}: not possible yet")))))
+        let store = self.clone();
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            store.inner.shared.install(from, reply);
+            let ended = |_| ShardError::Stopped("the tables are closed".into());
+            let applied = answer.await.map_err(ended)??;
+            store.inner.readers.renew();
+            *store.inner.opened.lock() = applied.clone();
+            Ok(applied)
+        })
     }
     fn checkpointed(&self) -> Option<Applied> {
         self.inner.shared.checkpointed()

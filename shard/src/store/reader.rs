@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId};
 use parking_lot::Mutex;
@@ -22,12 +23,19 @@ const READERS_MAX: usize = 4;
 pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    /// Grows when another file takes the tables' place: older connections read what was.
+    generation: AtomicU64,
     permits: Arc<Semaphore>,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, idle: Mutex::default(), permits: Arc::new(Semaphore::new(READERS_MAX)) }
+        Self {
+            path,
+            idle: Mutex::default(),
+            generation: AtomicU64::new(0),
+            permits: Arc::new(Semaphore::new(READERS_MAX)),
+        }
     }
 
     /// Runs `read` on a blocking thread, within one snapshot of the tables.
@@ -37,6 +45,7 @@ impl Readers {
     ) -> Result<T, ShardError> {
         let readers = Arc::clone(self);
         self.blocking(move || {
+            let generation = readers.generation.load(Ordering::Acquire);
             let idle = readers.idle.lock().pop();
             let mut connection = match idle {
                 Some(connection) => connection,
@@ -47,7 +56,9 @@ impl Readers {
             // After an error the connection is dropped, and its snapshot with it.
             let answer = read(&mut connection)?;
             connection.run(commit, &[])?;
-            readers.idle.lock().push(connection);
+            if readers.generation.load(Ordering::Acquire) == generation {
+                readers.idle.lock().push(connection);
+            }
             Ok(answer)
         })
         .await
@@ -77,6 +88,12 @@ impl Readers {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(ShardError::Stopped("the process is ending".into())),
         }
+    }
+
+    /// Has every later read open the file anew.
+    pub(super) fn renew(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.idle.lock().clear();
     }
 
     /// Refuses further reads and closes the connections that rest.

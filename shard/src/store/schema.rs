@@ -190,7 +190,7 @@ fn name_event_types(connection: &mut Connection) -> Result<(), ShardError> {
 }
 
 /// Refuses a file that is not this shard's. A file without any table is new.
-fn check_identity(connection: &mut Connection, options: &StoreOptions) -> Result<(), ShardError> {
+pub(super) fn check_identity(connection: &mut Connection, options: &StoreOptions) -> Result<(), ShardError> {
     let path = options.path.display();
     if !check_format(connection, &options.path)? {
         return Ok(());

@@ -5,17 +5,19 @@
 //! good, and the shard with it.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use opcode_engine::ids::ShardId;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::apply::Applier;
 use super::connection::CheckpointMode;
-use super::schema::PAGE_BYTES;
+use super::schema::{self, PAGE_BYTES};
+use super::{StoreOptions, copy};
 use crate::batch::Position;
 use crate::crash;
 use crate::error::ShardError;
@@ -72,6 +74,7 @@ struct Queue {
     bytes: usize,
     /// Somebody waits for this position.
     wanted: Option<Position>,
+    install: Option<Install>,
     stop: Option<Stop>,
 }
 
@@ -89,8 +92,20 @@ enum Stop {
     Abandon,
 }
 
+/// A copy to install, and who waits for it.
+type Install = (PathBuf, oneshot::Sender<Result<Applied, ShardError>>);
+
+/// What came of it.
+enum Installed {
+    /// What the tables hold now.
+    Done(Applied),
+    /// The copy is no good; nothing was changed.
+    Refused(ShardError),
+}
+
 enum Work {
     Apply(Vec<CommittedEntry>),
+    Install(PathBuf, oneshot::Sender<Result<Applied, ShardError>>),
     Checkpoint,
     Stop(Stop),
 }
@@ -154,6 +169,12 @@ impl Shared {
         self.wake.notify_one();
     }
 
+    /// Asks the writer to put a copy in the tables' place; the last one asked for counts.
+    pub(super) fn install(&self, from: PathBuf, reply: oneshot::Sender<Result<Applied, ShardError>>) {
+        self.queue.lock().install = Some((from, reply));
+        self.wake.notify_one();
+    }
+
     /// Asks the writer to apply all, checkpoint and end.
     pub(super) fn close(&self) {
         self.stop(Stop::Close);
@@ -193,6 +214,9 @@ impl Shared {
         loop {
             if queue.stop == Some(Stop::Abandon) {
                 return Work::Stop(Stop::Abandon);
+            }
+            if let Some((from, reply)) = queue.install.take() {
+                return Work::Install(from, reply);
             }
             let now = Instant::now();
             let wake_at = match (queue.ready_at(applied, last_commit), queue.stop) {
@@ -285,7 +309,9 @@ impl Meters {
 /// The writer's side.
 pub(super) struct Writer {
     meters: Meters,
-    applier: Applier,
+    /// Gone only while a copy takes the tables' place.
+    applier: Option<Applier>,
+    options: StoreOptions,
     shared: Arc<Shared>,
     last_commit: Instant,
     /// When to checkpoint if nothing comes; none when all is in the main file.
@@ -299,19 +325,47 @@ pub(super) struct Writer {
 impl Writer {
     /// Takes over the applier. What a former process applied counts as checkpointed only once
     /// this one has moved it.
-    pub(super) fn new(applier: Applier, shared: Arc<Shared>, shard: ShardId) -> Self {
+    pub(super) fn new(applier: Applier, shared: Arc<Shared>, options: StoreOptions) -> Self {
         let now = Instant::now();
         let position = applier.standing().map(|s| s.position);
         shared.progress.send_modify(|progress| progress.position = position);
         Self {
-            meters: Meters::new(shard),
-            applier,
+            meters: Meters::new(options.shard),
+            applier: Some(applier),
+            options,
             shared,
             last_commit: now.checked_sub(IDLE_AFTER).unwrap_or(now),
             checkpoint_at: position.map(|_| now + CHECKPOINT_AFTER),
             dirty_since: position.map(|_| now),
             checkpoint_frames: CHECKPOINT_FRAMES,
         }
+    }
+
+    fn applier(&mut self) -> &mut Applier {
+        self.applier.as_mut().expect("a copy has taken its place or ended the writer")
+    }
+
+    /// Puts a copy in the tables' place, if it is further than they are.
+    fn install(&mut self, from: &Path) -> Result<Installed, ShardError> {
+        let copy = match copy::check(from, &self.options) {
+            Ok(copy) => copy,
+            Err(error) => return Ok(Installed::Refused(error)),
+        };
+        if let Some(standing) = self.applier().standing()
+            && standing.position.index >= copy.position.index
+        {
+            return Ok(Installed::Done(standing.applied.clone()));
+        }
+        self.applier = None;
+        copy::take_place(from, &self.options.path)?;
+        let applier = Applier::new(schema::open_for_writing(&self.options)?)?;
+        let applied = applier.standing().map(|s| s.applied.clone()).unwrap_or_default();
+        let position = applier.standing().map(|s| s.position);
+        self.applier = Some(applier);
+        self.shared.progress.send_modify(|progress| progress.position = position);
+        let now = Instant::now();
+        (self.checkpoint_at, self.dirty_since) = (Some(now + CHECKPOINT_AFTER), Some(now));
+        Ok(Installed::Done(applied))
     }
 
     /// Works until it is stopped or fails.
@@ -329,9 +383,17 @@ impl Writer {
 
     fn work(&mut self) -> Result<(), ShardError> {
         loop {
-            let applied = self.applier.standing().map(|s| s.position);
+            let applied = self.applier().standing().map(|s| s.position);
             match self.shared.next_work(applied, self.last_commit, self.checkpoint_at) {
                 Work::Apply(entries) => self.apply(&entries)?,
+                Work::Install(from, reply) => {
+                    let answer = match self.install(&from)? {
+                        Installed::Done(applied) => Ok(applied),
+                        Installed::Refused(error) => Err(error),
+                    };
+                    // Nobody may wait for it any more; the tables hold it all the same.
+                    let _ = reply.send(answer);
+                }
                 Work::Checkpoint => {
                     if !self.checkpoint(CheckpointMode::Passive)? {
                         let now = Instant::now();
@@ -341,7 +403,7 @@ impl Writer {
                 }
                 Work::Stop(Stop::Abandon) => return Ok(()),
                 Work::Stop(Stop::Close) => {
-                    self.applier.connection().busy_timeout(RESTART_TIMEOUT);
+                    self.applier().connection().busy_timeout(RESTART_TIMEOUT);
                     return self.checkpoint(CheckpointMode::Truncate).map(drop);
                 }
             }
@@ -351,7 +413,7 @@ impl Writer {
     fn apply(&mut self, entries: &[CommittedEntry]) -> Result<(), ShardError> {
         let started = Instant::now();
         let records = entries.iter().map(|entry| entry.batch.records().len()).sum::<usize>();
-        let has_committed = self.applier.apply(entries)?;
+        let has_committed = self.applier().apply(entries)?;
         self.shared.backlog.fetch_sub(records, Ordering::Relaxed);
         self.last_commit = Instant::now();
         if !has_committed {
@@ -361,7 +423,7 @@ impl Writer {
         self.meters.records.increment(records as u64);
         self.meters.backlog.set(self.shared.backlog() as f64);
         self.meters.commit_seconds.record(started.elapsed());
-        let position = self.applier.standing().map(|s| s.position);
+        let position = self.applier().standing().map(|s| s.position);
         self.shared.progress.send_modify(|progress| progress.position = position);
         let dirty_since = *self.dirty_since.get_or_insert(self.last_commit);
         self.checkpoint_at =
@@ -370,7 +432,7 @@ impl Writer {
     }
 
     fn checkpoint_under_load(&mut self) -> Result<(), ShardError> {
-        let frames = self.applier.connection().wal_frames();
+        let frames = self.applier().connection().wal_frames();
         if frames < CHECKPOINT_FRAMES {
             // The WAL has started over.
             self.checkpoint_frames = CHECKPOINT_FRAMES;
@@ -381,9 +443,9 @@ impl Writer {
         let is_whole = if frames < CHECKPOINT_FRAMES * RESTART_FACTOR {
             self.checkpoint(CheckpointMode::Passive)?
         } else {
-            self.applier.connection().busy_timeout(RESTART_TIMEOUT);
+            self.applier().connection().busy_timeout(RESTART_TIMEOUT);
             let is_whole = self.checkpoint(CheckpointMode::Restart)?;
-            self.applier.connection().busy_timeout(LOCK_TIMEOUT);
+            self.applier().connection().busy_timeout(LOCK_TIMEOUT);
             is_whole
         };
         let step = if is_whole { CHECKPOINT_FRAMES } else { CHECKPOINT_FRAMES / 4 };
@@ -397,11 +459,11 @@ impl Writer {
     fn checkpoint(&mut self, mode: CheckpointMode) -> Result<bool, ShardError> {
         crash::point("tables.checkpoint.before");
         let started = Instant::now();
-        let checkpoint = self.applier.connection().checkpoint(mode)?;
+        let checkpoint = self.applier().connection().checkpoint(mode)?;
         crash::point("tables.checkpoint.after");
         self.meters.checkpoint_seconds.record(started.elapsed());
         if checkpoint.is_whole() {
-            *self.shared.checkpointed.lock() = self.applier.standing().map(|s| s.applied.clone());
+            *self.shared.checkpointed.lock() = self.applier().standing().map(|s| s.applied.clone());
             (self.checkpoint_at, self.dirty_since) = (None, None);
         } else {
             tracing::debug!(?checkpoint, "a reader keeps part of the WAL");

@@ -1,0 +1,264 @@
+//! This node's part in a cluster: its data, its connections, the membership, and its replicas.
+//! A new one founds a cluster or joins one; every other goes on with what its folder says.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use opcode_router::LocalShards;
+use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
+use opcode_shard::actions::{ActionOptions, Actions};
+use opcode_shard::peer::NodeId;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::membership::agent::Agent;
+use crate::membership::change::Change;
+use crate::membership::{Begin, Membership, controller};
+use crate::services::Services;
+use crate::shards::{DataDir, Identity, Joined, NewData, Starter};
+use crate::transport::{self, Transport};
+
+/// Processes that run jq, at most.
+const JQ_WORKERS_MAX: usize = 4;
+/// How far the peers' port is from the HTTP port when nothing is said.
+const PEER_PORT_OFFSET: u16 = 1_000;
+/// Longest wait for a cluster to take a node in.
+const JOIN_MAX: Duration = Duration::from_secs(60);
+/// How often it is asked until then.
+const JOIN_EVERY: Duration = Duration::from_millis(500);
+
+/// A running part in a cluster.
+pub(crate) struct Cluster {
+    pub(crate) identity: Identity,
+    pub(crate) peer_address: SocketAddr,
+    pub(crate) agent: Agent,
+    pub(crate) map: watch::Receiver<Arc<ShardMap>>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Held while the node runs.
+    _data: DataDir,
+}
+
+impl Cluster {
+    /// Founds, joins or goes on; returns once the node knows the map and its replicas have begun.
+    pub(crate) async fn start(config: &Config, address: SocketAddr) -> Result<Self> {
+        let listener = listen(config, address).await?;
+        let peer_address = listener.local_addr().context("a bound listener has an address")?;
+        let new = match config.join.is_empty() || DataDir::is_used(&config.data_dir) {
+            true => NewData::Cluster(config.shards),
+            false => NewData::Joined(Box::new(join(config, address, peer_address).await?)),
+        };
+        let data = DataDir::open(&config.data_dir, new)?;
+        let identity = data.identity.clone();
+        let local = Arc::new(LocalShards::default());
+        let definitions = Arc::default();
+        let services = Arc::new(Services {
+            local: local.clone(),
+            definitions: Arc::clone(&definitions),
+            membership: OnceLock::new(),
+        });
+        let me = transport::Identity {
+            cluster_id: identity.cluster_id.clone(),
+            node_id: identity.node_id,
+            incarnation: incarnation(),
+        };
+        let transport = Transport::start(listener, me, services.clone());
+        let actions = Actions::new(action_options(config)?);
+        let shared = crate::shards::shared(config, actions, transport.clone(), definitions)?;
+        let addresses = (address.to_string(), peer_address.to_string());
+        let begin = match identity.joined {
+            true => Begin::Joined(identity.map.clone().map(Arc::new)),
+            false => Begin::Found(first_map(&identity, &addresses, config)),
+        };
+        if let Begin::Joined(Some(map)) = &begin {
+            let known = map.nodes.iter().map(|(node, entry)| (*node, entry.peer_addr.clone()));
+            transport.set_addresses(known.collect());
+        }
+        let log = shared.log.clone();
+        let membership = Membership::start(
+            &config.data_dir,
+            &identity.cluster_id,
+            identity.node_id,
+            begin,
+            log,
+            transport.clone(),
+        )
+        .await?;
+        assert!(services.membership.set(membership.clone()).is_ok(), "the membership starts once");
+        let first = membership.map().context("the shard map is not known: is this a node's folder?")?;
+        let (map_in, map) = watch::channel(first.clone());
+        let starter =
+            Starter { data_dir: config.data_dir.clone(), cluster_id: identity.cluster_id.clone(), shared };
+        let mut agent = Agent::new(membership.clone(), transport, local, starter);
+        agent.follow(&first).await?;
+        let tasks = vec![
+            tokio::spawn(controller::run(membership.clone())),
+            tokio::spawn(follow_maps(membership.clone(), map_in)),
+            tokio::spawn(tell_addresses(membership, identity.node_id, addresses)),
+        ];
+        Ok(Self { identity, peer_address, agent, map, tasks, _data: data })
+    }
+
+    /// Gives away what it leads and stops.
+    pub(crate) async fn stop(self) -> Result<()> {
+        let Self { agent, tasks, .. } = self;
+        tasks.iter().for_each(JoinHandle::abort);
+        let (membership, transport) = (agent.membership.clone(), agent.transport.clone());
+        let group = membership.group.clone();
+        let successor = group.members().voters.into_iter().find(|node| transport.is_alive(*node));
+        if let (Some(node), true) = (successor, membership.leads()) {
+            // Nobody may be there to take over: then the others elect one.
+            let _ = group.hand_over(node).await;
+        }
+        agent.stop().await?;
+        group.shutdown().await;
+        transport.shutdown();
+        Ok(())
+    }
+}
+
+/// Grows with every start.
+fn incarnation() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn listen(config: &Config, address: SocketAddr) -> Result<TcpListener> {
+    let wanted = config.peer_listen.unwrap_or_else(|| {
+        let port = if config.listen.port() == 0 {
+            0
+        } else {
+            address.port().checked_add(PEER_PORT_OFFSET).unwrap_or(0)
+        };
+        SocketAddr::new(address.ip(), port)
+    });
+    if !wanted.ip().is_loopback() {
+        bail!(
+            "{wanted} is not a loopback address, and nodes do not prove to each other who they are yet: \
+             have peers listen on 127.0.0.1"
+        );
+    }
+    TcpListener::bind(wanted).await.with_context(|| {
+        format!("{wanted} cannot be listened on for other nodes: name another with --peer-listen")
+    })
+}
+
+/// The map of a cluster that this node founds.
+fn first_map(identity: &Identity, (addr, peer_addr): &(String, String), config: &Config) -> ShardMap {
+    let entry =
+        NodeEntry { addr: addr.clone(), peer_addr: peer_addr.clone(), state: NodeState::Active, voter: true };
+    let mut map = ShardMap::of_one(identity.cluster_id.clone(), identity.node_id, entry, identity.shards);
+    map.replication_factor = config.replication_factor;
+    map
+}
+
+/// Asks the nodes named to be taken in, until one does.
+async fn join(config: &Config, address: SocketAddr, peer_address: SocketAddr) -> Result<Joined> {
+    // One that is installed already will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(10))
+        .build()
+        .context("an HTTP client can be made")?;
+    let body = serde_json::json!({
+        "request": uuid::Uuid::new_v4().to_string(),
+        "addr": address.to_string(), "peer_addr": peer_address.to_string(),
+    });
+    let deadline = tokio::time::Instant::now() + JOIN_MAX;
+    let mut why = String::new();
+    loop {
+        for node in &config.join {
+            let base = node.trim_end_matches('/');
+            let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
+            let sent = client.post(format!("{base}/v1/cluster/nodes")).json(&body).send().await;
+            let answer = match sent {
+                Ok(response) => (response.status(), response.bytes().await.unwrap_or_default()),
+                Err(error) => {
+                    why = format!("{base}: {error}");
+                    continue;
+                }
+            };
+            match answer {
+                (status, bytes) if status.is_success() => {
+                    return serde_json::from_slice(&bytes).with_context(|| {
+                        format!("{base} answered something else than a place in a cluster")
+                    });
+                }
+                (status, bytes) => {
+                    let problem: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                    why = format!(
+                        "{base}: {status}: {}",
+                        problem["detail"].as_str().unwrap_or("no reason given")
+                    );
+                    if status.is_client_error() {
+                        bail!("the cluster does not take this node in: {why}");
+                    }
+                }
+            }
+        }
+        if tokio::time::Instant::now() >= deadline {
+            bail!("no cluster took this node in within {JOIN_MAX:?}: {why}");
+        }
+        tracing::info!(why, "waiting for the cluster to take this node in");
+        tokio::time::sleep(JOIN_EVERY).await;
+    }
+}
+
+async fn follow_maps(membership: Arc<Membership>, map: watch::Sender<Arc<ShardMap>>) {
+    let mut maps = membership.maps();
+    loop {
+        if let Some(newest) = maps.borrow_and_update().clone() {
+            map.send_replace(newest);
+        }
+        if maps.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the cluster where this node is now, if that is elsewhere than the map says.
+async fn tell_addresses(membership: Arc<Membership>, node: NodeId, (addr, peer_addr): (String, String)) {
+    let mut maps = membership.maps();
+    loop {
+        let entry = maps.borrow_and_update().as_ref().and_then(|map| map.nodes.get(&node).cloned());
+        if let Some(entry) = entry {
+            if entry.addr == addr && entry.peer_addr == peer_addr {
+                return;
+            }
+            let change = Change::Move { node, addr: addr.clone(), peer_addr: peer_addr.clone() };
+            if let Err(error) = membership.submit(change).await {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the cluster does not know yet where this node is"
+                );
+                continue;
+            }
+        }
+        if maps.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What actions may do on this node.
+fn action_options(config: &Config) -> Result<ActionOptions> {
+    let program = std::env::current_exe().context("the program's own path is needed for jq workers")?;
+    let working_dir = std::env::current_dir().context("the current folder cannot be read")?;
+    let fs_roots = config
+        .fs_roots
+        .iter()
+        .map(|root| root.canonicalize().with_context(|| format!("fs root {}", root.display())))
+        .collect::<Result<_>>()?;
+    Ok(ActionOptions {
+        allow_shell: config.allow_shell,
+        allow_private_network: config.allow_private_network,
+        fs_roots,
+        working_dir,
+        jq_worker: vec![program.display().to_string(), "jq-worker".into()],
+        jq_workers_max: JQ_WORKERS_MAX,
+    })
+}

@@ -1,0 +1,289 @@
+//! Changes of the shard map, and what each comes to: pure, the same on every member.
+
+use std::collections::VecDeque;
+
+use opcode_engine::ids::ShardId;
+use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
+use opcode_shard::peer::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// Requests to join that are remembered, so that one sent twice joins once.
+const JOINS_MAX: usize = 1_000;
+/// Longest address.
+const ADDRESS_BYTES_MAX: usize = 256;
+/// Most nodes of a cluster.
+const NODES_MAX: usize = 1_000;
+
+/// A change as it stands in the log. Variants are only ever added.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Change {
+    /// The first: the map of a new cluster.
+    Found(Box<ShardMap>),
+    /// A node asks to join; gets a number. The same request again gets the same.
+    Join { request: String, addr: String, peer_addr: String },
+    /// A node is at other addresses now.
+    Move { node: NodeId, addr: String, peer_addr: String },
+    /// A node is to give its shards away, or to have some again.
+    SetState { node: NodeId, state: NodeState },
+    /// A node that holds nothing, or is gone for good, leaves.
+    Remove { node: NodeId },
+    /// Nodes that vote in the membership group.
+    SetVoters { voters: Vec<NodeId> },
+    /// Shards get other nodes, unless the map has changed since `version`.
+    Place { version: u64, places: Vec<(ShardId, Vec<NodeId>)>, placed_for: Vec<NodeId> },
+    /// A shard's group is as its entry of this epoch wants it.
+    Settled { shard: ShardId, epoch: u64 },
+}
+
+/// What a change came to: a node's number, or the map's version.
+pub(crate) type Outcome = Result<u64, String>;
+
+/// Everything that changes decide.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) map: Option<ShardMap>,
+    joins: VecDeque<(String, NodeId)>,
+}
+
+impl State {
+    /// Applies a change; a refused one changes nothing.
+    pub(crate) fn apply(&mut self, change: Change) -> Outcome {
+        if let Change::Found(found) = change {
+            if self.map.is_some() {
+                return Err("the cluster has been founded".into());
+            }
+            let version = found.version;
+            self.map = Some(*found);
+            return Ok(version);
+        }
+        let joins = &mut self.joins;
+        let map = self.map.as_mut().ok_or("the cluster has not been founded")?;
+        let answer = match change {
+            Change::Found(_) => unreachable!("dealt with above"),
+            Change::Join { request, addr, peer_addr } => {
+                if let Some((_, node)) = joins.iter().find(|(known, _)| *known == request) {
+                    return Ok(*node);
+                }
+                let node = join(map, addr, peer_addr)?;
+                joins.push_back((request, node));
+                if joins.len() > JOINS_MAX {
+                    joins.pop_front();
+                }
+                Some(node)
+            }
+            Change::Move { node, addr, peer_addr } => {
+                check_addresses(&addr, &peer_addr)?;
+                let entry = known(map, node)?;
+                (entry.addr, entry.peer_addr) = (addr, peer_addr);
+                None
+            }
+            Change::SetState { node, state } => {
+                known(map, node)?.state = state;
+                let active = map.nodes.values().filter(|node| node.state == NodeState::Active).count();
+                if active == 0 {
+                    known(map, node)?.state = NodeState::Active;
+                    return Err(format!("node {node} is the last that holds shards: add another first"));
+                }
+                None
+            }
+            Change::Remove { node } => {
+                remove(map, node)?;
+                None
+            }
+            Change::SetVoters { voters } => {
+                if voters.is_empty() || voters.iter().any(|voter| !map.nodes.contains_key(voter)) {
+                    return Err("voters must be nodes of the cluster".into());
+                }
+                for (node, entry) in &mut map.nodes {
+                    entry.voter = voters.contains(node);
+                }
+                None
+            }
+            Change::Place { version, places, placed_for } => {
+                place(map, version, places, placed_for)?;
+                None
+            }
+            Change::Settled { shard, epoch } => {
+                let entry = match shard {
+                    ShardId::SYSTEM => &mut map.system,
+                    ShardId(n) => map.shards.get_mut(n as usize).ok_or("there is no such shard")?,
+                };
+                if entry.epoch != epoch {
+                    return Err("the shard's entry has changed since".into());
+                }
+                entry.retiring.clear();
+                None
+            }
+        };
+        map.version += 1;
+        Ok(answer.unwrap_or(map.version))
+    }
+}
+
+fn known(map: &mut ShardMap, node: NodeId) -> Result<&mut NodeEntry, String> {
+    map.nodes.get_mut(&node).ok_or_else(|| format!("there is no node {node}"))
+}
+
+fn check_addresses(addr: &str, peer_addr: &str) -> Result<(), String> {
+    for (what, text) in [("addr", addr), ("peer_addr", peer_addr)] {
+        let port = text.rsplit_once(':').and_then(|(host, port)| {
+            (!host.is_empty() && text.len() <= ADDRESS_BYTES_MAX).then(|| port.parse::<u16>().ok())?
+        });
+        if port.is_none_or(|port| port == 0) {
+            return Err(format!("`{what}` must be host:port, as others reach it"));
+        }
+    }
+    Ok(())
+}
+
+fn join(map: &mut ShardMap, addr: String, peer_addr: String) -> Result<NodeId, String> {
+    check_addresses(&addr, &peer_addr)?;
+    if let Some((node, _)) = map.nodes.iter().find(|(_, entry)| entry.peer_addr == peer_addr) {
+        return Err(format!(
+            "node {node} is at {peer_addr}: if it is gone for good, remove it first \
+             (`opcode cluster remove {node}`)"
+        ));
+    }
+    if map.nodes.len() >= NODES_MAX {
+        return Err(format!("a cluster may have {NODES_MAX} nodes"));
+    }
+    map.last_node_id += 1;
+    let entry = NodeEntry { addr, peer_addr, state: NodeState::Active, voter: false };
+    map.nodes.insert(map.last_node_id, entry);
+    Ok(map.last_node_id)
+}
+
+fn remove(map: &mut ShardMap, node: NodeId) -> Result<(), String> {
+    known(map, node)?;
+    let others: Vec<NodeId> = map.nodes.keys().copied().filter(|other| *other != node).collect();
+    if others.is_empty() {
+        return Err("it is the only node".into());
+    }
+    let alone = map.all_shards().find(|entry| entry.replicas.iter().all(|holder| *holder == node));
+    if let Some(entry) = alone {
+        return Err(format!("node {node} alone holds shard {}: drain it first", entry.shard));
+    }
+    map.nodes.remove(&node);
+    for entry in map.shards.iter_mut().chain([&mut map.system]) {
+        if entry.holders().any(|holder| holder == node) {
+            entry.replicas.retain(|holder| *holder != node);
+            entry.retiring.retain(|holder| *holder != node);
+            entry.epoch += 1;
+        }
+    }
+    Ok(())
+}
+
+fn place(
+    map: &mut ShardMap,
+    version: u64,
+    places: Vec<(ShardId, Vec<NodeId>)>,
+    placed_for: Vec<NodeId>,
+) -> Result<(), String> {
+    if version != map.version {
+        return Err(format!("the map has version {}, not {version}: look again", map.version));
+    }
+    for (shard, replicas) in &places {
+        if map.shard(*shard).is_none() {
+            return Err(format!("there is no shard {shard}"));
+        }
+        let mut distinct = replicas.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if replicas.is_empty() || distinct.len() != replicas.len() {
+            return Err(format!("shard {shard} needs distinct nodes"));
+        }
+        if let Some(node) = replicas.iter().find(|node| !map.nodes.contains_key(node)) {
+            return Err(format!("there is no node {node}"));
+        }
+    }
+    for (shard, replicas) in places {
+        let entry = match shard {
+            ShardId::SYSTEM => &mut map.system,
+            ShardId(n) => &mut map.shards[n as usize],
+        };
+        if entry.replicas == replicas {
+            continue;
+        }
+        let before: Vec<NodeId> = entry.holders().collect();
+        entry.retiring = before.into_iter().filter(|node| !replicas.contains(node)).collect();
+        entry.retiring.sort_unstable();
+        entry.retiring.dedup();
+        entry.replicas = replicas;
+        entry.epoch += 1;
+    }
+    map.placed_for = placed_for;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn founded() -> State {
+        let entry =
+            NodeEntry { addr: "a:1".into(), peer_addr: "a:2".into(), state: NodeState::Active, voter: true };
+        let mut state = State::default();
+        state.apply(Change::Found(Box::new(ShardMap::of_one("c".into(), 1, entry, 4)))).unwrap();
+        state
+    }
+
+    fn join(state: &mut State, request: &str, port: u16) -> Outcome {
+        let (addr, peer_addr) = (format!("b:{port}"), format!("b:{}", port + 1));
+        state.apply(Change::Join { request: request.into(), addr, peer_addr })
+    }
+
+    #[test]
+    fn a_node_joins_once_and_numbers_are_never_given_twice() {
+        let mut state = founded();
+        assert_eq!(join(&mut state, "x", 10), Ok(2));
+        assert_eq!(join(&mut state, "x", 10), Ok(2));
+        assert!(join(&mut state, "y", 10).unwrap_err().contains("remove it first"));
+        assert_eq!(join(&mut state, "z", 20), Ok(3));
+        let version = state.map.as_ref().unwrap().version;
+        assert_eq!(state.apply(Change::Remove { node: 3 }), Ok(version + 1));
+        assert_eq!(join(&mut state, "w", 20), Ok(4));
+        for wrong in ["", "b", "b:0", ":1", "b:99999"] {
+            let change = Change::Join { request: "v".into(), addr: wrong.into(), peer_addr: "c:1".into() };
+            assert!(state.apply(change).is_err(), "{wrong}");
+        }
+        assert!(state.apply(Change::Found(Box::new(founded().map.unwrap()))).is_err());
+    }
+
+    #[test]
+    fn shards_move_from_map_to_map_and_a_stale_view_changes_nothing() {
+        let mut state = founded();
+        join(&mut state, "x", 10).unwrap();
+        let version = state.map.as_ref().unwrap().version;
+        let places = vec![(ShardId(0), vec![2]), (ShardId::SYSTEM, vec![1, 2])];
+        let place = |version| Change::Place { version, places: places.clone(), placed_for: vec![1, 2] };
+        let before = state.clone();
+        assert!(state.apply(place(version - 1)).unwrap_err().contains("look again"));
+        assert_eq!(state, before);
+        state.apply(place(version)).unwrap();
+        let map = state.map.as_ref().unwrap();
+        assert_eq!((&map.shards[0].replicas, &map.shards[0].retiring), (&vec![2], &vec![1]));
+        assert_eq!(map.shards[0].epoch, 2);
+        assert!(state.apply(Change::Remove { node: 2 }).unwrap_err().contains("drain it first"));
+        assert!(state.apply(Change::Settled { shard: ShardId(0), epoch: 1 }).is_err());
+        state.apply(Change::Settled { shard: ShardId(0), epoch: 2 }).unwrap();
+        assert!(state.map.as_ref().unwrap().shards[0].retiring.is_empty());
+        let unknown = Change::Place {
+            version: state.map.as_ref().unwrap().version,
+            places: vec![(ShardId(0), vec![9])],
+            placed_for: Vec::new(),
+        };
+        assert!(state.apply(unknown).unwrap_err().contains("no node 9"));
+    }
+
+    #[test]
+    fn the_last_node_with_shards_stays() {
+        let mut state = founded();
+        let drain = |node| Change::SetState { node, state: NodeState::Draining };
+        assert!(state.apply(drain(1)).unwrap_err().contains("add another first"));
+        assert_eq!(state.map.as_ref().unwrap().nodes[&1].state, NodeState::Active);
+        join(&mut state, "x", 10).unwrap();
+        state.apply(drain(1)).unwrap();
+        assert!(state.apply(Change::SetVoters { voters: vec![7] }).is_err());
+    }
+}

@@ -1,0 +1,194 @@
+//! Membership: which nodes there are and which shards they hold, agreed on in a small group.
+//!
+//! [`change`] says what a change does to the map; `state_machine` keeps it; [`placement`] decides
+//! who should hold what; [`controller`] runs where the group is led, and brings the map in line
+//! with the nodes; [`agent`] runs on every node, and brings its shards in line with the map.
+
+pub(crate) mod agent;
+pub(crate) mod change;
+pub(crate) mod controller;
+pub(crate) mod placement;
+mod state_machine;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use opcode_engine::ids::ShardId;
+use opcode_router::shard_map::ShardMap;
+use opcode_shard::error::ShardError;
+use opcode_shard::log::{Group, GroupOptions, LogStore, Role};
+use opcode_shard::peer::{NodeId, PeerError, Peers, Service};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use change::{Change, Outcome};
+use state_machine::MapTables;
+
+/// Longest wait for a change to be committed.
+const CHANGE_MAX: Duration = Duration::from_secs(5);
+/// How often a change is tried again while the group has no leader.
+const AGAIN_EVERY: Duration = Duration::from_millis(200);
+
+/// What nodes tell each other over [`Service::Cluster`].
+#[derive(Debug, Serialize, Deserialize)]
+enum Message {
+    Change(Change),
+}
+
+/// What they answer.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Done(u64),
+    Refused(String),
+    /// Another leads the group; who, if that is known.
+    NotLeader(Option<NodeId>),
+    /// It may have been taken.
+    Unknown(String),
+}
+
+/// This node's part in the membership group.
+pub(crate) struct Membership {
+    pub(crate) node_id: NodeId,
+    pub(crate) group: Arc<Group>,
+    tables: Arc<MapTables>,
+    peers: Arc<dyn Peers>,
+    /// What the node knew of the others before the log told it.
+    seed: Option<Arc<ShardMap>>,
+}
+
+/// What a membership begins with.
+pub(crate) enum Begin {
+    /// A new cluster of this node, with this map.
+    Found(ShardMap),
+    /// A cluster that this node has joined; its map then.
+    Joined(Option<Arc<ShardMap>>),
+}
+
+impl Membership {
+    /// Takes part in the group; one that founds it returns with the map agreed on.
+    pub(crate) async fn start(
+        data_dir: &Path,
+        cluster_id: &str,
+        node_id: NodeId,
+        begin: Begin,
+        log: Arc<LogStore>,
+        peers: Arc<dyn Peers>,
+    ) -> Result<Arc<Self>> {
+        let tables = Arc::new(MapTables::open(data_dir.join("membership.json"), cluster_id)?);
+        let options = GroupOptions {
+            group: ShardId::MEMBERSHIP,
+            node_id,
+            founds: matches!(begin, Begin::Found(_)),
+            copies_dir: data_dir.join("membership-copies"),
+            propose_timeout_ms: u64::try_from(CHANGE_MAX.as_millis()).expect("seconds"),
+        };
+        let group = Group::start(options, log, tables.clone(), peers.clone())
+            .await
+            .context("the membership group")?;
+        let (seed, found) = match begin {
+            Begin::Found(map) => (None, Some(map)),
+            Begin::Joined(seed) => (seed, None),
+        };
+        let membership = Arc::new(Self { node_id, group, tables, peers, seed });
+        if let Some(map) = found
+            && membership.known_map().is_none()
+            && membership.group.is_alone().await?
+        {
+            membership.group.leads(CHANGE_MAX).await.context("the membership group has no leader")?;
+            if membership.known_map().is_none() {
+                let change = Change::Found(Box::new(map));
+                membership.submit(change).await?.map_err(anyhow::Error::msg)?;
+            }
+        }
+        Ok(membership)
+    }
+
+    fn known_map(&self) -> Option<Arc<ShardMap>> {
+        self.tables.map().borrow().clone()
+    }
+
+    /// The map, from the log or as it was when this node joined.
+    pub(crate) fn map(&self) -> Option<Arc<ShardMap>> {
+        self.known_map().or_else(|| self.seed.clone())
+    }
+
+    /// The map from the log, as it changes.
+    pub(crate) fn maps(&self) -> watch::Receiver<Option<Arc<ShardMap>>> {
+        self.tables.map()
+    }
+
+    /// Whether this node leads the group.
+    pub(crate) fn leads(&self) -> bool {
+        self.group.leading_term().is_some()
+    }
+
+    /// Who leads the group, if that is known.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        match *self.group.role().borrow() {
+            Role::Leader { .. } => Some(self.node_id),
+            Role::Follower { leader } => leader,
+        }
+    }
+
+    /// Has a change made by whoever leads the group. The inner error is a refusal that changed
+    /// nothing; the outer one says that nobody could be found to decide, or that it is unknown
+    /// whether it was taken.
+    pub(crate) async fn submit(&self, change: Change) -> Result<Outcome> {
+        let deadline = tokio::time::Instant::now() + CHANGE_MAX;
+        let mut hint = None;
+        loop {
+            let leader = if self.leads() { Some(self.node_id) } else { hint.take().or(self.leader()) };
+            let answer = match leader {
+                Some(node) if node == self.node_id => self.decide(change.clone()).await,
+                Some(node) => self.ask(node, &change).await,
+                None => Answer::NotLeader(None),
+            };
+            match answer {
+                Answer::Done(number) => return Ok(Ok(number)),
+                Answer::Refused(why) => return Ok(Err(why)),
+                Answer::Unknown(why) => anyhow::bail!("it is not known whether the change was taken: {why}"),
+                Answer::NotLeader(leader) => hint = leader.filter(|node| *node != self.node_id),
+            }
+            if tokio::time::Instant::now() >= deadline {
+                anyhow::bail!("the membership group has no leader that can be reached: nothing was changed");
+            }
+            tokio::time::sleep(AGAIN_EVERY).await;
+        }
+    }
+
+    async fn ask(&self, node: NodeId, change: &Change) -> Answer {
+        let body = serde_json::to_vec(&Message::Change(change.clone())).expect("a change is JSON");
+        let answered = self.peers.call(node, Service::Cluster, 0, body.into(), CHANGE_MAX).await;
+        match answered {
+            Ok(body) => {
+                serde_json::from_slice(&body).unwrap_or_else(|error| Answer::Unknown(error.to_string()))
+            }
+            Err(PeerError::Unreachable { .. } | PeerError::Refused { .. }) => Answer::NotLeader(None),
+            Err(error @ PeerError::Lost { .. }) => Answer::Unknown(error.to_string()),
+        }
+    }
+
+    /// Decides a change as the group's leader.
+    async fn decide(&self, change: Change) -> Answer {
+        match self.group.propose_change(state_machine::encode(&change).into()).await {
+            Ok(position) => match self.tables.outcome(position) {
+                Some(Ok(number)) => Answer::Done(number),
+                Some(Err(why)) => Answer::Refused(why),
+                None => Answer::Unknown("its outcome is not remembered".into()),
+            },
+            Err(ShardError::NotLeader) => Answer::NotLeader(self.leader()),
+            Err(error) => Answer::Unknown(error.to_string()),
+        }
+    }
+
+    /// Answers another node; an error is a refusal.
+    pub(crate) async fn answer(&self, body: &[u8]) -> Result<Bytes, String> {
+        let answer = match serde_json::from_slice(body).map_err(|error| error.to_string())? {
+            Message::Change(change) => self.decide(change).await,
+        };
+        Ok(serde_json::to_vec(&answer).expect("an answer is JSON").into())
+    }
+}

@@ -1,0 +1,204 @@
+//! Calls to a shard from another node: what may be asked of a [`ShardHandle`], and what it
+//! answers, as values that travel. [`wire`] makes bytes of them.
+//!
+//! The side that answers asks nobody else: what it does not lead it says so of.
+
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use opcode_engine::Rejected;
+use opcode_engine::command::Command;
+use opcode_engine::definition::Definition;
+use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
+use serde_json::Value;
+
+use crate::definitions::Definitions;
+use crate::error::CallError;
+use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardHandle, ShardInfo, Submission, Submitted};
+use crate::record::{EventRecord, TemplateRecord};
+use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
+
+/// Longest wait that another node may ask for.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+/// Most rows that another node may ask for at once.
+const ROWS_MAX: usize = 20_000;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum Request {
+    Submit(Vec<Submission>),
+    Command(WorkflowId, Command),
+    Status(WorkflowId),
+    Wait(WorkflowId, Duration),
+    Why(WorkflowId),
+    Definition(WorkflowId),
+    Events(WorkflowId, Sequence, usize),
+    RunId(RunNo),
+    ListRuns(RunFilter),
+    ListDecisions(DecisionFilter),
+    DefineTemplate { name: Arc<str>, source: Arc<str>, definition: Arc<Definition> },
+    Template(String, Option<u32>),
+    Templates,
+    Sql(String, usize),
+    Info,
+}
+
+/// What it is answered.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Answer {
+    Submitted(Vec<Result<Submitted, Rejected>>),
+    Commanded(CommandReply),
+    View(RunView),
+    Values(Vec<Value>),
+    Definition(PinnedDefinition),
+    Events(Vec<EventRecord>),
+    RunId(Option<WorkflowId>),
+    Runs(Vec<RunSummary>),
+    Decisions(Vec<DecisionRow>),
+    Defined(TemplateRecord, bool),
+    Template(Option<TemplateRecord>),
+    Templates(Vec<TemplateRecord>),
+    Info(ShardInfo),
+}
+
+/// An answer, or why there is none.
+pub struct Asked;
+
+impl Asked {
+    /// Reads what [`answer_call`] has written; the error says what is broken.
+    pub fn decode(bytes: &[u8]) -> Result<Result<Answer, CallError>, String> {
+        wire::decode_answer(bytes)
+    }
+}
+
+/// Answers a call of another node with the replica here.
+pub async fn answer_call(
+    handle: &ShardHandle,
+    definitions: &Definitions,
+    body: &[u8],
+) -> Result<Bytes, String> {
+    let request = wire::decode_request(body, definitions)?;
+    wire::encode_answer(request.answer(handle).await)
+}
+
+impl Request {
+    /// The request as bytes; the error says which bound it breaks.
+    pub fn encode(&self) -> Result<Bytes, String> {
+        wire::encode_request(self)
+    }
+
+    /// Whether asking twice does what asking once does.
+    pub fn may_repeat(&self) -> bool {
+        match self {
+            Self::Submit(submissions) => submissions.iter().all(|s| s.body_hash.is_some()),
+            Self::Command(_, command) => {
+                matches!(command, Command::Signal(signal) if signal.signal_id.is_some())
+            }
+            Self::DefineTemplate { .. }
+            | Self::Status(_)
+            | Self::Wait(..)
+            | Self::Why(_)
+            | Self::Definition(_)
+            | Self::Events(..)
+            | Self::RunId(_)
+            | Self::ListRuns(_)
+            | Self::ListDecisions(_)
+            | Self::Template(..)
+            | Self::Templates
+            | Self::Sql(..)
+            | Self::Info => true,
+        }
+    }
+
+    /// Asks the replica here.
+    pub async fn answer(self, handle: &ShardHandle) -> Result<Answer, CallError> {
+        Ok(match self {
+            Self::Submit(submissions) => Answer::Submitted(handle.submit(submissions).await?),
+            Self::Command(id, command) => Answer::Commanded(handle.command(&id, command).await?),
+            Self::Status(id) => Answer::View(handle.status(&id).await?),
+            Self::Wait(id, wait) => Answer::View(handle.wait(&id, wait.min(WAIT_MAX)).await?),
+            Self::Why(id) => Answer::Values(handle.why(&id).await?),
+            Self::Definition(id) => Answer::Definition(handle.definition(&id).await?),
+            Self::Events(id, after, limit) => {
+                Answer::Events(handle.events(&id, after, limit.min(ROWS_MAX)).await?)
+            }
+            Self::RunId(no) => Answer::RunId(handle.run_id(no).await?),
+            Self::ListRuns(filter) => {
+                let limit = filter.limit.min(ROWS_MAX);
+                Answer::Runs(leading(handle)?.list_runs(RunFilter { limit, ..filter }).await?)
+            }
+            Self::ListDecisions(filter) => {
+                let limit = filter.limit.min(ROWS_MAX);
+                Answer::Decisions(leading(handle)?.list_decisions(DecisionFilter { limit, ..filter }).await?)
+            }
+            Self::DefineTemplate { name, source, definition } => {
+                let (record, is_new) = handle.define_template(name, source, definition).await?;
+                Answer::Defined(record, is_new)
+            }
+            Self::Template(name, version) => Answer::Template(handle.template(&name, version).await?),
+            Self::Templates => Answer::Templates(handle.templates().await?),
+            Self::Sql(query, limit) => {
+                Answer::Values(leading(handle)?.sql(&query, limit.min(ROWS_MAX)).await?)
+            }
+            Self::Info => Answer::Info(leading(handle)?.info().await?),
+        })
+    }
+}
+
+/// What is read from tables alone must be read where the shard is led all the same.
+fn leading(handle: &ShardHandle) -> Result<&ShardHandle, CallError> {
+    match handle.serves() {
+        true => Ok(handle),
+        false => Err(CallError::NotLeader { shard: handle.id(), leader: handle.leader() }),
+    }
+}
+
+/// Another answer than the question has.
+fn mistaken(answer: &Answer) -> CallError {
+    let message = format!("another node answered something else: {answer:.200?}");
+    CallError::Unavailable { applied_unknown: true, message }
+}
+
+macro_rules! take {
+    ($($name:ident: $variant:ident => $type:ty),* $(,)?) => {
+        impl Answer {$(
+            /// The answer to a request of this kind.
+            pub fn $name(self) -> Result<$type, CallError> {
+                match self {
+                    Self::$variant(value) => Ok(value),
+                    other => Err(mistaken(&other)),
+                }
+            }
+        )*}
+    };
+}
+
+take! {
+    submitted: Submitted => Vec<Result<Submitted, Rejected>>,
+    commanded: Commanded => CommandReply,
+    view: View => RunView,
+    values: Values => Vec<Value>,
+    definition: Definition => PinnedDefinition,
+    events: Events => Vec<EventRecord>,
+    run_id: RunId => Option<WorkflowId>,
+    runs: Runs => Vec<RunSummary>,
+    decisions: Decisions => Vec<DecisionRow>,
+    template: Template => Option<TemplateRecord>,
+    templates: Templates => Vec<TemplateRecord>,
+    info: Info => ShardInfo,
+}
+
+impl Answer {
+    /// The answer to [`Request::DefineTemplate`].
+    pub fn defined(self) -> Result<(TemplateRecord, bool), CallError> {
+        match self {
+            Self::Defined(record, is_new) => Ok((record, is_new)),
+            other => Err(mistaken(&other)),
+        }
+    }
+}
