@@ -68,6 +68,11 @@ impl Client {
         self.post_text(path, body.to_string()).await
     }
 
+    /// `DELETE`; the answer's JSON.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value, Failure> {
+        read_json(self.send(self.request(Method::DELETE, path).timeout(ANSWER_MAX)).await?).await
+    }
+
     /// `POST` of text that is JSON.
     pub(crate) async fn post_text(&self, path: &str, body: String) -> Result<Value, Failure> {
         let request = self.request(Method::POST, path).header("content-type", "application/json");

@@ -1,5 +1,7 @@
 //! `opcode cluster` and `opcode sql`: the operator's view.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -13,6 +15,89 @@ pub(crate) enum Cluster {
     /// Show members and shards
     #[command(after_help = "Examples:\n  opcode cluster status\n  opcode cluster status -o json")]
     Status,
+    /// Have a node give its shards away; safe to repeat
+    #[command(after_help = "Examples:\n  opcode cluster drain 3\n  opcode cluster drain 3 --wait")]
+    Drain {
+        /// The node's number
+        node: u64,
+        /// Wait until it holds nothing, and show what is left
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Take a node out: one that was drained, or that is gone for good
+    #[command(after_help = "Examples:\n  opcode cluster drain 3 --wait && opcode cluster remove 3")]
+    Remove {
+        /// The node's number
+        node: u64,
+    },
+    /// Move a shard's replica to another node
+    #[command(
+        after_help = "Examples:\n  opcode cluster move 0 --to 4\n  opcode cluster move 0 --from 2 --to 4"
+    )]
+    Move {
+        /// The shard
+        shard: u32,
+        /// The node that gives it away [default: the last of its nodes]
+        #[arg(long)]
+        from: Option<u64>,
+        /// The node that gets it
+        #[arg(long)]
+        to: u64,
+    },
+    /// Place every shard anew, for the nodes there are
+    #[command(after_help = "Examples:\n  opcode cluster rebalance")]
+    Rebalance,
+}
+
+/// How often a wait looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Changes the cluster, as the command says.
+pub(crate) async fn run(command: Cluster, context: &Context) -> Result<(), Failure> {
+    let client = &context.client;
+    let answer = match command {
+        Cluster::Status => return status(context).await,
+        Cluster::Drain { node, wait } => {
+            let answer = client.post(&format!("/v1/cluster/nodes/{node}/drain"), &json!({})).await?;
+            if wait {
+                wait_until_empty(node, context).await?;
+            }
+            answer
+        }
+        Cluster::Remove { node } => client.delete(&format!("/v1/cluster/nodes/{node}")).await?,
+        Cluster::Move { shard, from, to } => {
+            let mut body = json!({"to": to});
+            if let Some(from) = from {
+                body["from"] = from.into();
+            }
+            client.post(&format!("/v1/cluster/shards/{shard}/move"), &body).await?
+        }
+        Cluster::Rebalance => client.post("/v1/cluster/rebalance", &json!({})).await?,
+    };
+    context.output.document(&answer, |answer| facts(answer, &["map_version"]));
+    Ok(())
+}
+
+/// Waits until no shard is on a node any more.
+async fn wait_until_empty(node: u64, context: &Context) -> Result<(), Failure> {
+    let name = node.to_string();
+    let mut told = usize::MAX;
+    loop {
+        let cluster = context.client.get("/v1/cluster").await?;
+        let lists = [cluster["shards"].as_array().cloned(), Some(vec![cluster["system_shard"].clone()])];
+        let is_there = |shard: &Value| {
+            shard["replicas"].as_array().is_none_or(|all| all.iter().any(|r| r["node_id"] == name.as_str()))
+        };
+        let left = lists.into_iter().flatten().flatten().filter(is_there).count();
+        if left == 0 {
+            return Ok(());
+        }
+        if left != told {
+            context.output.note(&format!("{left} shards are still on node {node}"));
+            told = left;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Flags of `opcode sql`.
@@ -31,7 +116,7 @@ pub(crate) struct Sql {
     shard: Option<u32>,
 }
 
-pub(crate) async fn status(context: &Context) -> Result<(), Failure> {
+async fn status(context: &Context) -> Result<(), Failure> {
     let cluster = context.client.get("/v1/cluster").await?;
     context.output.document(&cluster, |cluster| {
         let head = facts(cluster, &["cluster_id", "version", "map_version", "leader"]);

@@ -109,7 +109,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Template(command) => template::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
-        ClientCommand::Cluster(cluster::Cluster::Status) => cluster::status(context).await,
+        ClientCommand::Cluster(command) => cluster::run(command, context).await,
         ClientCommand::Completions(args) => {
             completions::completions(&args);
             Ok(())

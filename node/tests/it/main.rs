@@ -10,5 +10,6 @@ mod crash;
 mod crash_points;
 mod durable;
 mod examples;
+mod failover;
 mod service;
 mod tidy;
