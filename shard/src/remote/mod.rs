@@ -16,7 +16,7 @@ use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
 use serde_json::Value;
 
 use crate::definitions::Definitions;
-use crate::error::CallError;
+use crate::error::{CallError, ShardError};
 use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardHandle, ShardInfo, Submission, Submitted};
 use crate::record::{EventRecord, TemplateRecord};
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
@@ -115,13 +115,46 @@ impl Request {
         }
     }
 
-    /// Asks the replica here.
+    /// Whether it only reads, and answers at once.
+    fn reads(&self) -> bool {
+        match self {
+            Self::Submit(_)
+            | Self::Command(..)
+            | Self::DefineTemplate { .. }
+            | Self::Wait(..)
+            | Self::Info => false,
+            Self::Status(_)
+            | Self::Why(_)
+            | Self::Definition(_)
+            | Self::Events(..)
+            | Self::RunId(_)
+            | Self::ListRuns(_)
+            | Self::ListDecisions(_)
+            | Self::Template(..)
+            | Self::Templates
+            | Self::Sql(..) => true,
+        }
+    }
+
+    /// Asks the replica here. What is read is linearizable: before it, this node makes sure that
+    /// it still leads, so that a leader that was replaced behind its back never answers.
     pub async fn answer(self, handle: &ShardHandle) -> Result<Answer, CallError> {
+        if self.reads() {
+            confirm(handle).await?;
+        }
         Ok(match self {
             Self::Submit(submissions) => Answer::Submitted(handle.submit(submissions).await?),
             Self::Command(id, command) => Answer::Commanded(handle.command(&id, command).await?),
             Self::Status(id) => Answer::View(handle.status(&id).await?),
-            Self::Wait(id, wait) => Answer::View(handle.wait(&id, wait.min(WAIT_MAX)).await?),
+            Self::Wait(id, wait) => {
+                let view = handle.wait(&id, wait.min(WAIT_MAX)).await?;
+                if view.status.is_terminal() {
+                    return Ok(Answer::View(view));
+                }
+                // It may have waited long.
+                confirm(handle).await?;
+                Answer::View(handle.status(&id).await?)
+            }
             Self::Why(id) => Answer::Values(handle.why(&id).await?),
             Self::Definition(id) => Answer::Definition(handle.definition(&id).await?),
             Self::Events(id, after, limit) => {
@@ -147,6 +180,21 @@ impl Request {
             }
             Self::Info => Answer::Info(leading(handle)?.info().await?),
         })
+    }
+}
+
+/// Makes sure that this node leads the shard now; alone in its group it always does.
+async fn confirm(handle: &ShardHandle) -> Result<(), CallError> {
+    leading(handle)?;
+    if handle.group().members().voters.len() <= 1 {
+        return Ok(());
+    }
+    match handle.group().confirm().await {
+        Ok(_) => Ok(()),
+        Err(ShardError::NotLeader) => {
+            Err(CallError::NotLeader { shard: handle.id(), leader: handle.leader() })
+        }
+        Err(error) => Err(CallError::Unavailable { applied_unknown: false, message: error.to_string() }),
     }
 }
 
