@@ -11,7 +11,6 @@ use super::StoreOptions;
 use super::apply::{Standing, load_standing};
 use super::connection::{Access, Connection, Datum};
 use super::schema::check_identity;
-use crate::crash;
 use crate::error::ShardError;
 
 fn failed(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> ShardError {
@@ -70,10 +69,8 @@ pub(super) fn check(from: &Path, options: &StoreOptions) -> Result<Standing, Sha
 pub(super) fn take_place(from: &Path, tables: &Path) -> Result<(), ShardError> {
     let installing = beside(tables, ".installing");
     File::open(from).and_then(|file| file.sync_all()).map_err(failed("syncing", from))?;
-    crash::point("tables.install.before");
     std::fs::rename(from, &installing).map_err(failed("renaming", from))?;
     sync_folder(tables)?;
-    crash::point("tables.install.named");
     finish(tables)
 }
 
@@ -86,9 +83,7 @@ pub(super) fn finish(tables: &Path) -> Result<(), ShardError> {
     for suffix in ["-wal", "-shm", "-journal"] {
         remove(&beside(tables, suffix))?;
     }
-    crash::point("tables.install.cleared");
     std::fs::rename(&installing, tables).map_err(failed("renaming", &installing))?;
     sync_folder(tables)?;
-    crash::point("tables.install.after");
     Ok(())
 }
