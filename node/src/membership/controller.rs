@@ -27,6 +27,10 @@ pub(crate) async fn run(membership: Arc<Membership>) {
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
+        // Its few entries would keep whole segments of the node's log otherwise.
+        if let Err(error) = membership.group.purge().await {
+            tracing::warn!(%error, "the membership group's log could not be purged");
+        }
         if !membership.leads() {
             continue;
         }
