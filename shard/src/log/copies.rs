@@ -174,12 +174,11 @@ impl IncomingCopy {
             return Err(ShardError::Damaged("a copy that came in is not what was sent".into()));
         }
         current.file.sync_all().map_err(io_failed("syncing", &current.path))?;
-        Ok(Taken::Whole(current.path.clone()))
-    }
-
-    /// Lets go of the copy, and of its file if that is still there.
-    pub(super) fn done(&mut self) {
+        // Under a name of its own: the next copy may come in while this one is being installed.
+        let whole = current.path.with_extension("whole");
+        std::fs::rename(&current.path, &whole).map_err(io_failed("renaming", &current.path))?;
         self.current = None;
+        Ok(Taken::Whole(whole))
     }
 }
 

@@ -377,7 +377,6 @@ impl Group {
         };
         let snapshot = Snapshot { meta, snapshot: Box::new(Copy::File(path)) };
         let installed = self.raft.install_full_snapshot(vote, snapshot).await;
-        self.incoming.lock().done();
         installed.map(Answer::Installed).map_err(|error| error.to_string())
     }
 
