@@ -11,5 +11,6 @@ mod crash_points;
 mod durable;
 mod examples;
 mod failover;
+mod many;
 mod service;
 mod tidy;
