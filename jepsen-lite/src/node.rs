@@ -1,104 +1,141 @@
-//! The node under test: a process that is killed, paused, and started again.
+//! One node under test: a process that is killed, paused, and started again, at addresses that stay.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
-use serde_json::Value;
 
-/// Longest wait for the node to be ready again.
-const READY_MAX: Duration = Duration::from_secs(30);
+/// Ports that the system gives to nobody's outgoing connections, so that a node that comes back
+/// finds its own free.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
 
-/// Where the node listens now; changes at every start.
-#[derive(Clone)]
-pub(crate) struct Address(Arc<Mutex<String>>);
-
-impl Address {
-    pub(crate) fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.0.lock())
+/// A port that nobody listens on now.
+pub(crate) fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(PORTS);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 
-/// The node.
-pub(crate) struct Node {
-    binary: PathBuf,
-    data: PathBuf,
-    child: Mutex<Child>,
-    address: Address,
-    pub(crate) client: reqwest::Client,
+/// How a node is started, every time.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeOptions {
+    pub(crate) binary: PathBuf,
+    pub(crate) data: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) args: Vec<String>,
 }
 
-fn spawn(binary: &PathBuf, data: &PathBuf) -> Result<(Child, String)> {
-    let mut child = Command::new(binary)
-        .args(["serve", "--listen", "127.0.0.1:0", "--allow-private-network", "--pool-size", "64"])
-        .args(["--log-level", "warn", "--data-dir"])
-        .arg(data)
+/// A node.
+pub(crate) struct Node {
+    options: Mutex<NodeOptions>,
+    child: Mutex<Option<Child>>,
+}
+
+fn spawn(options: &NodeOptions) -> Result<Child> {
+    let log = options.data.with_extension("log");
+    let log =
+        File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
+    let mut child = Command::new(&options.binary)
+        .args(["serve", "--allow-private-network", "--pool-size", "64", "--log-level", "warn"])
+        .arg("--listen")
+        .arg(options.listen.to_string())
+        .arg("--data-dir")
+        .arg(&options.data)
+        .args(&options.args)
         .stdout(Stdio::piped())
+        .stderr(log)
         .spawn()
-        .with_context(|| format!("{} cannot be started", binary.display()))?;
+        .with_context(|| format!("{} cannot be started", options.binary.display()))?;
     let stdout = child.stdout.take().context("stdout is piped")?;
-    let url = BufReader::new(stdout)
+    let ready = BufReader::new(stdout)
         .lines()
         .map_while(Result::ok)
-        .find_map(|line| line.strip_prefix("OPCODE is ready at ").map(str::to_owned))
-        .context("the node ended before it was ready")?;
-    Ok((child, url))
+        .any(|line| line.starts_with("OPCODE is ready at "));
+    if !ready {
+        let log = std::fs::read_to_string(options.data.with_extension("log")).unwrap_or_default();
+        let last = log.lines().last().unwrap_or_default();
+        bail!("the node ended before it was ready: {:?}: {last}", child.wait());
+    }
+    Ok(child)
 }
 
 impl Node {
-    pub(crate) fn start(binary: PathBuf, data: PathBuf) -> Result<Self> {
-        let (child, url) = spawn(&binary, &data)?;
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
-        let address = Address(Arc::new(Mutex::new(url)));
-        Ok(Self { binary, data, child: Mutex::new(child), address, client })
+    pub(crate) fn start(options: NodeOptions) -> Result<Self> {
+        let child = spawn(&options)?;
+        Ok(Self { options: Mutex::new(options), child: Mutex::new(Some(child)) })
     }
 
-    pub(crate) fn address(&self) -> Address {
-        self.address.clone()
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.options.lock().listen)
+    }
+
+    /// Its HTTP address.
+    pub(crate) fn address(&self) -> String {
+        self.options.lock().listen.to_string()
+    }
+
+    /// With an empty folder, it joins the cluster of that node from now on.
+    pub(crate) fn joins_from_now_on(&self, other: &str) {
+        let args = &mut self.options.lock().args;
+        if let Some(at) = args.iter().position(|arg| arg == "--shards") {
+            args.drain(at..at + 2);
+        }
+        args.extend(["--join".into(), other.into()]);
+    }
+
+    /// Started from now on with this binary.
+    pub(crate) fn set_binary(&self, binary: &Path) {
+        self.options.lock().binary = binary.to_path_buf();
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.lock().id()).context("a process id")?;
+        let child = self.child.lock();
+        let child = child.as_ref().context("the node does not run")?;
+        let pid = i32::try_from(child.id()).context("a process id")?;
         kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to the node"))
     }
 
-    /// Kills it and starts it again; how long it took to be ready.
-    pub(crate) fn kill_and_restart(&self) -> Result<Duration> {
-        {
-            let mut child = self.child.lock();
-            child.kill().context("the node cannot be killed")?;
-            child.wait().context("the node cannot be waited for")?;
-        }
-        self.restart()
+    /// Kills it as a power cut would.
+    pub(crate) fn kill(&self) -> Result<()> {
+        let Some(mut child) = self.child.lock().take() else { return Ok(()) };
+        child.kill().context("the node cannot be killed")?;
+        child.wait().context("the node cannot be waited for")?;
+        Ok(())
     }
 
-    /// Asks it to stop and starts it again.
-    pub(crate) fn stop_and_restart(&self) -> Result<Duration> {
+    /// Asks it to stop; it must do so in order.
+    pub(crate) fn stop(&self) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
-        let status = self.child.lock().wait().context("the node cannot be waited for")?;
+        let Some(mut child) = self.child.lock().take() else { return Ok(()) };
+        let status = child.wait().context("the node cannot be waited for")?;
         if !status.success() {
             bail!("the node stopped with {status}");
         }
-        self.restart()
+        Ok(())
     }
 
-    /// Starts it after an orderly stop.
-    pub(crate) fn start_again(&self) -> Result<()> {
-        self.restart().map(drop)
-    }
-
-    fn restart(&self) -> Result<Duration> {
+    /// Starts it again; how long it took to be ready.
+    pub(crate) fn start_again(&self) -> Result<Duration> {
         let begun = Instant::now();
-        let (child, url) = spawn(&self.binary, &self.data)?;
-        *self.child.lock() = child;
-        *self.address.0.lock() = url;
+        let options = self.options.lock().clone();
+        *self.child.lock() = Some(spawn(&options)?);
         Ok(begun.elapsed())
+    }
+
+    /// Forgets all that it had, as a lost disk does.
+    pub(crate) fn wipe(&self) -> Result<()> {
+        let data = self.options.lock().data.clone();
+        std::fs::remove_dir_all(data).context("the node's folder cannot be removed")
     }
 
     pub(crate) fn pause(&self) -> Result<()> {
@@ -109,53 +146,23 @@ impl Node {
         self.signal(Signal::SIGCONT)
     }
 
-    /// Asks it to stop; it must do so in order.
-    pub(crate) fn stop(&self) -> Result<()> {
-        self.signal(Signal::SIGTERM)?;
-        let status = self.child.lock().wait().context("the node cannot be waited for")?;
-        if !status.success() {
-            bail!("the node stopped with {status}");
-        }
-        Ok(())
-    }
-
     /// The tables of the stopped node equal the fold of its events.
     pub(crate) fn check_tables(&self) -> Result<()> {
-        let output =
-            Command::new(&self.binary).args(["rebuild", "--check", "--data-dir"]).arg(&self.data).output()?;
+        let options = self.options.lock().clone();
+        let output = Command::new(&options.binary)
+            .args(["rebuild", "--check", "--data-dir"])
+            .arg(&options.data)
+            .output()?;
         if !output.status.success() {
             bail!("tables differ from the fold: {}", String::from_utf8_lossy(&output.stdout));
         }
         Ok(())
     }
-
-    pub(crate) async fn ensure_running(&self) -> Result<()> {
-        let deadline = Instant::now() + READY_MAX;
-        loop {
-            if let Ok(response) = self.client.get(self.address.url("/readyz")).send().await
-                && response.status().is_success()
-            {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("the node is not ready {READY_MAX:?} after all was healed");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    pub(crate) async fn get(&self, path: &str) -> Result<(u16, Value)> {
-        let response = self.client.get(self.address.url(path)).send().await?;
-        let status = response.status().as_u16();
-        Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
-    }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let mut child = self.child.lock();
         // It may have ended already; nothing is left to do then.
-        let _ = child.kill();
-        let _ = child.wait();
+        let _ = self.kill();
     }
 }

@@ -8,8 +8,10 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging; call once.
 pub(crate) fn start_logs(level: &str) -> Result<()> {
-    // openraft tells every vote at `info`; whoever wants to know says `openraft=info`.
-    let filter = EnvFilter::try_new(format!("openraft=warn,{level}"))
+    // openraft tells every try to reach a node that is away, for each group, as an error. What an
+    // operator should know of that is said once by the transport, the groups and the agent, and a
+    // core that dies stops the process; whoever wants the rest says `openraft=warn`.
+    let filter = EnvFilter::try_new(format!("openraft=off,{level}"))
         .with_context(|| format!("log_level: {level:?} is no filter"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
