@@ -10,7 +10,7 @@ use futures::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
 use crate::Work;
-use crate::report::{Latencies, Report, ServerCost, machine};
+use crate::report::{Idle, Latencies, Report, ServerCost, machine};
 use crate::server::Server;
 
 /// Requests under way at most in the open loop; past it the offered rate cannot be held, and the
@@ -80,7 +80,7 @@ pub(crate) async fn batch(
 
 /// One batch request: accepted, refused, and how long after it was due it was answered.
 async fn submit(server: &Server, body: Value, due: Instant) -> Result<(usize, usize, Duration)> {
-    let url = format!("{}/v1/workflows/batch", server.url);
+    let url = format!("{}/v1/workflows/batch", server.url());
     let response = server.client.post(url).json(&body).send().await.context("a submission")?;
     let status = response.status();
     let answer: Value = serde_json::from_slice(&response.bytes().await?)?;
@@ -108,7 +108,7 @@ pub(crate) async fn closed(server: &Server, work: Work, runs: usize, open: usize
                 let sent = Instant::now();
                 let response = server
                     .client
-                    .post(format!("{}/v1/workflows?wait=60s", server.url))
+                    .post(format!("{}/v1/workflows?wait=60s", server.url()))
                     .header("content-type", "application/json")
                     .body(body.clone())
                     .send()
@@ -129,6 +129,22 @@ pub(crate) async fn closed(server: &Server, work: Work, runs: usize, open: usize
     }
     let scenario = format!("closed {work:?}: {open} open");
     Ok(report(server, before, begun, scenario, runs, 0, work, "submission to result", &latencies))
+}
+
+/// Watches nodes that have nothing to do, after they have settled.
+pub(crate) async fn idle(server: &Server, settle: Duration, watch: Duration) -> Result<Idle> {
+    tokio::time::sleep(settle).await;
+    let before = server.usage().context("only nodes of this command's own can be watched")?;
+    tokio::time::sleep(watch).await;
+    let after = server.usage().context("only nodes of this command's own can be watched")?;
+    let seconds = watch.as_secs_f64();
+    Ok(Idle {
+        machine: machine(),
+        seconds,
+        core_percent: 100.0 * (after.cpu_s - before.cpu_s) / seconds,
+        held_mb: after.held_mb,
+        written_kb_per_s: 1e3 * (after.written_mb - before.written_mb) / seconds,
+    })
 }
 
 #[expect(clippy::too_many_arguments, reason = "the figures of a report, put together in one place")]

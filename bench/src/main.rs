@@ -1,8 +1,9 @@
 //! Load benchmarks over the HTTP contract: open-loop arrivals, percentiles, server CPU a step.
 //!
 //! `batch` offers runs at a rate, in batch submissions, whatever the answers do: waiting counts as
-//! latency. `closed` keeps a number of runs open and times each from submission to result. Both
-//! start a node of their own on a fresh folder, unless they are given one.
+//! latency. `closed` keeps a number of runs open and times each from submission to result. `idle`
+//! watches nodes that have nothing to do. All start nodes of their own on fresh folders, unless they
+//! are given one.
 
 mod load;
 mod report;
@@ -10,6 +11,7 @@ mod server;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -23,6 +25,8 @@ use serde_json::{Value, json};
     after_help = "Examples:
   opcode-bench batch --runs 50000 --rate 5000
   opcode-bench closed --open 64 --runs 20000 --work chain10
+  opcode-bench batch --nodes 3 --shards 8 --runs 20000 --rate 1000
+  opcode-bench idle --nodes 3 --shards 16
   opcode-bench batch --server http://127.0.0.1:4100 --runs 1000"
 )]
 struct Cli {
@@ -57,6 +61,17 @@ enum Scenario {
         #[arg(long, default_value_t = 64)]
         open: usize,
     },
+    /// Watch nodes that have nothing to do
+    Idle {
+        #[command(flatten)]
+        target: Target,
+        /// Seconds they may settle before
+        #[arg(long, default_value_t = 15)]
+        settle: u64,
+        /// Seconds to watch
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
 }
 
 #[derive(Args)]
@@ -67,6 +82,15 @@ struct Target {
     /// The binary to start [default: `opcode` beside this program]
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// Nodes to start; a cluster of them when there are several
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    nodes: usize,
+    /// Shards [default: as the binary wants it]
+    #[arg(long, value_name = "N")]
+    shards: Option<u32>,
+    /// Replicas of each shard, with nodes enough [default: as the binary wants it]
+    #[arg(long, value_name = "N")]
+    replication_factor: Option<usize>,
     /// Where the fresh folder is made [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -129,21 +153,27 @@ async fn run() -> Result<()> {
     // A second installation in one process is the only way this fails.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
-    let (target, report) = match cli.scenario {
+    let (target, text, json) = match cli.scenario {
         Scenario::Batch { target, runs, rate, batch } => {
             let server = server::Server::open(&target).await?;
             let report = load::batch(&server, target.work, runs, rate, batch.max(1)).await?;
-            (target, report)
+            (target, report.to_string(), serde_json::to_vec_pretty(&report)?)
         }
         Scenario::Closed { target, runs, open } => {
             let server = server::Server::open(&target).await?;
             let report = load::closed(&server, target.work, runs, open.max(1)).await?;
-            (target, report)
+            (target, report.to_string(), serde_json::to_vec_pretty(&report)?)
+        }
+        Scenario::Idle { target, settle, seconds } => {
+            let server = server::Server::open(&target).await?;
+            let (settle, watch) = (Duration::from_secs(settle), Duration::from_secs(seconds.max(1)));
+            let report = load::idle(&server, settle, watch).await?;
+            (target, report.to_string(), serde_json::to_vec_pretty(&report)?)
         }
     };
-    println!("{report}");
+    println!("{text}");
     if let Some(path) = target.json {
-        std::fs::write(&path, serde_json::to_vec_pretty(&report)?)?;
+        std::fs::write(&path, json)?;
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ pub(crate) struct Percentiles {
     max_ms: f64,
 }
 
-/// What a node's process used for the load.
+/// What the nodes' processes used for the load, all together.
 #[derive(Debug, Serialize)]
 pub(crate) struct ServerCost {
     pub(crate) cpu_us_per_step: f64,
@@ -63,8 +63,28 @@ pub(crate) struct Report {
     /// What `latency` is of.
     pub(crate) latency_of: &'static str,
     pub(crate) latency: Percentiles,
-    /// What the node's process used; unknown for a node that somebody else started.
+    /// What the nodes used; unknown for a node that somebody else started.
     pub(crate) server: Option<ServerCost>,
+}
+
+/// What nodes use that have nothing to do, all together.
+#[derive(Serialize)]
+pub(crate) struct Idle {
+    pub(crate) machine: String,
+    pub(crate) seconds: f64,
+    pub(crate) core_percent: f64,
+    pub(crate) held_mb: f64,
+    pub(crate) written_kb_per_s: f64,
+}
+
+impl fmt::Display for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "idle for {:.0} s on {}\n  all nodes together: {:.2} % of a core, {:.0} MB held, {:.1} KB/s written",
+            self.seconds, self.machine, self.core_percent, self.held_mb, self.written_kb_per_s
+        )
+    }
 }
 
 /// Cores and processor of this machine.
