@@ -68,6 +68,7 @@ impl Cluster {
         let transport = Transport::start(listener, me, services.clone());
         let actions = Actions::new(action_options(config)?);
         let shared = crate::shards::shared(config, actions, transport.clone(), definitions)?;
+        opcode_shard::finish_removals(&shared.log, &config.data_dir.join("shards")).await?;
         let addresses = (address.to_string(), peer_address.to_string());
         let begin = match identity.joined {
             true => Begin::Joined(identity.map.clone().map(Arc::new)),

@@ -209,6 +209,20 @@ impl Starter {
         }
         Shard::start(options, self.shared.clone()).await.with_context(|| format!("shard {shard}"))
     }
+
+    /// Removes what is left of a replica that this node gave away, if it was stopped before it
+    /// could.
+    pub(crate) async fn remove_leftover(&self, shard: ShardId) -> Result<()> {
+        let tables = tables_path(&self.data_dir, shard);
+        let folder = tables.parent().context("a shard's tables have a folder")?;
+        if !folder.exists() {
+            return Ok(());
+        }
+        tracing::info!(%shard, "removing what is left of a replica that was given away");
+        opcode_shard::shard::remove(&self.shared.log, shard, folder)
+            .await
+            .with_context(|| format!("shard {shard}"))
+    }
 }
 
 /// What all shards share.

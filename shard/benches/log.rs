@@ -43,8 +43,11 @@ impl Tables for Nothing {
     fn backlog(&self) -> usize {
         0
     }
-    fn copy(&self, _: PathBuf) -> BoxFuture<'static, Result<(), ShardError>> {
+    fn copy(&self, _: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
         Box::pin(std::future::ready(Err(ShardError::Refused("nothing is not copied".into()))))
+    }
+    fn check(&self, _: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        Box::pin(std::future::ready(Err(ShardError::Refused("nothing takes no copy".into()))))
     }
     fn install(&self, _: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
         Box::pin(std::future::ready(Err(ShardError::Refused("nothing takes no copy".into()))))

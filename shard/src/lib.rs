@@ -22,6 +22,7 @@ pub mod clock;
 pub mod coalescer;
 pub mod crash;
 pub mod definitions;
+mod disk;
 pub mod error;
 pub mod handle;
 pub mod log;
@@ -35,4 +36,4 @@ pub mod workers;
 
 pub use error::{CallError, ShardError};
 pub use handle::ShardHandle;
-pub use shard::{Shard, ShardOptions, Shared};
+pub use shard::{Shard, ShardOptions, Shared, finish_removals};

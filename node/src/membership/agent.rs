@@ -35,6 +35,9 @@ pub(crate) struct Agent {
     pub(crate) starter: Starter,
     pub(crate) running: HashMap<ShardId, Shard>,
     led_since: HashMap<ShardId, Instant>,
+    /// The newest version of the map that was followed: a node that has joined is told the map, and
+    /// then learns from the log how it came about.
+    newest: u64,
 }
 
 impl Agent {
@@ -45,7 +48,7 @@ impl Agent {
         starter: Starter,
     ) -> Self {
         let (running, led_since) = (HashMap::new(), HashMap::new());
-        Self { membership, transport, local, starter, running, led_since }
+        Self { membership, transport, local, starter, running, led_since, newest: 0 }
     }
 
     /// Works until a replica fails, and says why. Dropped at any point, it leaves the replicas as
@@ -72,6 +75,9 @@ impl Agent {
 
     /// Starts and stops replicas as the map says.
     pub(crate) async fn follow(&mut self, map: &ShardMap) -> anyhow::Result<()> {
+        if map.version < self.newest {
+            return Ok(());
+        }
         let me = self.membership.node_id;
         let addresses = map.nodes.iter().map(|(node, entry)| (*node, entry.peer_addr.clone())).collect();
         self.transport.set_addresses(addresses);
@@ -83,9 +89,19 @@ impl Agent {
             if let Some(replica) = self.running.remove(&shard) {
                 tracing::info!(%shard, "this node holds the shard no more");
                 self.local.remove(shard);
-                replica.stop().await?;
+                // A node that was thrown out keeps its files: nobody has said that others have them.
+                match map.nodes.contains_key(&me) {
+                    true => replica.destroy().await?,
+                    false => replica.stop().await?,
+                }
             }
         }
+        if map.version > self.newest && map.nodes.contains_key(&me) && self.membership.knows_map() {
+            for entry in map.all_shards().filter(|entry| !held.contains(&entry.shard)) {
+                self.starter.remove_leftover(entry.shard).await?;
+            }
+        }
+        self.newest = map.version;
         let missing =
             map.all_shards().filter(|e| held.contains(&e.shard) && !self.running.contains_key(&e.shard));
         let starts = missing.map(|entry| self.starter.start(entry, me));

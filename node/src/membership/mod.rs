@@ -110,6 +110,12 @@ impl Membership {
         self.tables.map().borrow().clone()
     }
 
+    /// Whether the log has told the map, which then is at least as new as any that was followed
+    /// before a restart.
+    pub(crate) fn knows_map(&self) -> bool {
+        self.tables.map().borrow().is_some()
+    }
+
     /// The map, from the log or as it was when this node joined.
     pub(crate) fn map(&self) -> Option<Arc<ShardMap>> {
         self.known_map().or_else(|| self.seed.clone())

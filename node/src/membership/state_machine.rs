@@ -31,6 +31,12 @@ struct Stored {
     state: State,
 }
 
+impl Stored {
+    fn applied(&self) -> Applied {
+        Applied { log_id: self.log_id.clone(), membership: self.membership.clone() }
+    }
+}
+
 /// The map, as the log says.
 pub(crate) struct MapTables {
     path: PathBuf,
@@ -136,6 +142,10 @@ impl MapTables {
         Ok(())
     }
 
+    fn read_copy(&self, from: &Path) -> Result<Stored, ShardError> {
+        read(from, &self.cluster_id)?.ok_or_else(|| ShardError::Damaged("the copy is gone".into()))
+    }
+
     fn write(&self, stored: &Stored) -> Result<(), ShardError> {
         let bytes = serde_json::to_vec(stored).expect("the map is JSON");
         crate::shards::write_durably(&self.path, &bytes)
@@ -145,8 +155,7 @@ impl MapTables {
 
 impl Tables for MapTables {
     fn applied(&self) -> Applied {
-        let stored = self.stored.lock();
-        Applied { log_id: stored.log_id.clone(), membership: stored.membership.clone() }
+        self.stored.lock().applied()
     }
 
     fn enqueue(&self, entries: Vec<CommittedEntry>) {
@@ -164,16 +173,21 @@ impl Tables for MapTables {
         0
     }
 
-    fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<(), ShardError>> {
-        let bytes = serde_json::to_vec(&*self.stored.lock()).expect("the map is JSON");
+    fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        let stored = self.stored.lock().clone();
+        let bytes = serde_json::to_vec(&stored).expect("the map is JSON");
         let written = crate::shards::write_durably(&to, &bytes)
             .map_err(|error| ShardError::Stopped(format!("{error:#}")));
-        Box::pin(std::future::ready(written))
+        Box::pin(std::future::ready(written.map(|()| stored.applied())))
+    }
+
+    fn check(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        let copy = self.read_copy(&from).map(|copy| copy.applied());
+        Box::pin(std::future::ready(copy))
     }
 
     fn install(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
-        let installed = read(&from, &self.cluster_id).and_then(|copy| {
-            let copy = copy.ok_or_else(|| ShardError::Damaged("the copy is gone".into()))?;
+        let installed = self.read_copy(&from).and_then(|copy| {
             self.write(&copy)?;
             self.map.send_replace(copy.state.map.clone().map(Arc::new));
             *self.stored.lock() = copy;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::Tables;
 use super::wire::Piece;
+use super::{Applied, Tables};
+use crate::disk;
 use crate::error::ShardError;
 
 /// What stands for a copy of the tables inside openraft: made only when it is sent.
@@ -20,20 +21,41 @@ pub enum Copy {
     /// The tables of this node: copied when somebody needs it.
     Here(Arc<dyn Tables>),
     /// A file that has come in whole.
-    File(PathBuf),
+    File(Arc<WholeCopy>),
+}
+
+/// A copy that has come in whole: its file goes with it, unless it has become the tables.
+#[derive(Debug)]
+pub struct WholeCopy {
+    path: PathBuf,
+}
+
+impl WholeCopy {
+    /// Its file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for WholeCopy {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
 }
 
 impl std::fmt::Debug for Copy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Here(_) => f.write_str("the tables here"),
-            Self::File(path) => write!(f, "{}", path.display()),
+            Self::File(copy) => write!(f, "{}", copy.path.display()),
         }
     }
 }
 
 /// A copy being sent; its file goes with it.
 pub(super) struct OutgoingCopy {
+    /// What it holds.
+    pub(super) applied: Applied,
     pub(super) id: u64,
     pub(super) bytes: u64,
     pub(super) checksum: u64,
@@ -55,15 +77,20 @@ impl OutgoingCopy {
         let id: u64 = rand::random();
         std::fs::create_dir_all(dir).map_err(io_failed("making", dir))?;
         let path = dir.join(format!("{group}-{id:016x}.out"));
-        tables.copy(path.clone()).await?;
-        let opened = tokio::task::spawn_blocking(move || Self::open(id, path)).await;
+        let applied = tables.copy(path.clone()).await?;
+        let opened = tokio::task::spawn_blocking(move || Self::open(id, path, applied)).await;
         opened.map_err(|error| ShardError::Stopped(error.to_string()))?
     }
 
-    fn open(id: u64, path: PathBuf) -> Result<Self, ShardError> {
-        let file = File::open(&path).map_err(io_failed("opening", &path))?;
-        let (bytes, checksum) = checksum(&file).map_err(io_failed("reading", &path))?;
-        Ok(Self { id, bytes, checksum, path, file })
+    fn open(id: u64, path: PathBuf, applied: Applied) -> Result<Self, ShardError> {
+        let read = File::open(&path).and_then(|file| Ok((checksum(&file)?, file)));
+        match read {
+            Ok(((bytes, checksum), file)) => Ok(Self { applied, id, bytes, checksum, path, file }),
+            Err(error) => {
+                remove(&path);
+                Err(io_failed("reading", &path)(error))
+            }
+        }
     }
 
     /// Up to `count` bytes from `offset` on.
@@ -82,7 +109,9 @@ impl Drop for OutgoingCopy {
 }
 
 fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
         tracing::warn!(path = %path.display(), %error, "a copy that is not needed any more is still there");
     }
 }
@@ -127,10 +156,7 @@ struct Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // An installed copy has been moved away.
-        if self.path.exists() {
-            remove(&self.path);
-        }
+        remove(&self.path);
     }
 }
 
@@ -139,23 +165,48 @@ pub(super) enum Taken {
     /// The next one starts at this byte.
     Next(u64),
     /// The copy is whole and its checksum right.
-    Whole(PathBuf),
+    Whole(WholeCopy),
 }
 
 impl IncomingCopy {
-    /// Takes a piece. One that does not fit is answered with where to go on.
+    /// Takes a piece. One that does not fit is answered with where to go on; after an error there
+    /// is nothing left of the copy.
     pub(super) fn take(&mut self, dir: &Path, group: u32, piece: &Piece) -> Result<Taken, ShardError> {
-        if self.current.as_ref().is_none_or(|current| current.copy != piece.copy) {
-            if piece.offset != 0 {
-                return Ok(Taken::Next(0));
-            }
-            self.current = Some(Incoming::begin(dir, group, piece.copy)?);
+        let is_other = self.current.as_ref().is_none_or(|current| current.copy != piece.copy);
+        if is_other && piece.offset != 0 {
+            return Ok(Taken::Next(0));
         }
-        let current = self.current.as_mut().expect("it has just been looked at");
+        let mut current = match self.current.take() {
+            Some(current) if !is_other => current,
+            // The one before it goes, and leaves its room.
+            Some(_) | None => Incoming::begin(dir, group, piece)?,
+        };
         if piece.offset != current.bytes {
-            return Ok(Taken::Next(current.bytes));
+            let next = current.bytes;
+            self.current = Some(current);
+            return Ok(Taken::Next(next));
         }
-        if piece.bytes.is_empty() || current.bytes + piece.bytes.len() as u64 > piece.total {
+        current.write(piece)?;
+        if current.bytes == piece.total {
+            return current.end(piece).map(Taken::Whole);
+        }
+        let next = current.bytes;
+        self.current = Some(current);
+        Ok(Taken::Next(next))
+    }
+}
+
+impl Incoming {
+    fn begin(dir: &Path, group: u32, piece: &Piece) -> Result<Self, ShardError> {
+        std::fs::create_dir_all(dir).map_err(io_failed("making", dir))?;
+        disk::check_room(dir, piece.total)?;
+        let path = dir.join(format!("{group}-{:016x}.in", piece.copy));
+        let file = File::create(&path).map_err(io_failed("making", &path))?;
+        Ok(Self { copy: piece.copy, path, file, bytes: 0, hash: Xxh3Default::new() })
+    }
+
+    fn write(&mut self, piece: &Piece) -> Result<(), ShardError> {
+        if piece.bytes.is_empty() || piece.bytes.len() as u64 > piece.total.saturating_sub(self.bytes) {
             return Err(ShardError::Refused(format!(
                 "a piece of {} bytes at {} of a copy of {}",
                 piece.bytes.len(),
@@ -163,30 +214,20 @@ impl IncomingCopy {
                 piece.total
             )));
         }
-        current.file.write_all(&piece.bytes).map_err(io_failed("writing", &current.path))?;
-        current.hash.update(&piece.bytes);
-        current.bytes += piece.bytes.len() as u64;
-        if current.bytes < piece.total {
-            return Ok(Taken::Next(current.bytes));
-        }
-        if current.hash.digest() != piece.checksum {
-            self.current = None;
+        self.file.write_all(&piece.bytes).map_err(io_failed("writing", &self.path))?;
+        self.hash.update(&piece.bytes);
+        self.bytes += piece.bytes.len() as u64;
+        Ok(())
+    }
+
+    fn end(self, piece: &Piece) -> Result<WholeCopy, ShardError> {
+        if self.hash.digest() != piece.checksum {
             return Err(ShardError::Damaged("a copy that came in is not what was sent".into()));
         }
-        current.file.sync_all().map_err(io_failed("syncing", &current.path))?;
+        self.file.sync_all().map_err(io_failed("syncing", &self.path))?;
         // Under a name of its own: the next copy may come in while this one is being installed.
-        let whole = current.path.with_extension("whole");
-        std::fs::rename(&current.path, &whole).map_err(io_failed("renaming", &current.path))?;
-        self.current = None;
-        Ok(Taken::Whole(whole))
-    }
-}
-
-impl Incoming {
-    fn begin(dir: &Path, group: u32, copy: u64) -> Result<Self, ShardError> {
-        std::fs::create_dir_all(dir).map_err(io_failed("making", dir))?;
-        let path = dir.join(format!("{group}-{copy:016x}.in"));
-        let file = File::create(&path).map_err(io_failed("making", &path))?;
-        Ok(Self { copy, path, file, bytes: 0, hash: Xxh3Default::new() })
+        let whole = WholeCopy { path: self.path.with_extension("whole") };
+        std::fs::rename(&self.path, &whole.path).map_err(io_failed("renaming", &self.path))?;
+        Ok(whole)
     }
 }

@@ -23,6 +23,14 @@ pub struct EntryId {
     pub index: u64,
 }
 
+impl EntryId {
+    /// What openraft compares to tell which of two logs is further: the leader's term, the leader,
+    /// then the place.
+    pub(super) fn order(&self) -> (u64, u64, u64) {
+        (self.term, self.node, self.index)
+    }
+}
+
 /// What a frame is. The numbers stand in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -45,6 +53,9 @@ pub(super) enum Kind {
     Opened = 8,
     /// The segment is full; the next one goes on.
     Seal = 9,
+    /// This node has given the group away: its entries are gone, its promises are not. From
+    /// format 2 on.
+    Removed = 10,
 }
 
 impl Kind {
@@ -59,6 +70,7 @@ impl Kind {
             7 => Self::State,
             8 => Self::Opened,
             9 => Self::Seal,
+            10 => Self::Removed,
             _ => return None,
         })
     }

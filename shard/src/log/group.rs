@@ -52,6 +52,8 @@ const STAND_EVERY: Duration = Duration::from_millis(150);
 const MEMBERS_MAX: Duration = Duration::from_secs(30);
 /// Entries that stay in the log for members that lag, beyond what the tables have checkpointed.
 const KEPT_ENTRIES: u64 = 1_000;
+/// Bytes that they take at most: a member that lags further gets a copy of the tables.
+const KEPT_BYTES: u64 = if cfg!(test) { 256 * 1024 } else { 32 * 1024 * 1024 };
 
 /// What this node is in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,7 @@ pub struct Group {
     id: u32,
     node_id: NodeId,
     raft: Raft<TypeConfig>,
+    store: Arc<LogStore>,
     tables: Arc<dyn Tables>,
     network: Network,
     handed_over: HandedOver,
@@ -100,6 +103,9 @@ pub struct Group {
     last_quorum: LastQuorum,
     incoming: Arc<Mutex<IncomingCopy>>,
     copies_dir: PathBuf,
+    /// What this node had before it gave the group away once; `None` when it never did, or has
+    /// come as far again.
+    floor: Arc<Mutex<Option<LogId<u64>>>>,
 }
 
 fn stopped(error: impl std::fmt::Display) -> ShardError {
@@ -127,18 +133,20 @@ impl Group {
         let is_alone = membership.voter_ids().eq([node_id]);
         check_tables(&id.to_string(), log.state(), machine.last(), is_alone)?;
         let empty = log.state() == GroupState::default();
-        let config = Arc::new(config(&id.to_string(), node_id)?);
+        let floor = log.state().floor.map(log_id).filter(|floor| log.state().last.map(log_id) < Some(*floor));
+        let config = Arc::new(Config { enable_elect: floor.is_none(), ..config(&id.to_string(), node_id)? });
         let network = Network { group: id.0, peers, copies_dir: copies_dir.clone() };
         let raft = Raft::new(node_id, config, network.clone(), log, machine).await.map_err(stopped)?;
         let stopping = Arc::new(AtomicBool::new(false));
         let (role_in, role) = watch::channel(Role::Follower { leader: None });
         let last_quorum = LastQuorum::default();
-        tokio::spawn(watch_core(id.to_string(), raft.clone(), store, stopping.clone()));
+        tokio::spawn(watch_core(id.to_string(), raft.clone(), store.clone(), stopping.clone()));
         tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone()));
         let group = Arc::new(Self {
             id: id.0,
             node_id,
             raft,
+            store,
             tables,
             network,
             handed_over,
@@ -148,7 +156,11 @@ impl Group {
             last_quorum,
             incoming: Arc::default(),
             copies_dir,
+            floor: Arc::new(Mutex::new(floor)),
         });
+        if floor.is_some() {
+            tokio::spawn(watch_floor(group.raft.clone(), group.floor.clone()));
+        }
         let started = group.begin(empty && founds).await;
         if started.is_err() {
             group.shutdown().await;
@@ -165,7 +177,7 @@ impl Group {
                 Err(error) => return Err(stopped(error)),
             }
         }
-        if self.is_alone().await? {
+        if self.is_alone().await? && self.floor.lock().is_none() {
             self.raft.trigger().elect().await.map_err(stopped)?;
         }
         Ok(())
@@ -233,7 +245,7 @@ impl Group {
 
     /// Appends a change of the membership group and waits until it is committed and applied.
     pub async fn propose_change(&self, change: Bytes) -> Result<Position, ShardError> {
-        self.write(Proposal::change(&change)).await
+        self.write(Proposal::change(&change).map_err(ShardError::Refused)?).await
     }
 
     async fn write(&self, proposal: Proposal) -> Result<Position, ShardError> {
@@ -340,6 +352,7 @@ impl Group {
                 Answer::Appended(self.raft.append_entries(request).await.map_err(|error| error.to_string())?)
             }
             (Service::Raft, Request::Vote(request)) => {
+                self.heed_floor(request.last_log_id)?;
                 Answer::Voted(self.raft.vote(request).await.map_err(|error| error.to_string())?)
             }
             (Service::Raft, Request::Lead) => self.take_over().await?,
@@ -351,8 +364,26 @@ impl Group {
         encode_answer(&answer)
     }
 
+    /// Refuses to vote for a candidate whose log ends before what this node has once had.
+    ///
+    /// A voter that gives the group away and gets it back begins with an empty log; yet a majority
+    /// may have counted on it for entries that it had. Were it to vote as its log now says, it
+    /// could, with one that lags, elect a leader that lacks what was acknowledged. So the log store
+    /// keeps how far it had come, beside its vote (which it must not give twice in a term either),
+    /// and until it has come as far again it neither stands, which an old membership in the part
+    /// of the log that it has might have it do, even alone, nor votes for who lacks those entries.
+    fn heed_floor(&self, candidate: Option<LogId<u64>>) -> Result<(), String> {
+        match *self.floor.lock() {
+            Some(floor) if candidate < Some(floor) => {
+                Err(format!("this node has had entries up to {floor}: it votes for nobody without them"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Stands for election until it is won, or another has won it.
     async fn take_over(&self) -> Result<Answer, String> {
+        self.heed_floor(None)?;
         let mut role = self.role();
         let deadline = Instant::now() + HAND_OVER_MAX;
         while Instant::now() < deadline {
@@ -371,11 +402,17 @@ impl Group {
         let (vote, meta) = (piece.vote, piece.meta.clone());
         let taken = tokio::task::spawn_blocking(move || incoming.lock().take(&dir, id, &piece)).await;
         let taken = taken.map_err(|error| error.to_string())?;
-        let path = match taken.map_err(|error| error.to_string())? {
+        let copy = match taken.map_err(|error| error.to_string())? {
             Taken::Next(next) => return Ok(Answer::Received(next)),
-            Taken::Whole(path) => path,
+            Taken::Whole(copy) => copy,
         };
-        let snapshot = Snapshot { meta, snapshot: Box::new(Copy::File(path)) };
+        // Before openraft hears of it, which takes a copy that cannot be installed for a fault of
+        // this node.
+        let held = self.tables.check(copy.path().to_owned()).await.map_err(|error| error.to_string())?;
+        if decode_applied(&held)? != (meta.last_log_id, meta.last_membership.clone()) {
+            return Err(format!("a copy that was to end at {:?} ends elsewhere", meta.last_log_id));
+        }
+        let snapshot = Snapshot { meta, snapshot: Box::new(Copy::File(Arc::new(copy))) };
         let installed = self.raft.install_full_snapshot(vote, snapshot).await;
         installed.map(Answer::Installed).map_err(|error| error.to_string())
     }
@@ -398,7 +435,8 @@ impl Group {
             (metrics.purged.map(|id| id.index), metrics.last_log_index.unwrap_or_default())
         };
         let is_alone = membership.nodes().count() <= 1;
-        let index = if is_alone { upto.index } else { upto.index.min(last.saturating_sub(KEPT_ENTRIES)) };
+        let kept_from = self.store.first_of_last(self.id, KEPT_ENTRIES, KEPT_BYTES).unwrap_or(last + 1);
+        let index = if is_alone { upto.index } else { upto.index.min(kept_from.saturating_sub(1)) };
         if index == 0 || purged.is_some_and(|purged| purged >= index) {
             return Ok(());
         }
@@ -520,6 +558,19 @@ async fn watch_role(
             return;
         }
     }
+}
+
+/// Waits until this node has come as far as it was before it gave the group away; from then on it
+/// is a member as any other.
+async fn watch_floor(raft: Raft<TypeConfig>, floor: Arc<Mutex<Option<LogId<u64>>>>) {
+    let mut metrics = raft.metrics();
+    let Some(wanted) = *floor.lock() else { return };
+    let has_come = metrics.wait_for(|metrics| metrics.last_applied >= Some(wanted)).await.is_ok();
+    if !has_come {
+        return;
+    }
+    *floor.lock() = None;
+    raft.runtime_config().elect(true);
 }
 
 /// Waits for openraft's core to end, and stops the process unless it was told to.

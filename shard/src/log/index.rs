@@ -31,6 +31,9 @@ pub struct GroupState {
     pub purged: Option<EntryId>,
     /// The last entry; the purged one when there is none after it.
     pub last: Option<EntryId>,
+    /// The last entry that this node ever had before it gave the group away. It may have been
+    /// counted on for that entry: see [`Group::answer`](super::Group::answer).
+    pub floor: Option<EntryId>,
 }
 
 /// Where an entry stands.
@@ -59,13 +62,21 @@ pub(super) struct Index {
 
 impl GroupState {
     /// Bytes of a state's encoding.
-    pub(super) const BYTES: usize = 5 * 25;
+    pub(super) const BYTES: usize = 6 * 25;
+    /// The same in format 1, which knew no floor.
+    const BYTES_1: usize = 5 * 25;
+
+    /// What is left of a group that this node has given away: the vote, and how far it had come.
+    pub(super) fn removed(&self) -> Self {
+        let floor = [self.floor, self.last].into_iter().flatten().max_by_key(EntryId::order);
+        Self { vote: self.vote, floor, ..Self::default() }
+    }
 
     pub(super) fn encode(&self) -> [u8; Self::BYTES] {
         let vote = self.vote.map(|v| EntryId { term: v.term, node: v.node, index: v.committed.into() });
         let mut bytes = [0; Self::BYTES];
         let first = self.first.map(|index| EntryId { index, ..EntryId::default() });
-        let parts = [first, vote, self.committed, self.purged, self.last];
+        let parts = [first, vote, self.committed, self.purged, self.last, self.floor];
         for (part, id) in bytes.chunks_exact_mut(25).zip(parts) {
             part.copy_from_slice(&encode_id(id));
         }
@@ -73,14 +84,15 @@ impl GroupState {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
-        if bytes.len() != Self::BYTES {
+        if bytes.len() != Self::BYTES && bytes.len() != Self::BYTES_1 {
             return Err(format!("a group's state of {} bytes", bytes.len()));
         }
         let mut ids = bytes.chunks_exact(25).map(decode_id);
+        // What an older format lacks is none.
         let mut next = || ids.next().unwrap_or(Ok(None));
         let first = next()?.map(|id| id.index);
         let vote = next()?.map(|id| StoredVote { term: id.term, node: id.node, committed: id.index != 0 });
-        Ok(Self { first, vote, committed: next()?, purged: next()?, last: next()? })
+        Ok(Self { first, vote, committed: next()?, purged: next()?, last: next()?, floor: next()? })
     }
 }
 
@@ -149,6 +161,10 @@ impl Index {
                 if group.state.last.is_none_or(|last| last.index < index) {
                     group.state.last = Some(frame.id);
                 }
+            }
+            Kind::Removed => {
+                group.places.clear();
+                group.state = group.state.removed();
             }
             Kind::State => {
                 let state = GroupState::decode(frame.body)?;
@@ -235,6 +251,7 @@ mod tests {
             committed: None,
             purged: Some(id(3)),
             last: Some(id(5)),
+            floor: None,
         };
         let mut index = Index::default();
         index.apply(&frame(Kind::State, 0, &state.encode()), PLACE).unwrap();
@@ -246,6 +263,32 @@ mod tests {
         assert_eq!(index.groups[&7].state, state);
         index.apply(&frame(Kind::State, 0, &state.encode()), PLACE).unwrap();
         index.apply(&frame(Kind::State, 0, &GroupState::default().encode()), PLACE).unwrap_err();
+    }
+
+    #[test]
+    fn a_group_given_away_leaves_its_vote_and_how_far_it_came() {
+        let mut index = Index::default();
+        for n in 0..5 {
+            index.apply(&frame(Kind::Entry, n, b""), PLACE).unwrap();
+        }
+        index.apply(&frame(Kind::Vote, 0, b""), PLACE).unwrap();
+        let vote = index.groups[&7].state.vote;
+        let left = GroupState { vote, floor: Some(id(4)), ..GroupState::default() };
+        for _ in 0..2 {
+            index.apply(&frame(Kind::Removed, 0, b""), PLACE).unwrap();
+            index.check_whole().unwrap();
+            assert_eq!(index.groups[&7].state, left);
+            assert_eq!(index.live_in(1).count(), 0);
+        }
+        // It begins anew, anywhere, and keeps the floor until it is given away again.
+        index.apply(&frame(Kind::Purge, 2, b""), PLACE).unwrap();
+        index.apply(&frame(Kind::Entry, 3, b""), PLACE).unwrap();
+        index.check_whole().unwrap();
+        assert_eq!(index.groups[&7].state.floor, Some(id(4)));
+        index.apply(&frame(Kind::Removed, 0, b""), PLACE).unwrap();
+        assert_eq!(index.groups[&7].state, left);
+        assert_eq!(GroupState::decode(&left.encode()), Ok(left));
+        assert_eq!(GroupState::decode(&left.encode()[..125]), Ok(GroupState { floor: None, ..left }));
     }
 
     #[test]

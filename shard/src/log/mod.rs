@@ -81,12 +81,15 @@ pub trait Tables: Send + Sync + 'static {
     /// Records enqueued and not yet applied.
     fn backlog(&self) -> usize;
     /// Writes a copy of the tables to a new file at `to`, consistent and synced, for a member that
-    /// has fallen too far behind; it holds at least what was checkpointed before. Work goes on
-    /// meanwhile.
-    fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<(), ShardError>>;
-    /// Takes a copy's place: checks the file at `from`, puts it where the tables are, and goes on
-    /// from what it holds, which is returned. Nothing is changed when the copy is no good, or no
-    /// further than the tables are already.
+    /// has fallen too far behind, and tells what it holds: at least what was checkpointed before.
+    /// Work goes on meanwhile. A file that is there is left alone.
+    fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>>;
+    /// Tells what the copy at `from` holds, which another node has sent: an error when it is none
+    /// of these tables, or not sound. Changes nothing.
+    fn check(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>>;
+    /// Takes a checked copy's place: puts the file at `from` where the tables are, and goes on
+    /// from what it holds, which is returned. Nothing is changed when it is not of these tables,
+    /// or no further than they are already.
     fn install(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>>;
     /// Log id and membership of the last entry that is on stable storage **in the tables' own
     /// file** (checkpointed and synced): below it the log may be purged. `None`: none yet.

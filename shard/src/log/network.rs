@@ -18,6 +18,7 @@ use openraft::raft::{
 use openraft::{BasicNode, OptionalSend, Snapshot, Vote};
 
 use super::copies::OutgoingCopy;
+use super::state_machine::{decode_applied, snapshot_meta};
 use super::type_config::TypeConfig;
 use super::wire::{Answer, Piece, Request, decode_answer, encode_request};
 use crate::peer::{NodeId, PeerError, Peers, Service};
@@ -30,6 +31,12 @@ const COPY_BYTES_PER_SECOND: u64 = 128 * 1024 * 1024;
 const PIECE_MAX: Duration = Duration::from_secs(60);
 /// How soon a member that could not be reached is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
+/// Longest wait for a member to say that it is there, before a copy is made for it.
+const PRESENT_MAX: Duration = Duration::from_secs(1);
+/// First and longest pause before another copy is made for a member that has not taken one: each
+/// costs a reading and a writing of the whole tables.
+const COPY_PAUSE_MIN: Duration = Duration::from_secs(2);
+const COPY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// What a group needs to reach its members.
 #[derive(Clone)]
@@ -44,13 +51,15 @@ pub(super) struct Network {
 pub(super) struct Member {
     to: NodeId,
     network: Network,
+    /// Until then no other copy is made for it.
+    copy_pause: Duration,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Member;
 
     async fn new_client(&mut self, to: NodeId, _: &BasicNode) -> Member {
-        Member { to, network: self.clone() }
+        Member { to, network: self.clone(), copy_pause: COPY_PAUSE_MIN }
     }
 }
 
@@ -120,7 +129,7 @@ impl RaftNetwork<TypeConfig> for Member {
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             // Whatever went wrong, openraft waits a little before it tries again.
-            sent = self.send_copy(vote, snapshot) => sent.map_err(|error| {
+            sent = self.send_copy_or_pause(vote, snapshot) => sent.map_err(|error| {
                 StreamingError::Unreachable(Unreachable::new(&error))
             }),
         }
@@ -132,6 +141,34 @@ impl RaftNetwork<TypeConfig> for Member {
 }
 
 impl Member {
+    /// Sends a copy of the tables to a member that is there; when it is not taken, it is a while
+    /// before the next.
+    async fn send_copy_or_pause(
+        &mut self,
+        vote: Vote<u64>,
+        snapshot: Snapshot<TypeConfig>,
+    ) -> Result<SnapshotResponse<u64>, PeerError> {
+        self.ask_whether_present(vote).await?;
+        let sent = self.send_copy(vote, snapshot).await;
+        match &sent {
+            Ok(_) => self.copy_pause = COPY_PAUSE_MIN,
+            Err(error) => {
+                tracing::warn!(group = self.network.group, to = self.to, %error, "a copy was not taken");
+                tokio::time::sleep(self.copy_pause).await;
+                self.copy_pause = (self.copy_pause * 2).min(COPY_PAUSE_MAX);
+            }
+        }
+        sent
+    }
+
+    /// Asks for a sign of life: a heartbeat that says nothing.
+    async fn ask_whether_present(&self, vote: Vote<u64>) -> Result<(), PeerError> {
+        let nothing =
+            AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
+        let request = Request::Append(nothing);
+        self.network.ask(self.to, Service::Raft, &request, PRESENT_MAX).await.map(drop)
+    }
+
     /// Makes a copy of the tables and sends it, piece by piece.
     async fn send_copy(
         &self,
@@ -139,9 +176,11 @@ impl Member {
         snapshot: Snapshot<TypeConfig>,
     ) -> Result<SnapshotResponse<u64>, PeerError> {
         let refused = |why: String| PeerError::Refused { node: self.to, why };
-        let Snapshot { meta, snapshot } = snapshot;
-        let made = OutgoingCopy::make(*snapshot, &self.network.copies_dir, self.network.group).await;
+        let made = OutgoingCopy::make(*snapshot.snapshot, &self.network.copies_dir, self.network.group).await;
         let copy = Arc::new(made.map_err(|error| refused(format!("no copy could be made: {error}")))?);
+        // The tables have gone on since the mark: the copy is announced as what it is.
+        let (last, membership) = decode_applied(&copy.applied).map_err(refused)?;
+        let meta = snapshot_meta(last, membership);
         tracing::info!(group = self.network.group, to = self.to, bytes = copy.bytes, "sending a copy");
         let mut offset = 0;
         let begun = tokio::time::Instant::now();

@@ -16,8 +16,9 @@ use super::frame::{HEAD_BYTES, frame_bytes};
 use crate::crash;
 use crate::error::ShardError;
 
-/// The format written and the newest understood.
-const FORMAT: u32 = 1;
+/// The format written and the newest understood. 2 knows groups that were given away, and has
+/// their floor in the states of groups; 1 is read.
+pub(super) const FORMAT: u32 = 2;
 const MAGIC: [u8; 8] = *b"OPCODLOG";
 /// Frames start here: one block, so that no frame shares it with the header.
 pub(super) const HEADER_BYTES: u32 = 4096;
@@ -38,6 +39,8 @@ pub(super) struct Segment {
     pub(super) bytes: u32,
     /// What the checksums of its frames start from.
     pub(super) seed: u32,
+    /// The format it was begun in.
+    pub(super) format: u32,
 }
 
 impl Segment {
@@ -144,8 +147,8 @@ pub(super) fn open(number: u64, path: &Path) -> Result<(Segment, u64), ShardErro
         return Err(damaged(format!("a segment of {size} bytes in a file of {bytes}")));
     }
     let bytes = u32::try_from(bytes).map_err(|_| damaged(format!("a segment of {bytes} bytes")))?;
-    let segment =
-        Segment { number, file: Arc::new(file), path: path.to_owned(), bytes, seed: seed(log_id, number) };
+    let seed = seed(log_id, number);
+    let segment = Segment { number, file: Arc::new(file), path: path.to_owned(), bytes, seed, format };
     Ok((segment, log_id))
 }
 
@@ -182,7 +185,8 @@ impl Folder {
         sync_dir(&self.dir)?;
         crash::point("log.roll.renamed");
         let bytes = u32::try_from(bytes).map_err(|_| io::Error::other("a segment over 4 GiB"))?;
-        Ok(Segment { number, file: Arc::new(file), path, bytes, seed: seed(self.log_id, number) })
+        let seed = seed(self.log_id, number);
+        Ok(Segment { number, file: Arc::new(file), path, bytes, seed, format: FORMAT })
     }
 
     /// Takes a segment out of the log: to be used again when `keep` and of ordinary size, else

@@ -136,10 +136,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta<u64, BasicNode>, copy: Box<Copy>) -> Result<()> {
         let failed =
             |what: String| StorageIOError::write_snapshot(Some(meta.signature()), &io::Error::other(what));
-        let Copy::File(path) = *copy else {
+        let Copy::File(file) = *copy else {
             return Err(failed("only a file can be installed".into()).into());
         };
-        let applied = self.tables.install(path).await.map_err(|error| failed(error.to_string()))?;
+        let applied =
+            self.tables.install(file.path().to_owned()).await.map_err(|error| failed(error.to_string()))?;
         let (last, membership) = decode_applied(&applied).map_err(failed)?;
         if last < meta.last_log_id {
             return Err(failed(format!("the copy ends at {last:?}, before {:?}", meta.last_log_id)).into());
@@ -153,28 +154,35 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>> {
-        let marker = Marker { tables: self.tables.clone() };
+        // To be sent it need not be on stable storage here. So there is one from the start on:
+        // openraft takes a leader for broken that has purged its log and has nothing to send.
+        let applied = self.tables.checkpointed().unwrap_or_else(|| self.tables.applied());
         let read = |what| StorageIOError::read_state_machine(&io::Error::other(what));
-        Ok(Some(marker.mark().map_err(read)?).filter(|snapshot| snapshot.meta.last_log_id.is_some()))
+        let snapshot = mark(applied, self.tables.clone()).map_err(read)?;
+        Ok(Some(snapshot).filter(|snapshot| snapshot.meta.last_log_id.is_some()))
     }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Marker {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>> {
+        let applied = self.tables.checkpointed().unwrap_or_default();
         let read = |what| StorageIOError::read_state_machine(&io::Error::other(what)).into();
-        self.mark().map_err(read)
+        mark(applied, self.tables.clone()).map_err(read)
     }
 }
 
-impl Marker {
-    /// What is on stable storage, with the tables standing for the copy of them.
-    fn mark(&self) -> std::result::Result<Snapshot<TypeConfig>, String> {
-        let applied = self.tables.checkpointed().unwrap_or_default();
-        let (last_log_id, last_membership) = decode_applied(&applied)?;
-        let snapshot_id = last_log_id.map_or_else(|| "none".into(), |id| id.to_string());
-        Ok(Snapshot {
-            meta: SnapshotMeta { last_log_id, last_membership, snapshot_id },
-            snapshot: Box::new(Copy::Here(self.tables.clone())),
-        })
-    }
+/// How far the tables are, with the tables themselves standing for the copy of them.
+fn mark(applied: Applied, tables: Arc<dyn Tables>) -> std::result::Result<Snapshot<TypeConfig>, String> {
+    let (last_log_id, last_membership) = decode_applied(&applied)?;
+    let meta = snapshot_meta(last_log_id, last_membership);
+    Ok(Snapshot { meta, snapshot: Box::new(Copy::Here(tables)) })
+}
+
+/// What a copy that ends there is called.
+pub(super) fn snapshot_meta(
+    last_log_id: Option<LogId<u64>>,
+    last_membership: Membership,
+) -> SnapshotMeta<u64, BasicNode> {
+    let snapshot_id = last_log_id.map_or_else(|| "none".into(), |id| id.to_string());
+    SnapshotMeta { last_log_id, last_membership, snapshot_id }
 }

@@ -14,7 +14,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use opcode_engine::ids::ShardId;
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, oneshot};
 
 use super::LogOptions;
 use super::frame::{EntryId, Kind, parse_at};
@@ -37,6 +39,8 @@ pub(super) enum Change {
     Truncate { from: u64, last: Option<EntryId> },
     /// Entries up to and with this one are not needed any more.
     Purge(EntryId),
+    /// This node has given the group away.
+    Remove,
 }
 
 /// A change on its way to the writer.
@@ -92,6 +96,7 @@ pub type OnFailure = fn(&str);
 pub struct LogStore {
     pub(super) shared: Arc<Shared>,
     groups: Mutex<std::collections::BTreeSet<u32>>,
+    given_back: Notify,
     threads: Mutex<Vec<JoinHandle<()>>>,
     _lock: File,
 }
@@ -145,14 +150,13 @@ impl LogStore {
                 move || writer::keep_spares(&shared)
             })?,
         ];
-        Ok(Arc::new(Self { shared, groups: Mutex::default(), threads: Mutex::new(threads), _lock: lock }))
+        let (groups, given_back) = (Mutex::default(), Notify::new());
+        Ok(Arc::new(Self { shared, groups, given_back, threads: Mutex::new(threads), _lock: lock }))
     }
 
     /// Takes the log of a group; each only once, until [`LogStore::give_back`].
     pub(super) fn take_group(&self, group: u32) -> Result<GroupState, ShardError> {
-        if !self.groups.lock().insert(group) {
-            return Err(ShardError::Refused(format!("the log of group {group} is in use already")));
-        }
+        self.claim(group)?;
         let view = self.shared.view.lock();
         Ok(view.index.groups.get(&group).map(|group| group.state).unwrap_or_default())
     }
@@ -160,11 +164,78 @@ impl LogStore {
     /// Gives the log of a group back.
     pub(super) fn give_back(&self, group: u32) {
         self.groups.lock().remove(&group);
+        self.given_back.notify_waiters();
+    }
+
+    /// Lets go of a group that this node has given away: its entries are not needed any more. Its
+    /// vote stays, and how far it had come, should the node be given the group again. Durable on
+    /// return; removing what is not there is fine. Refused when the group stays in use.
+    pub async fn remove_group(&self, group: ShardId) -> Result<(), ShardError> {
+        let _held = self.claim_soon(group.0).await?;
+        let is_known = self.shared.view.lock().index.groups.contains_key(&group.0);
+        if !is_known {
+            return Ok(());
+        }
+        let (synced, outcome) = oneshot::channel();
+        let done: Done = Box::new(move |result| {
+            // Whoever stopped waiting finds it done, or does it again.
+            let _ = synced.send(result);
+        });
+        self.shared.submit(Op { group: group.0, change: Change::Remove, done: Some(done) });
+        let outcome = outcome.await.unwrap_or_else(|_| Err(io::Error::other("the log is closed")));
+        outcome.map_err(failed(format!("removing group {group} from the log")))
+    }
+
+    fn claim(&self, group: u32) -> Result<(), ShardError> {
+        match self.groups.lock().insert(group) {
+            true => Ok(()),
+            false => Err(ShardError::Refused(format!("the log of group {group} is in use already"))),
+        }
+    }
+
+    /// The same when whoever has it is about to let it go, as openraft's tasks are after their end.
+    async fn claim_soon(&self, group: u32) -> Result<Held<'_>, ShardError> {
+        let deadline = tokio::time::Instant::now() + GIVEN_BACK_MAX;
+        loop {
+            let given_back = self.given_back.notified();
+            match self.claim(group) {
+                Ok(()) => return Ok(Held { store: self, group }),
+                Err(error) => {
+                    tokio::time::timeout_at(deadline, given_back).await.map_err(|_| error)?;
+                }
+            }
+        }
+    }
+
+    /// The first of a group's last entries that are at most `entries_max` and take at most
+    /// `bytes_max` on disk; `None` when not even the last is so small, or there is none.
+    pub(super) fn first_of_last(&self, group: u32, entries_max: u64, bytes_max: u64) -> Option<u64> {
+        let view = self.shared.view.lock();
+        let places = &view.index.groups.get(&group)?.places;
+        let count = usize::try_from(entries_max).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let last = places.iter().rev().take(count).take_while(|(_, place)| {
+            bytes += u64::from(place.bytes);
+            bytes <= bytes_max
+        });
+        last.last().map(|(index, _)| *index)
     }
 
     /// Bytes of the files that are part of the log.
     pub fn bytes(&self) -> u64 {
         self.shared.view.lock().segments.values().map(|segment| u64::from(segment.bytes)).sum()
+    }
+}
+
+/// A group's log while somebody has it.
+struct Held<'a> {
+    store: &'a LogStore,
+    group: u32,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.store.give_back(self.group);
     }
 }
 
@@ -180,6 +251,9 @@ impl Drop for LogStore {
         }
     }
 }
+
+/// Longest wait for a group's log to be let go by tasks that are ending.
+const GIVEN_BACK_MAX: Duration = Duration::from_secs(10);
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ShardError> {
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed("starting the log's threads"))

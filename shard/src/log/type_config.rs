@@ -62,9 +62,13 @@ impl Proposal {
         Ok(Self { bytes: codec::encode(records, term)?.into(), records: Some((term, records.clone())) })
     }
 
-    /// A change of the membership group, to propose it.
-    pub(super) fn change(change: &[u8]) -> Self {
-        Self { bytes: [&[CHANGE], change].concat().into(), records: None }
+    /// A change of the membership group, to propose it; the error says that it is too large.
+    pub(super) fn change(change: &[u8]) -> Result<Self, String> {
+        if change.len() >= codec::BATCH_BYTES_MAX {
+            let (bytes, most) = (change.len(), codec::BATCH_BYTES_MAX);
+            return Err(format!("a change of {bytes} bytes is over the limit of {most}"));
+        }
+        Ok(Self { bytes: [&[CHANGE], change].concat().into(), records: None })
     }
 
     /// What it holds in an entry of `term`: the records, decoded if they are not at hand, unless

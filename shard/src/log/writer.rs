@@ -5,6 +5,7 @@
 //! Votes and positions of all groups are summed up at the start of each segment; a few entries
 //! of a quiet group are written again at the end. So no group can pin an old segment for ever.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Instant;
 use super::frame::{self, EntryId, Frame, Kind, frame_bytes};
 use super::index::{Place, encode_id};
 use super::recovery::Tail;
-use super::segment::{HEADER_BYTES, Segment};
+use super::segment::{FORMAT, HEADER_BYTES, Segment};
 use super::store::{Change, Done, Op, Shared, read_entry};
 use crate::crash;
 
@@ -68,6 +69,9 @@ impl Writer {
         };
         if tail.sealed {
             writer.next_segment(0)?;
+        } else if writer.segment.format < FORMAT {
+            // What an older build has begun it must be able to read, or refuse.
+            writer.roll(0)?;
         }
         // A number that no process before had here: what a torn write left behind this place can
         // never join onto what follows.
@@ -96,7 +100,7 @@ impl Writer {
                 }
                 (std::mem::take(&mut queue.ops), std::mem::take(&mut queue.committed))
             };
-            if let Err(error) = self.commit(ops, committed.into_iter()) {
+            if let Err(error) = self.commit(ops, committed) {
                 let waiting = std::mem::take(&mut self.waiting);
                 let shared = self.shared.clone();
                 shared.fail(&error, waiting);
@@ -106,15 +110,20 @@ impl Writer {
     }
 
     /// Writes, syncs, tells.
-    fn commit(&mut self, ops: Vec<Op>, committed: impl Iterator<Item = (u32, EntryId)>) -> io::Result<()> {
+    fn commit(&mut self, ops: Vec<Op>, mut committed: BTreeMap<u32, EntryId>) -> io::Result<()> {
         if !ops.is_empty() {
             metrics::histogram!("opcode_log_batch_ops").record(ops.len() as f64);
         }
-        let mut voted = false;
+        let (mut voted, mut removed) = (false, false);
         // Taken over first, so that an error in the middle reaches everybody.
         let mut changes = Vec::with_capacity(ops.len());
         for Op { group, change, done } in ops {
             voted |= matches!(change, Change::Vote(_));
+            if matches!(change, Change::Remove) {
+                // What it had committed is of entries that go.
+                committed.remove(&group);
+                removed = true;
+            }
             self.waiting.extend(done);
             changes.push((group, change));
         }
@@ -127,6 +136,9 @@ impl Writer {
         self.sync()?;
         if voted {
             crash::point("log.vote.synced");
+        }
+        if removed {
+            crash::point("log.removed");
         }
         for done in self.waiting.drain(..) {
             done(Ok(()));
@@ -156,6 +168,10 @@ impl Writer {
             }
             Change::Truncate { from, last } => {
                 self.push(&frame(Kind::Truncate, group, at(from), &encode_id(last)))
+            }
+            Change::Remove => {
+                self.tidy = true;
+                self.push(&frame(Kind::Removed, group, EntryId::default(), &[]))
             }
             Change::Purge(id) => {
                 crash::point("log.purge.before");

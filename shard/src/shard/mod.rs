@@ -8,6 +8,7 @@
 
 mod commit;
 mod dispatch;
+mod removal;
 mod runs;
 mod templates;
 mod turn;
@@ -33,6 +34,8 @@ use crate::peer::Peers;
 use crate::queue::{Door, Gauges, Message, QUEUE_MESSAGES_MAX};
 use crate::store::{Store, StoreOptions};
 use crate::workers::Workers;
+
+pub use removal::{finish_removals, remove};
 
 use commit::Committer;
 use runs::{Key, Loaded, Parked, Runs};
@@ -79,9 +82,28 @@ pub struct Shared {
     pub peers: Arc<dyn Peers>,
 }
 
+impl ShardOptions {
+    fn group(&self) -> GroupOptions {
+        GroupOptions {
+            group: self.shard,
+            node_id: self.node_id,
+            founds: self.founds,
+            copies_dir: self.tables_path.with_file_name("copies"),
+            propose_timeout_ms: PROPOSE_MS_MAX,
+        }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.tables_path.parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
+    }
+}
+
 /// A replica of a shard on this node; it takes requests while it leads.
 pub struct Shard {
     handle: ShardHandle,
+    log: Arc<LogStore>,
+    /// Where its files are.
+    folder: PathBuf,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<(), ShardError>>,
 }
@@ -96,15 +118,8 @@ impl Shard {
             cluster_id: options.cluster_id.clone(),
         })
         .await?;
-        let group_options = GroupOptions {
-            group: options.shard,
-            node_id: options.node_id,
-            founds: options.founds,
-            copies_dir: options.tables_path.with_file_name("copies"),
-            propose_timeout_ms: PROPOSE_MS_MAX,
-        };
         let tables = Arc::new(store.clone());
-        let group = Group::start(group_options, shared.log.clone(), tables, shared.peers).await?;
+        let group = Group::start(options.group(), shared.log.clone(), tables, shared.peers).await?;
         let (serving_in, serving) = watch::channel(false);
         let (queue_in, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let (inbox_in, inbox) = mpsc::unbounded_channel();
@@ -153,7 +168,8 @@ impl Shard {
             meter: metrics::gauge!("opcode_runs_in_memory", "shard" => options.shard.to_string()),
         };
         let task = tokio::spawn(shard.run());
-        let mut started = Self { handle: ShardHandle { inner: Arc::new(door) }, stop, task };
+        let handle = ShardHandle { inner: Arc::new(door) };
+        let mut started = Self { handle, log: shared.log, folder: options.folder(), stop, task };
         if group.is_alone().await? {
             started.serves(serving).await?;
         }
@@ -190,6 +206,14 @@ impl Shard {
         self.task
             .await
             .unwrap_or_else(|panic| Err(ShardError::Stopped(format!("its loop panicked: {panic}"))))
+    }
+
+    /// Stops, and removes all that this node has of the shard: for one that it holds no more, once
+    /// the group counts on it no more. The folder of the tables goes with everything in it.
+    pub async fn destroy(self) -> Result<(), ShardError> {
+        let (log, shard, folder) = (self.log.clone(), self.handle.id(), self.folder.clone());
+        self.stop().await?;
+        removal::remove(&log, shard, &folder).await
     }
 }
 

@@ -23,7 +23,6 @@ use std::thread::JoinHandle;
 
 use futures::future::BoxFuture;
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, ShardId, Timestamp, WorkflowId};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
@@ -56,9 +55,7 @@ pub struct Store {
 }
 
 struct Inner {
-    path: PathBuf,
-    /// How far the tables had come when they were opened, or a copy took their place.
-    opened: Mutex<Applied>,
+    options: StoreOptions,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     writer: Option<JoinHandle<()>>,
@@ -159,26 +156,18 @@ impl Store {
     pub async fn open(options: StoreOptions) -> Result<Self, ShardError> {
         let path = options.path.clone();
         let shared = Arc::new(Shared::new());
+        let readers = Arc::new(Readers::new(path));
         let (opened, opening) = oneshot::channel();
         let writer = std::thread::Builder::new()
             .name(format!("tables-{}", options.shard))
             .spawn({
-                let shared = Arc::clone(&shared);
-                move || write(&options, shared, opened)
+                let (options, shared) = (options.clone(), Arc::clone(&shared));
+                let readers = Arc::clone(&readers);
+                move || write(options, shared, readers, opened)
             })
             .map_err(|source| ShardError::Io { what: "start the tables' writer".into(), source })?;
-        let opened =
-            opening.await.map_err(|_| ShardError::Stopped("the tables' writer panicked".into()))??;
-        let readers = Arc::new(Readers::new(path.clone()));
-        Ok(Self {
-            inner: Arc::new(Inner {
-                path,
-                opened: Mutex::new(opened),
-                shared,
-                readers,
-                writer: Some(writer),
-            }),
-        })
+        opening.await.map_err(|_| ShardError::Stopped("the tables' writer panicked".into()))??;
+        Ok(Self { inner: Arc::new(Inner { options, shared, readers, writer: Some(writer) }) })
     }
 
     /// The position applied last; the default before the first entry.
@@ -320,10 +309,11 @@ impl Store {
     /// Counts for people. Runs are numbered from 1 without gaps, so the last number counts them.
     pub async fn stats(&self) -> Result<StoreStats, ShardError> {
         let workflows = self.last_run_no().await?.0;
-        let wal = self.inner.path.with_file_name(
-            self.inner.path.file_name().map_or_else(String::new, |n| format!("{}-wal", n.to_string_lossy())),
+        let path = &self.inner.options.path;
+        let wal = path.with_file_name(
+            path.file_name().map_or_else(String::new, |n| format!("{}-wal", n.to_string_lossy())),
         );
-        let bytes = schema::file_bytes(&self.inner.path)? + schema::file_bytes(&wal)?;
+        let bytes = schema::file_bytes(path)? + schema::file_bytes(&wal)?;
         Ok(StoreStats { workflows, bytes })
     }
 
@@ -341,15 +331,17 @@ impl Store {
     }
 }
 
-/// The writer thread: opens, tells how far the tables have come, and works.
-fn write(options: &StoreOptions, shared: Arc<Shared>, opened: oneshot::Sender<Result<Applied, ShardError>>) {
+/// The writer thread: opens, says so, and works.
+fn write(
+    options: StoreOptions,
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    opened: oneshot::Sender<Result<(), ShardError>>,
+) {
     let opening =
-        copy::finish(&options.path).and_then(|()| schema::open_for_writing(options)).and_then(Applier::new);
+        copy::finish(&options).and_then(|()| schema::open_for_writing(&options)).and_then(Applier::new);
     let (answer, writer) = match opening {
-        Ok(applier) => {
-            let applied = applier.standing().map(|s| s.applied.clone()).unwrap_or_default();
-            (Ok(applied), Some(Writer::new(applier, shared, options.clone())))
-        }
+        Ok(applier) => (Ok(()), Some(Writer::new(applier, shared, readers, options))),
         Err(error) => (Err(error), None),
     };
     // Nobody waits any more when the opening was given up; then there is nothing to write either.
@@ -374,7 +366,7 @@ impl Drop for Inner {
 
 impl Tables for Store {
     fn applied(&self) -> Applied {
-        self.inner.opened.lock().clone()
+        self.inner.shared.opened()
     }
     fn enqueue(&self, entries: Vec<CommittedEntry>) {
         self.inner.shared.enqueue(entries);
@@ -382,20 +374,26 @@ impl Tables for Store {
     fn backlog(&self) -> usize {
         self.inner.shared.backlog()
     }
-    fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<(), ShardError>> {
+    fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
         let readers = Arc::clone(&self.inner.readers);
-        Box::pin(async move { readers.read_apart(move |connection| copy::write(&connection, &to)).await })
+        Box::pin(async move {
+            let written = readers.read_apart(move |mut connection| copy::write(&mut connection, &to)).await;
+            written.map(|standing| standing.applied)
+        })
+    }
+    fn check(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        let options = self.inner.options.clone();
+        Box::pin(async move {
+            let checked = tokio::task::spawn_blocking(move || copy::check(&from, &options)).await;
+            let checked = checked.map_err(|error| ShardError::Stopped(error.to_string()))?;
+            checked.map(|standing| standing.applied)
+        })
     }
     fn install(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
-        let store = self.clone();
+        let (reply, answer) = oneshot::channel();
+        self.inner.shared.install(from, reply);
         Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            store.inner.shared.install(from, reply);
-            let ended = |_| ShardError::Stopped("the tables are closed".into());
-            let applied = answer.await.map_err(ended)??;
-            store.inner.readers.renew();
-            *store.inner.opened.lock() = applied.clone();
-            Ok(applied)
+            answer.await.map_err(|_| ShardError::Stopped("the tables take no copy any more".into()))?
         })
     }
     fn checkpointed(&self) -> Option<Applied> {

@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId};
 use parking_lot::Mutex;
@@ -23,19 +22,12 @@ const READERS_MAX: usize = 4;
 pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    /// Grows when another file takes the tables' place: older connections read what was.
-    generation: AtomicU64,
     permits: Arc<Semaphore>,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            idle: Mutex::default(),
-            generation: AtomicU64::new(0),
-            permits: Arc::new(Semaphore::new(READERS_MAX)),
-        }
+        Self { path, idle: Mutex::default(), permits: Arc::new(Semaphore::new(READERS_MAX)) }
     }
 
     /// Runs `read` on a blocking thread, within one snapshot of the tables.
@@ -45,7 +37,6 @@ impl Readers {
     ) -> Result<T, ShardError> {
         let readers = Arc::clone(self);
         self.blocking(move || {
-            let generation = readers.generation.load(Ordering::Acquire);
             let idle = readers.idle.lock().pop();
             let mut connection = match idle {
                 Some(connection) => connection,
@@ -56,9 +47,7 @@ impl Readers {
             // After an error the connection is dropped, and its snapshot with it.
             let answer = read(&mut connection)?;
             connection.run(commit, &[])?;
-            if readers.generation.load(Ordering::Acquire) == generation {
-                readers.idle.lock().push(connection);
-            }
+            readers.idle.lock().push(connection);
             Ok(answer)
         })
         .await
@@ -90,10 +79,14 @@ impl Readers {
         }
     }
 
-    /// Has every later read open the file anew.
-    pub(super) fn renew(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+    /// Waits for the reads under way and runs `change` while no reader has the file open; reads
+    /// that come meanwhile wait, and open it anew. `None`, and nothing is run, once the readers
+    /// are closed. Blocks the thread.
+    pub(super) fn exclusively<T>(&self, change: impl FnOnce() -> T) -> Option<T> {
+        let all = u32::try_from(READERS_MAX).expect("a few");
+        let _all = futures::executor::block_on(self.permits.acquire_many(all)).ok()?;
         self.idle.lock().clear();
+        Some(change())
     }
 
     /// Refuses further reads and closes the connections that rest.

@@ -5,6 +5,7 @@
 //! the SQL views `events`, `step_state`, `pending_decisions` and `timers` show its id instead.
 //! A file of another shard, cluster or format is refused before anything in it is changed.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use opcode_engine::event::EventType;
@@ -154,14 +155,46 @@ fn has_table(connection: &mut Connection, name: &str) -> Result<bool, ShardError
 
 fn create(connection: &mut Connection, options: &StoreOptions) -> Result<(), ShardError> {
     connection.execute("BEGIN IMMEDIATE")?;
-    for sql in [TABLES, FOLDED_TABLES, VIEWS] {
-        connection.execute(sql)?;
-    }
+    create_objects(connection)?;
     let insert = connection.cached("INSERT INTO meta(key, value) VALUES (?1, ?2)")?;
     connection.run(insert, &[Bind::Text("format"), Bind::Int(FORMAT)])?;
     connection.run(insert, &[Bind::Text("shard"), Bind::Int(i64::from(options.shard.0))])?;
     connection.run(insert, &[Bind::Text("cluster_id"), Bind::Text(&options.cluster_id)])?;
     connection.execute("COMMIT")
+}
+
+fn create_objects(connection: &Connection) -> Result<(), ShardError> {
+    [TABLES, FOLDED_TABLES, VIEWS].iter().try_for_each(|sql| connection.execute(sql))
+}
+
+/// Refuses a file whose tables, indexes, views and triggers are not the very ones of this build:
+/// whatever else there is in it, its SQL would run when the file is used.
+pub(super) fn check_schema(connection: &mut Connection, path: &Path) -> Result<(), ShardError> {
+    let mut wanted = Connection::open(Path::new(":memory:"), Access::Create)?;
+    create_objects(&wanted)?;
+    let (wanted, found) = (schema_of(&mut wanted)?, schema_of(connection)?);
+    let strange = found.symmetric_difference(&wanted).next();
+    match strange {
+        None => Ok(()),
+        Some((kind, name, ..)) => Err(ShardError::Refused(format!(
+            "{}: its {kind} {name} is not as this release makes it; nothing was changed",
+            path.display()
+        ))),
+    }
+}
+
+/// Kind, name, table and SQL of everything in a schema.
+type Objects = BTreeSet<(String, String, String, Option<String>)>;
+
+fn schema_of(connection: &mut Connection) -> Result<Objects, ShardError> {
+    let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema";
+    let mut rows = connection.select(sql, &[])?;
+    let mut objects = Objects::new();
+    while let Some(row) = rows.next()? {
+        let sql = row.optional_text(3)?.map(str::to_owned);
+        objects.insert((row.text(0)?.into(), row.text(1)?.into(), row.text(2)?.into(), sql));
+    }
+    Ok(objects)
 }
 
 /// Empties the tables that are views of the events. Within the caller's transaction.

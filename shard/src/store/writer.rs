@@ -14,8 +14,9 @@ use opcode_engine::ids::ShardId;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
-use super::apply::Applier;
+use super::apply::{Applier, Standing};
 use super::connection::CheckpointMode;
+use super::reader::Readers;
 use super::schema::{self, PAGE_BYTES};
 use super::{StoreOptions, copy};
 use crate::batch::Position;
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     wake: Condvar,
     progress: watch::Sender<Progress>,
     backlog: AtomicUsize,
+    /// How far the tables had come when they were opened, or a copy took their place.
+    opened: Mutex<Applied>,
     checkpointed: Mutex<Option<Applied>>,
     commits: AtomicU64,
 }
@@ -76,6 +79,8 @@ struct Queue {
     wanted: Option<Position>,
     install: Option<Install>,
     stop: Option<Stop>,
+    /// The writer has ended: nothing is taken any more.
+    has_ended: bool,
 }
 
 struct Waiting {
@@ -117,6 +122,7 @@ impl Shared {
             wake: Condvar::new(),
             progress: watch::Sender::default(),
             backlog: AtomicUsize::new(0),
+            opened: Mutex::default(),
             checkpointed: Mutex::new(None),
             commits: AtomicU64::new(0),
         }
@@ -169,10 +175,20 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Asks the writer to put a copy in the tables' place; the last one asked for counts.
+    /// Asks the writer to put a copy in the tables' place; the last one asked for counts. The
+    /// reply is dropped when the writer has ended, or is stopping.
     pub(super) fn install(&self, from: PathBuf, reply: oneshot::Sender<Result<Applied, ShardError>>) {
-        self.queue.lock().install = Some((from, reply));
+        let mut queue = self.queue.lock();
+        if queue.has_ended || queue.stop.is_some() {
+            return;
+        }
+        queue.install = Some((from, reply));
         self.wake.notify_one();
+    }
+
+    /// How far the tables had come when they were opened, or a copy took their place.
+    pub(super) fn opened(&self) -> Applied {
+        self.opened.lock().clone()
     }
 
     /// Asks the writer to apply all, checkpoint and end.
@@ -185,9 +201,25 @@ impl Shared {
         self.stop(Stop::Abandon);
     }
 
+    /// The tables begin here, after an opening or a copy.
+    fn begin_at(&self, standing: Option<&Standing>) {
+        *self.opened.lock() = standing.map(|s| s.applied.clone()).unwrap_or_default();
+        let position = standing.map(|s| s.position);
+        self.progress.send_modify(|progress| progress.position = position);
+    }
+
     fn stop(&self, stop: Stop) {
-        self.queue.lock().stop = Some(stop);
+        let mut queue = self.queue.lock();
+        queue.stop = Some(stop);
+        queue.install = None;
         self.wake.notify_one();
+    }
+
+    /// Takes nothing more: the writer ends.
+    fn end(&self) {
+        let mut queue = self.queue.lock();
+        queue.has_ended = true;
+        queue.install = None;
     }
 
     fn fail(&self, why: &str) {
@@ -196,6 +228,8 @@ impl Shared {
             progress.failed.get_or_insert_with(|| why.into());
         });
         let mut queue = self.queue.lock();
+        queue.has_ended = true;
+        queue.install = None;
         queue.entries.clear();
         queue.records = 0;
         queue.bytes = 0;
@@ -313,6 +347,7 @@ pub(super) struct Writer {
     applier: Option<Applier>,
     options: StoreOptions,
     shared: Arc<Shared>,
+    readers: Arc<Readers>,
     last_commit: Instant,
     /// When to checkpoint if nothing comes; none when all is in the main file.
     checkpoint_at: Option<Instant>,
@@ -325,15 +360,21 @@ pub(super) struct Writer {
 impl Writer {
     /// Takes over the applier. What a former process applied counts as checkpointed only once
     /// this one has moved it.
-    pub(super) fn new(applier: Applier, shared: Arc<Shared>, options: StoreOptions) -> Self {
+    pub(super) fn new(
+        applier: Applier,
+        shared: Arc<Shared>,
+        readers: Arc<Readers>,
+        options: StoreOptions,
+    ) -> Self {
         let now = Instant::now();
         let position = applier.standing().map(|s| s.position);
-        shared.progress.send_modify(|progress| progress.position = position);
+        shared.begin_at(applier.standing());
         Self {
             meters: Meters::new(options.shard),
             applier: Some(applier),
             options,
             shared,
+            readers,
             last_commit: now.checked_sub(IDLE_AFTER).unwrap_or(now),
             checkpoint_at: position.map(|_| now + CHECKPOINT_AFTER),
             dirty_since: position.map(|_| now),
@@ -345,9 +386,10 @@ impl Writer {
         self.applier.as_mut().expect("a copy has taken its place or ended the writer")
     }
 
-    /// Puts a copy in the tables' place, if it is further than they are.
+    /// Puts a copy in the tables' place, if it is further than they are. An error leaves it to the
+    /// next opening to end its way.
     fn install(&mut self, from: &Path) -> Result<Installed, ShardError> {
-        let copy = match copy::check(from, &self.options) {
+        let copy = match copy::may_take_place(from, &self.options) {
             Ok(copy) => copy,
             Err(error) => return Ok(Installed::Refused(error)),
         };
@@ -356,16 +398,28 @@ impl Writer {
         {
             return Ok(Installed::Done(standing.applied.clone()));
         }
-        self.applier = None;
-        copy::take_place(from, &self.options.path)?;
-        let applier = Applier::new(schema::open_for_writing(&self.options)?)?;
-        let applied = applier.standing().map(|s| s.applied.clone()).unwrap_or_default();
-        let position = applier.standing().map(|s| s.position);
+        let readers = Arc::clone(&self.readers);
+        let Some(applier) = readers.exclusively(|| self.put(from)) else {
+            return Ok(Installed::Refused(ShardError::Stopped("the tables are closed".into())));
+        };
+        let applier = applier?;
+        // Before any reader comes again, and whether or not anybody still waits for the copy.
+        self.shared.begin_at(applier.standing());
+        // All of it is in the main file, and synced.
+        *self.shared.checkpointed.lock() = Some(self.shared.opened());
         self.applier = Some(applier);
-        self.shared.progress.send_modify(|progress| progress.position = position);
         let now = Instant::now();
         (self.checkpoint_at, self.dirty_since) = (Some(now + CHECKPOINT_AFTER), Some(now));
-        Ok(Installed::Done(applied))
+        self.checkpoint_frames = CHECKPOINT_FRAMES;
+        Ok(Installed::Done(self.shared.opened()))
+    }
+
+    /// Closes the tables, puts the copy there, and opens them again.
+    fn put(&mut self, from: &Path) -> Result<Applier, ShardError> {
+        self.applier = None;
+        copy::send_off(from, &self.options.path)?;
+        copy::finish(&self.options)?;
+        Applier::new(schema::open_for_writing(&self.options)?)
     }
 
     /// Works until it is stopped or fails.
@@ -375,7 +429,10 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         drop(self);
         match result {
-            Ok(()) => shared.progress.send_modify(|progress| progress.is_closed = true),
+            Ok(()) => {
+                shared.end();
+                shared.progress.send_modify(|progress| progress.is_closed = true);
+            }
             Err(error) => shared.fail(&error.to_string()),
         }
         drop(guard);

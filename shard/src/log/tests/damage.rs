@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::super::frame::EntryId;
+use super::super::frame::{EntryId, frame_bytes};
 use super::super::recovery::{Recovered, recover};
 use super::super::segment::HEADER_BYTES;
 use super::super::store::{Change, LogStore, Op};
@@ -120,7 +120,7 @@ fn a_torn_tail_is_dropped_wherever_it_is_torn() {
     let synced = end(before.path());
     written(dir.path(), vec![entries(5..8)]);
     // The second life begins with its own mark; what it appended comes behind.
-    let torn_from = synced + 56 + 184;
+    let torn_from = synced + (frame_bytes(0) + frame_bytes(GroupState::BYTES)) as u64;
     let torn_to = end(dir.path());
     assert!(torn_from < torn_to);
     for at in (torn_from..torn_to).step_by(7) {
@@ -208,8 +208,8 @@ fn missing_cut_and_foreign_segments_are_refused() {
         file.set_len(20_000).unwrap();
     });
     assert!(cut.contains("in a file of 20000"), "{cut}");
-    let newer = refusal(&|dir| overwrite(&dir.join(&files[0]), 8, &2_u32.to_le_bytes()));
-    assert!(newer.contains("log format 2; this build knows up to 1"), "{newer}");
+    let newer = refusal(&|dir| overwrite(&dir.join(&files[0]), 8, &3_u32.to_le_bytes()));
+    assert!(newer.contains("log format 3; this build knows up to 2"), "{newer}");
     let other = tempfile::tempdir().unwrap();
     written(other.path(), vec![entries(0..1)]);
     let foreign = refusal(&|dir| {

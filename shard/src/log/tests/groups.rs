@@ -183,3 +183,25 @@ async fn reads_have_no_gap_where_memory_ends() {
     let limited = reader.limited_get_log_entries(0, ENTRIES).await.unwrap().len();
     assert!((20..40).contains(&limited), "{limited} entries of 150 KB are not about 4 MiB");
 }
+
+/// No member could be sent it, and the group would wait for it for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_over_the_limit_is_refused_before_it_is_appended() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Shared::default();
+    let (store, group) = start(dir.path(), &tables).await;
+    let before = group.committed();
+    let large = "x".repeat(super::super::codec::BATCH_BYTES_MAX / 2);
+    let refused = propose(&group, batch(&[&large, &large])).await.unwrap_err();
+    assert!(matches!(&refused, ShardError::Refused(why) if why.contains("over the limit")), "{refused}");
+    let refused = group.propose_change(vec![b'x'; super::super::codec::BATCH_BYTES_MAX].into()).await;
+    assert!(
+        matches!(&refused, Err(ShardError::Refused(why)) if why.contains("over the limit")),
+        "{refused:?}"
+    );
+    assert_eq!(group.committed(), before);
+    let next = propose(&group, batch(&["small"])).await.unwrap();
+    assert_eq!(next.position().index, before.index + 1, "nothing of it is in the log");
+    assert_eq!(tables.texts(), ["small"]);
+    stop(store, group).await;
+}

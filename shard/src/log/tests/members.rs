@@ -11,26 +11,26 @@ use crate::batch::Position;
 use crate::peer::{NodeId, PeerError, Peers, Service};
 
 /// Longest wait for what takes an election.
-const ELECTED: Duration = Duration::from_secs(20);
+pub(super) const ELECTED: Duration = Duration::from_secs(20);
 
 /// Who reaches whom.
 #[derive(Default)]
-struct Switch {
-    groups: Mutex<HashMap<NodeId, Arc<Group>>>,
-    cut: Mutex<HashSet<(NodeId, NodeId)>>,
+pub(super) struct Switch {
+    pub(super) groups: Mutex<HashMap<NodeId, Arc<Group>>>,
+    pub(super) cut: Mutex<HashSet<(NodeId, NodeId)>>,
 }
 
 impl Switch {
-    fn cut_off(&self, node: NodeId) {
+    pub(super) fn cut_off(&self, node: NodeId) {
         let others = (1..=3).filter(|other| *other != node);
         self.cut.lock().extend(others.flat_map(|other| [(node, other), (other, node)]));
     }
 }
 
 /// One node's side of the switch.
-struct Port {
-    node: NodeId,
-    switch: Arc<Switch>,
+pub(super) struct Port {
+    pub(super) node: NodeId,
+    pub(super) switch: Arc<Switch>,
 }
 
 impl Peers for Port {

@@ -1,11 +1,13 @@
 //! Stories about the log: groups over tables that remember, disks that lose what was not synced,
 //! files that are cut, flipped and copied.
 
+mod copies;
 #[cfg(feature = "crash-points")]
 mod crashes;
 mod damage;
 mod groups;
 mod members;
+mod removal;
 mod suite;
 
 use std::path::Path;
@@ -44,8 +46,17 @@ impl Remembering {
 }
 
 impl Tables for Remembering {
-    fn copy(&self, _: std::path::PathBuf) -> futures::future::BoxFuture<'static, Result<(), ShardError>> {
+    fn copy(
+        &self,
+        _: std::path::PathBuf,
+    ) -> futures::future::BoxFuture<'static, Result<Applied, ShardError>> {
         Box::pin(std::future::ready(Err(ShardError::Refused("these tables are not copied".into()))))
+    }
+    fn check(
+        &self,
+        _: std::path::PathBuf,
+    ) -> futures::future::BoxFuture<'static, Result<Applied, ShardError>> {
+        Box::pin(std::future::ready(Err(ShardError::Refused("these tables take no copy".into()))))
     }
     fn install(
         &self,

@@ -16,8 +16,17 @@ struct Files;
 struct Eager(Remembering);
 
 impl Tables for Eager {
-    fn copy(&self, _: std::path::PathBuf) -> futures::future::BoxFuture<'static, Result<(), ShardError>> {
+    fn copy(
+        &self,
+        _: std::path::PathBuf,
+    ) -> futures::future::BoxFuture<'static, Result<Applied, ShardError>> {
         Box::pin(std::future::ready(Err(ShardError::Refused("these tables are not copied".into()))))
+    }
+    fn check(
+        &self,
+        _: std::path::PathBuf,
+    ) -> futures::future::BoxFuture<'static, Result<Applied, ShardError>> {
+        Box::pin(std::future::ready(Err(ShardError::Refused("these tables take no copy".into()))))
     }
     fn install(
         &self,

@@ -8,6 +8,7 @@ use std::time::Instant;
 use libsql::ffi;
 
 use super::Connection;
+use crate::error::ShardError;
 
 /// Longest text of a query that people wrote.
 const SQL_BYTES_MAX: c_int = 256 * 1024;
@@ -33,6 +34,18 @@ impl Connection {
             let at = std::ptr::from_ref::<Cell<Option<Instant>>>(&self.deadline).cast_mut().cast::<c_void>();
             ffi::sqlite3_progress_handler(self.raw, PROGRESS_STEPS, Some(on_progress), at);
         }
+    }
+
+    /// For a file that came from elsewhere: what its schema says is not run, no other file can be
+    /// attached, and pages that contradict themselves are errors.
+    pub(in crate::store) fn distrust(&self) -> Result<(), ShardError> {
+        // SAFETY: an open handle.
+        unsafe {
+            ffi::sqlite3_limit(self.raw, ffi::SQLITE_LIMIT_ATTACHED, 0);
+            ffi::sqlite3_limit(self.raw, ffi::SQLITE_LIMIT_TRIGGER_DEPTH, 0);
+            ffi::sqlite3_limit(self.raw, ffi::SQLITE_LIMIT_WORKER_THREADS, 0);
+        }
+        self.execute("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0;")
     }
 
     /// Whether the deadline of [`Connection::confine`] has passed.
