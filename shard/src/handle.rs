@@ -105,6 +105,9 @@ pub struct ShardInfo {
     pub queue_depth: usize,
     /// Runs held in memory.
     pub runs_in_memory: usize,
+    /// What its members are being changed to, in words; from the leader.
+    #[serde(default)]
+    pub doing: Option<String>,
 }
 
 /// A member of a shard's group.
@@ -117,6 +120,9 @@ pub struct ReplicaInfo {
     pub position: u64,
     /// Whether that is the leader's last, or almost.
     pub in_sync: bool,
+    /// Milliseconds it is behind, once it was reached.
+    #[serde(default)]
+    pub lag_ms: Option<u64>,
 }
 
 /// The door to one shard.
@@ -129,6 +135,11 @@ impl ShardHandle {
     /// Which shard this is.
     pub fn id(&self) -> ShardId {
         self.inner.id()
+    }
+
+    /// Says what the shard's members are being changed to, in words for an operator.
+    pub fn tell(&self, doing: Option<String>) {
+        *self.inner.doing.lock() = doing;
     }
 
     /// Starts runs; one answer each, in order, once all are committed. A refused one harms no

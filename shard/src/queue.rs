@@ -11,6 +11,7 @@ use opcode_engine::command::Command;
 use opcode_engine::definition::Definition;
 use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
 use opcode_engine::{Code, Rejected};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -132,6 +133,8 @@ pub(crate) struct Door {
     pub(crate) closed: Arc<AtomicBool>,
     /// Whether it leads and takes requests.
     pub(crate) serving: watch::Receiver<bool>,
+    /// What its members are being changed to, in words; the node that leads it says so.
+    pub(crate) doing: Mutex<Option<String>>,
 }
 
 fn unavailable(error: &ShardError) -> CallError {
@@ -162,13 +165,20 @@ impl Door {
 
     fn replicas(&self) -> Vec<ReplicaInfo> {
         let members = self.group.members();
-        let replica = |(node, position): (&NodeId, &u64)| ReplicaInfo {
-            node: *node,
-            votes: members.voters.contains(node),
-            position: *position,
-            in_sync: position + IN_SYNC_ENTRIES >= members.last_index,
+        if members.matched.is_empty() {
+            return Vec::new();
+        }
+        let replica = |node: &NodeId| {
+            let position = members.matched.get(node).copied();
+            ReplicaInfo {
+                node: *node,
+                votes: members.voters.contains(node),
+                position: position.unwrap_or_default(),
+                in_sync: position.is_some_and(|at| at + IN_SYNC_ENTRIES >= members.last_index),
+                lag_ms: members.lag_ms.get(node).copied(),
+            }
         };
-        members.matched.iter().map(replica).collect()
+        members.voters.union(&members.learners).map(replica).collect()
     }
 
     fn not_leader(&self) -> CallError {
@@ -351,6 +361,7 @@ impl Door {
             bytes: stats.bytes,
             queue_depth: QUEUE_MESSAGES_MAX.saturating_sub(self.queue.capacity()) + self.store.backlog(),
             runs_in_memory: self.gauges.runs_in_memory.load(Ordering::Relaxed),
+            doing: self.doing.lock().clone().filter(|_| term.is_some()),
         })
     }
 }

@@ -15,11 +15,12 @@ use openraft::{
     BasicNode, ChangeMembers, Config, LogId, Raft, RaftMetrics, ServerState, Snapshot, SnapshotPolicy,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
 
 use super::copies::{Copy, IncomingCopy, Taken, remove_leftovers};
 use super::index::GroupState;
+use super::lag::Lag;
 use super::network::Network;
 use super::state_machine::{HandedOver, StateMachine, decode_applied, position};
 use super::storage::GroupLog;
@@ -31,7 +32,7 @@ use crate::error::ShardError;
 use crate::peer::{NodeId, Peers, Service};
 
 /// Also the timeout of an append to a follower.
-const HEARTBEAT_MS: u64 = 250;
+pub(super) const HEARTBEAT_MS: u64 = 250;
 /// A voter waits this long for its leader before it stands for election, and as long again before
 /// it votes for another: windows of neighbours in number do not overlap, so that one stands first.
 const ELECTION_MS_MIN: u64 = 500;
@@ -44,10 +45,6 @@ const SNAPSHOT_MS_MAX: u64 = 60_000;
 const PURGE_MAX: Duration = Duration::from_secs(10);
 /// A leader that has not heard a majority for this long starts nothing new.
 pub const QUORUM_MAX: Duration = Duration::from_millis(1_500);
-/// Longest wait for a planned change of leader.
-const HAND_OVER_MAX: Duration = Duration::from_secs(4);
-/// How often the successor stands for election until then.
-const STAND_EVERY: Duration = Duration::from_millis(150);
 /// Longest wait for a change of members to be committed.
 const MEMBERS_MAX: Duration = Duration::from_secs(30);
 /// Entries that stay in the log for members that lag, beyond what the tables have checkpointed.
@@ -77,8 +74,10 @@ pub struct Members {
     pub voters: BTreeSet<NodeId>,
     /// Those that only follow.
     pub learners: BTreeSet<NodeId>,
-    /// How far each member has the log; on the leader alone.
+    /// How far each member that was ever reached in this term has the log; on the leader alone.
     pub matched: BTreeMap<NodeId, u64>,
+    /// Milliseconds that each of those is behind, in time.
+    pub lag_ms: BTreeMap<NodeId, u64>,
     /// The last entry of this node's log.
     pub last_index: u64,
     /// Whether a change of voters is under way.
@@ -88,19 +87,25 @@ pub struct Members {
 /// When this node, as leader, last heard a majority.
 type LastQuorum = Arc<Mutex<Option<Instant>>>;
 
+/// What the leader's log ended with, over time.
+type SharedLag = Arc<Mutex<Lag>>;
+
 /// This node's part in a replicated log.
 pub struct Group {
     id: u32,
-    node_id: NodeId,
-    raft: Raft<TypeConfig>,
+    pub(super) node_id: NodeId,
+    pub(super) raft: Raft<TypeConfig>,
     store: Arc<LogStore>,
     tables: Arc<dyn Tables>,
-    network: Network,
+    pub(super) network: Network,
     handed_over: HandedOver,
     propose_max: Duration,
+    /// Held by whoever writes; closed while the lead is handed over.
+    pub(super) writes: RwLock<()>,
     stopping: Arc<AtomicBool>,
     role: watch::Receiver<Role>,
     last_quorum: LastQuorum,
+    lag: SharedLag,
     incoming: Arc<Mutex<IncomingCopy>>,
     copies_dir: PathBuf,
     /// What this node had before it gave the group away once; `None` when it never did, or has
@@ -108,7 +113,7 @@ pub struct Group {
     floor: Arc<Mutex<Option<LogId<u64>>>>,
 }
 
-fn stopped(error: impl std::fmt::Display) -> ShardError {
+pub(super) fn stopped(error: impl std::fmt::Display) -> ShardError {
     ShardError::Stopped(error.to_string())
 }
 
@@ -141,7 +146,8 @@ impl Group {
         let (role_in, role) = watch::channel(Role::Follower { leader: None });
         let last_quorum = LastQuorum::default();
         tokio::spawn(watch_core(id.to_string(), raft.clone(), store.clone(), stopping.clone()));
-        tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone()));
+        let lag = SharedLag::default();
+        tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone(), lag.clone()));
         let group = Arc::new(Self {
             id: id.0,
             node_id,
@@ -151,9 +157,11 @@ impl Group {
             network,
             handed_over,
             propose_max: Duration::from_millis(propose_timeout_ms),
+            writes: RwLock::default(),
             stopping,
             role,
             last_quorum,
+            lag,
             incoming: Arc::default(),
             copies_dir,
             floor: Arc::new(Mutex::new(floor)),
@@ -249,10 +257,20 @@ impl Group {
     }
 
     async fn write(&self, proposal: Proposal) -> Result<Position, ShardError> {
+        let _open = self.writes.read().await;
+        self.write_at_once(proposal, self.propose_max).await
+    }
+
+    /// Writes whether the lead is being handed over or not.
+    pub(super) async fn write_at_once(
+        &self,
+        proposal: Proposal,
+        within: Duration,
+    ) -> Result<Position, ShardError> {
         if self.raft.metrics().borrow().state != ServerState::Leader {
             return Err(ShardError::NotLeader);
         }
-        let written = tokio::time::timeout(self.propose_max, self.raft.client_write(proposal)).await;
+        let written = tokio::time::timeout(within, self.raft.client_write(proposal)).await;
         match written {
             Ok(Ok(response)) => Ok(position(response.log_id)),
             // Also what was in the log already is answered so when the lead is lost.
@@ -263,7 +281,7 @@ impl Group {
                 Err(ShardError::Unknown(error.to_string()))
             }
             Ok(Err(RaftError::Fatal(error))) => Err(stopped(error)),
-            Err(_) => Err(ShardError::Unknown(format!("no commit within {:?}", self.propose_max))),
+            Err(_) => Err(ShardError::Unknown(format!("no commit within {within:?}"))),
         }
     }
 
@@ -289,18 +307,25 @@ impl Group {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
-        let matched = metrics.replication.iter().flatten();
+        let last_index = metrics.last_log_index.unwrap_or_default();
+        let reached = metrics.replication.iter().flatten();
+        let matched: BTreeMap<NodeId, u64> =
+            reached.filter_map(|(node, matched)| Some((*node, (*matched)?.index))).collect();
+        let (lag, now) = (self.lag.lock(), Instant::now());
+        let lag_ms = matched.iter().map(|(node, at)| (*node, lag.millis(now, *at, last_index))).collect();
         Members {
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
-            matched: matched.map(|(id, matched)| (*id, matched.map_or(0, |id| id.index))).collect(),
-            last_index: metrics.last_log_index.unwrap_or_default(),
+            matched,
+            lag_ms,
+            last_index,
             is_changing: membership.get_joint_config().len() > 1,
         }
     }
 
     /// Adds a member that only follows; being one already is fine.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), ShardError> {
+        let _open = self.writes.read().await;
         let added = self.raft.add_learner(node, BasicNode::default(), false);
         membership_changed(tokio::time::timeout(MEMBERS_MAX, added).await)
     }
@@ -308,40 +333,16 @@ impl Group {
     /// Makes these the voters; voters that are not listed only follow from then on. Each must have
     /// been added before.
     pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ShardError> {
+        let _open = self.writes.read().await;
         let changed = self.raft.change_membership(voters, true);
         membership_changed(tokio::time::timeout(MEMBERS_MAX, changed).await)
     }
 
     /// Takes followers out of the group.
     pub async fn remove(&self, learners: BTreeSet<NodeId>) -> Result<(), ShardError> {
+        let _open = self.writes.read().await;
         let removed = self.raft.change_membership(ChangeMembers::RemoveNodes(learners), false);
         membership_changed(tokio::time::timeout(MEMBERS_MAX, removed).await)
-    }
-
-    /// Gives the lead to `to`, a voter that has the whole log; on return it, or another, leads.
-    /// Writes had better stop before.
-    pub async fn hand_over(&self, to: NodeId) -> Result<(), ShardError> {
-        let members = self.members();
-        if self.leading_term().is_none() {
-            return Err(ShardError::NotLeader);
-        }
-        if to == self.node_id || !members.voters.contains(&to) {
-            return Err(ShardError::Refused(format!("node {to} cannot take over: it is no other voter")));
-        }
-        // Without heartbeats the other voters come to accept a successor too.
-        self.raft.runtime_config().heartbeat(false);
-        let asked = self.network.ask(to, Service::Raft, &Request::Lead, HAND_OVER_MAX);
-        let mut role = self.role();
-        let gone = role.wait_for(|role| matches!(role, Role::Follower { .. }));
-        let outcome = tokio::select! {
-            gone = tokio::time::timeout(HAND_OVER_MAX, gone) => match gone {
-                Ok(_) => Ok(()),
-                Err(_) => Err(ShardError::Unknown(format!("node {to} has not taken over"))),
-            },
-            Err(error) = asked => Err(ShardError::Unknown(error.to_string())),
-        };
-        self.raft.runtime_config().heartbeat(true);
-        outcome
     }
 
     /// Answers a message of another member; the error is a refusal.
@@ -355,7 +356,7 @@ impl Group {
                 self.heed_floor(request.last_log_id)?;
                 Answer::Voted(self.raft.vote(request).await.map_err(|error| error.to_string())?)
             }
-            (Service::Raft, Request::Lead) => self.take_over().await?,
+            (Service::Raft, Request::Lead { term, last }) => self.take_over(from, term, last).await?,
             (Service::Copy, Request::Piece(piece)) => self.take_piece(piece).await?,
             (Service::Raft | Service::Copy | Service::Shard | Service::Cluster, _) => {
                 return Err(format!("node {from} sent a message where it does not belong"));
@@ -372,28 +373,13 @@ impl Group {
     /// keeps how far it had come, beside its vote (which it must not give twice in a term either),
     /// and until it has come as far again it neither stands, which an old membership in the part
     /// of the log that it has might have it do, even alone, nor votes for who lacks those entries.
-    fn heed_floor(&self, candidate: Option<LogId<u64>>) -> Result<(), String> {
+    pub(super) fn heed_floor(&self, candidate: Option<LogId<u64>>) -> Result<(), String> {
         match *self.floor.lock() {
             Some(floor) if candidate < Some(floor) => {
                 Err(format!("this node has had entries up to {floor}: it votes for nobody without them"))
             }
             Some(_) | None => Ok(()),
         }
-    }
-
-    /// Stands for election until it is won, or another has won it.
-    async fn take_over(&self) -> Result<Answer, String> {
-        self.heed_floor(None)?;
-        let mut role = self.role();
-        let deadline = Instant::now() + HAND_OVER_MAX;
-        while Instant::now() < deadline {
-            self.raft.trigger().elect().await.map_err(|error| error.to_string())?;
-            let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
-            if tokio::time::timeout(STAND_EVERY, leads).await.is_ok() {
-                return Ok(Answer::Leading);
-            }
-        }
-        Err("this node was not elected".into())
     }
 
     /// Takes a piece of a copy, and the copy itself once it is whole.
@@ -485,8 +471,18 @@ fn membership_changed<T>(
     }
 }
 
+/// When a voter stands for election, without a sign of its leader for so long.
+fn election_ms_min(node: NodeId) -> u64 {
+    ELECTION_MS_MIN + node.saturating_sub(1) % ELECTION_STEPS * ELECTION_STEP_MS
+}
+
+/// How long a voter that has heard its leader votes for no other.
+pub(super) fn lease(node: NodeId) -> Duration {
+    Duration::from_millis(election_ms_min(node) + ELECTION_WINDOW_MS)
+}
+
 fn config(name: &str, node: NodeId) -> Result<Config, ShardError> {
-    let from = ELECTION_MS_MIN + node.saturating_sub(1) % ELECTION_STEPS * ELECTION_STEP_MS;
+    let from = election_ms_min(node);
     Config {
         cluster_name: format!("shard-{name}"),
         heartbeat_interval: HEARTBEAT_MS,
@@ -534,6 +530,7 @@ async fn watch_role(
     mut metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>,
     role: watch::Sender<Role>,
     last_quorum: LastQuorum,
+    lag: SharedLag,
 ) {
     loop {
         let now_is = {
@@ -543,6 +540,7 @@ async fn watch_role(
             let leads = metrics.running_state.is_ok()
                 && metrics.state == ServerState::Leader
                 && metrics.last_applied.is_some_and(|last| last.leader_id.term == metrics.current_term);
+            lag.lock().note(Instant::now(), metrics.last_log_index.unwrap_or_default());
             *last_quorum.lock() = match (leads, since) {
                 (true, Some(ms)) => Instant::now().checked_sub(Duration::from_millis(ms)),
                 (true, None) | (false, _) => None,

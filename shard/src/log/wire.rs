@@ -47,8 +47,12 @@ enum RequestV1<'a> {
         vote: VoteV1,
         last: Option<LogIdV1>,
     },
-    /// Asks the receiver to become the leader, if it can.
-    Lead,
+    /// Asks the receiver to become the leader, if it follows that of `term` and has no entry after
+    /// `last`.
+    Lead {
+        term: u64,
+        last: u64,
+    },
     Piece {
         vote: VoteV1,
         last: Option<LogIdV1>,
@@ -95,7 +99,11 @@ pub(super) struct Piece {
 pub(super) enum Request {
     Append(AppendEntriesRequest<TypeConfig>),
     Vote(VoteRequest<u64>),
-    Lead,
+    /// To stand for election, for the leader of `term`, whose last entry is `last`.
+    Lead {
+        term: u64,
+        last: u64,
+    },
     Piece(Piece),
 }
 
@@ -165,7 +173,7 @@ pub(super) fn encode_request(request: &Request) -> Result<Bytes, String> {
         Request::Vote(vote) => {
             write(&RequestV1::Vote { vote: vote.vote.into(), last: vote.last_log_id.map(Into::into) })
         }
-        Request::Lead => write(&RequestV1::Lead),
+        Request::Lead { term, last } => write(&RequestV1::Lead { term: *term, last: *last }),
         Request::Piece(piece) => write(&RequestV1::Piece {
             vote: piece.vote.into(),
             last: piece.meta.last_log_id.map(Into::into),
@@ -197,7 +205,7 @@ pub(super) fn decode_request(bytes: &Bytes) -> Result<Request, String> {
         RequestV1::Vote { vote, last } => {
             Request::Vote(VoteRequest { vote: vote.into(), last_log_id: last.map(Into::into) })
         }
-        RequestV1::Lead => Request::Lead,
+        RequestV1::Lead { term, last } => Request::Lead { term, last },
         RequestV1::Piece { vote, last, membership, copy, whole: total, checksum, offset, piece } => {
             let meta = SnapshotMeta {
                 last_log_id: last.map(Into::into),
@@ -291,12 +299,13 @@ mod tests {
     #[test]
     fn requests_come_back_as_they_were() {
         let vote = Request::Vote(VoteRequest::new(Vote::new(1, 2), None));
-        for request in [append(), vote, Request::Lead, piece()] {
+        let lead = Request::Lead { term: 3, last: 300 };
+        assert_eq!(hex::encode(encode_request(&lead).unwrap()), "010203fb2c01");
+        for request in [append(), vote, lead, piece()] {
             let bytes = encode_request(&request).unwrap();
             let again = decode_request(&bytes).unwrap();
             assert_eq!(encode_request(&again).unwrap(), bytes);
         }
-        assert_eq!(hex::encode(encode_request(&Request::Lead).unwrap()), "0102");
         let vote = Request::Vote(VoteRequest::new(Vote::new(300, 2), None));
         assert_eq!(hex::encode(encode_request(&vote).unwrap()), "0101fb2c01020000");
     }

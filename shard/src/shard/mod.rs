@@ -136,6 +136,7 @@ impl Shard {
             gauges: gauges.clone(),
             closed: closed.clone(),
             serving: serving.clone(),
+            doing: parking_lot::Mutex::default(),
         };
         let shard = Loop {
             id: options.shard,

@@ -6,10 +6,13 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::super::Role;
+use super::super::wire::{Request, encode_request};
 use super::*;
 use crate::batch::Position;
 use crate::peer::{NodeId, PeerError, Peers, Service};
 
+/// Most members of a group here.
+const MEMBERS_MAX: NodeId = 5;
 /// Longest wait for what takes an election.
 pub(super) const ELECTED: Duration = Duration::from_secs(20);
 
@@ -22,7 +25,7 @@ pub(super) struct Switch {
 
 impl Switch {
     pub(super) fn cut_off(&self, node: NodeId) {
-        let others = (1..=3).filter(|other| *other != node);
+        let others = (1..=MEMBERS_MAX).filter(|other| *other != node);
         self.cut.lock().extend(others.flat_map(|other| [(node, other), (other, node)]));
     }
 }
@@ -61,8 +64,9 @@ impl Peers for Port {
     }
 }
 
-/// Three members, node 1 having founded the group.
+/// Three members or more, node 1 having founded the group.
 struct Trio {
+    count: NodeId,
     switch: Arc<Switch>,
     tables: Vec<Shared>,
     _dirs: Vec<tempfile::TempDir>,
@@ -70,27 +74,29 @@ struct Trio {
 
 impl Trio {
     async fn start() -> Self {
+        Self::of(3).await
+    }
+
+    async fn of(count: NodeId) -> Self {
         let trio = Self {
+            count,
             switch: Arc::default(),
-            tables: vec![Shared::default(), Shared::default(), Shared::default()],
-            _dirs: (0..3).map(|_| tempfile::tempdir().unwrap()).collect(),
+            tables: (0..count).map(|_| Shared::default()).collect(),
+            _dirs: (0..count).map(|_| tempfile::tempdir().unwrap()).collect(),
         };
-        for node in 1..=3 {
-            let dir = trio._dirs[node - 1].path();
-            let store = LogStore::open(log_options(dir)).unwrap();
-            let node_id = node as NodeId;
-            let options = GroupOptions { node_id, founds: node == 1, ..group_options(dir, 0) };
+        for (node_id, (tables, dir)) in (1..).zip(trio.tables.iter().zip(&trio._dirs)) {
+            let store = LogStore::open(log_options(dir.path())).unwrap();
+            let options = GroupOptions { node_id, founds: node_id == 1, ..group_options(dir.path(), 0) };
             let port = Port { node: node_id, switch: trio.switch.clone() };
-            let tables = trio.tables[node - 1].clone();
-            let group = Group::start(options, store, tables, Arc::new(port)).await.unwrap();
+            let group = Group::start(options, store, tables.clone(), Arc::new(port)).await.unwrap();
             trio.switch.groups.lock().insert(node_id, group);
         }
         let first = trio.group(1);
         first.leads(ELECTED).await.unwrap();
-        for node in [2, 3] {
+        for node in 2..=count {
             first.add_learner(node).await.unwrap();
         }
-        first.set_voters(BTreeSet::from([1, 2, 3])).await.unwrap();
+        first.set_voters((1..=count).collect()).await.unwrap();
         trio
     }
 
@@ -100,7 +106,7 @@ impl Trio {
 
     /// Waits until another than `not` leads, and gives it with its term.
     async fn leader_but(&self, not: NodeId) -> (NodeId, u64) {
-        let others = (1..=3).filter(|node| *node != not).map(|node| {
+        let others = (1..=self.count).filter(|node| *node != not).map(|node| {
             let group = self.group(node);
             Box::pin(async move { (node, group.leads(ELECTED).await) })
         });
@@ -117,7 +123,7 @@ impl Trio {
     }
 
     async fn shutdown(self) {
-        for node in 1..=3 {
+        for node in 1..=self.count {
             self.group(node).shutdown().await;
         }
     }
@@ -198,5 +204,97 @@ async fn a_leader_that_is_cut_off_is_replaced_and_learns_of_it() {
     for tables in &trio.tables {
         assert_eq!(tables.texts(), ["kept", "new"]);
     }
+    trio.shutdown().await;
+}
+
+/// Writes one entry after another wherever the group is led, until told to stop: what was
+/// acknowledged. A write that a change of leader catches is refused, and never in doubt.
+async fn write_on(switch: Arc<Switch>, stop: Arc<std::sync::atomic::AtomicBool>) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    let mut n = 0;
+    while !stop.load(std::sync::atomic::Ordering::Acquire) {
+        let groups: Vec<Arc<Group>> = switch.groups.lock().values().cloned().collect();
+        let Some((group, term)) = groups.iter().find_map(|g| Some((g, g.leading_term()?))) else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let text = n.to_string();
+        match group.propose(batch(&[&text]), term).await {
+            Ok(_) => acknowledged.push(text),
+            Err(ShardError::NotLeader) => {}
+            Err(error) => panic!("a write in doubt: {error}"),
+        }
+        n += 1;
+    }
+    acknowledged
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_change_of_leader_under_writes_costs_one_election() {
+    for count in [3, 5] {
+        let trio = Trio::of(count).await;
+        let stop = Arc::default();
+        let writer = tokio::spawn(write_on(trio.switch.clone(), Arc::clone(&stop)));
+        let mut term = trio.group(1).leading_term().unwrap();
+        for (from, to) in [(1, 2), (2, 3), (3, 1), (1, 3)] {
+            let begun = Instant::now();
+            trio.group(from).hand_over(to).await.unwrap();
+            let took = begun.elapsed();
+            let next = trio.group(to).leads(ELECTED).await.unwrap();
+            eprintln!("of {count}: from {from} to {to} in {took:?}");
+            assert_eq!(next, term + 1, "nobody else stood");
+            // The leases of those who were elected a moment ago are most of it.
+            assert!(took < Duration::from_secs(2), "{took:?}");
+            term = next;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Release);
+        let acknowledged = writer.await.unwrap();
+        let last = trio.group(3).propose(batch(&["end"]), term).await.unwrap().position();
+        let all: Vec<NodeId> = (1..=count).collect();
+        trio.all_have(&all, last);
+        assert!(acknowledged.len() > 10, "{}", acknowledged.len());
+        for tables in &trio.tables {
+            let texts = tables.texts();
+            let kept: Vec<&String> = acknowledged.iter().filter(|text| texts.contains(text)).collect();
+            assert_eq!(kept.len(), acknowledged.len(), "something acknowledged is gone");
+        }
+        trio.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_that_cannot_win_disturbs_nobody() {
+    let trio = Trio::start().await;
+    let first = trio.group(1);
+    let term = first.leading_term().unwrap();
+    let last = first.propose(batch(&["a"]), term).await.unwrap().position();
+    trio.all_have(&[1, 2, 3], last);
+    // It is asked for a term or a log that has gone on since, or by another than its leader.
+    for (from, of, index) in [(1, term - 1, last.index), (1, term, last.index - 1), (3, term, last.index)] {
+        let late = encode_request(&Request::Lead { term: of, last: index }).unwrap();
+        trio.group(2).answer(Service::Raft, from, late).await.unwrap_err();
+    }
+    trio.switch.cut_off(2);
+    let refused = first.hand_over(2).await;
+    assert!(matches!(refused, Err(ShardError::Refused(_))), "{refused:?}");
+    trio.switch.cut.lock().clear();
+    let last = first.propose(batch(&["b"]), term).await.unwrap().position();
+    trio.all_have(&[1, 2, 3], last);
+    assert_eq!(first.leading_term(), Some(term), "it leads on");
+    trio.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_never_reached_has_nothing() {
+    let trio = Trio::start().await;
+    let first = trio.group(1);
+    let reached = |node: NodeId| first.members().matched.contains_key(&node);
+    eventually("the others are reached", || reached(2) && reached(3));
+    first.add_learner(4).await.unwrap();
+    let term = first.leading_term().unwrap();
+    first.propose(batch(&["a"]), term).await.unwrap();
+    let members = first.members();
+    assert_eq!(members.learners, BTreeSet::from([4]));
+    assert!(!members.matched.contains_key(&4), "{members:?}");
     trio.shutdown().await;
 }
