@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::membership::agent::Agent;
 use crate::membership::change::Change;
-use crate::membership::{Begin, Membership, controller};
+use crate::membership::{Begin, Membership, controller, step};
 use crate::services::Services;
 use crate::shards::{DataDir, Identity, Joined, NewData, Starter};
 use crate::transport::{self, Transport};
@@ -30,6 +30,8 @@ const PEER_PORT_OFFSET: u16 = 1_000;
 const JOIN_MAX: Duration = Duration::from_secs(60);
 /// How often it is asked until then.
 const JOIN_EVERY: Duration = Duration::from_millis(500);
+/// How often a node that hears of no leader asks around.
+const ASK_AROUND_EVERY: Duration = Duration::from_secs(2);
 
 /// A running part in a cluster.
 pub(crate) struct Cluster {
@@ -75,8 +77,7 @@ impl Cluster {
             false => Begin::Found(first_map(&identity, &addresses, config)),
         };
         if let Begin::Joined(Some(map)) = &begin {
-            let known = map.nodes.iter().map(|(node, entry)| (*node, entry.peer_addr.clone()));
-            transport.set_addresses(known.collect());
+            transport.set_addresses(map.peer_addresses());
         }
         let log = shared.log.clone();
         let membership = Membership::start(
@@ -93,11 +94,12 @@ impl Cluster {
         let (map_in, map) = watch::channel(first.clone());
         let starter =
             Starter { data_dir: config.data_dir.clone(), cluster_id: identity.cluster_id.clone(), shared };
-        let mut agent = Agent::new(membership.clone(), transport, local, starter);
+        let mut agent = Agent::new(membership.clone(), transport.clone(), local, starter);
         agent.follow(&first).await?;
         let tasks = vec![
-            tokio::spawn(controller::run(membership.clone())),
+            tokio::spawn(controller::run(membership.clone(), transport)),
             tokio::spawn(follow_maps(membership.clone(), map_in)),
+            tokio::spawn(find_leader(membership.clone())),
             tokio::spawn(tell_addresses(membership, identity.node_id, addresses)),
         ];
         Ok(Self { identity, peer_address, agent, map, tasks, _data: data })
@@ -109,10 +111,13 @@ impl Cluster {
         tasks.iter().for_each(JoinHandle::abort);
         let (membership, transport) = (agent.membership.clone(), agent.transport.clone());
         let group = membership.group.clone();
-        let successor = group.members().voters.into_iter().find(|node| transport.is_alive(*node));
-        if let (Some(node), true) = (successor, membership.leads()) {
-            // Nobody may be there to take over: then the others elect one.
-            let _ = group.hand_over(node).await;
+        if membership.leads() {
+            let (members, is_alive) = (group.members(), |node| transport.is_alive(node));
+            let able = step::successors(&members, &members.voters, membership.node_id, &is_alive);
+            if let Some(node) = able.first() {
+                // Nobody may be there to take over: then the others elect one.
+                let _ = group.hand_over(*node).await;
+            }
         }
         agent.stop().await?;
         group.shutdown().await;
@@ -166,7 +171,7 @@ async fn join(config: &Config, address: SocketAddr, peer_address: SocketAddr) ->
         .build()
         .context("an HTTP client can be made")?;
     let body = serde_json::json!({
-        "request": uuid::Uuid::new_v4().to_string(),
+        "request": DataDir::join_request(&config.data_dir)?,
         "addr": address.to_string(), "peer_addr": peer_address.to_string(),
     });
     let deadline = tokio::time::Instant::now() + JOIN_MAX;
@@ -206,6 +211,16 @@ async fn join(config: &Config, address: SocketAddr, peer_address: SocketAddr) ->
         }
         tracing::info!(why, "waiting for the cluster to take this node in");
         tokio::time::sleep(JOIN_EVERY).await;
+    }
+}
+
+/// Asks around while nobody is heard to lead the membership.
+async fn find_leader(membership: Arc<Membership>) {
+    loop {
+        tokio::time::sleep(ASK_AROUND_EVERY).await;
+        if membership.leader().is_none() {
+            membership.ask_around().await;
+        }
     }
 }
 

@@ -12,7 +12,9 @@ use tokio::task::JoinHandle;
 
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::membership::agent::Ended;
 use crate::services::Control;
+use crate::shards::Identity;
 use crate::telemetry;
 
 /// Longest time a stop may take; a supervisor kills the process soon after.
@@ -77,7 +79,13 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
 
     let outcome = tokio::select! {
         () = signals.stop() => Ok(()),
-        error = cluster.agent.run() => Err(error),
+        ended = cluster.agent.run() => match ended {
+            Ended::Failed(error) => Err(error),
+            Ended::Removed => {
+                say_removed(&cluster.identity, &config.data_dir);
+                Ok(())
+            }
+        },
         result = &mut server => {
             Err(anyhow::anyhow!("the HTTP server ended by itself: {result:?}"))
         }
@@ -86,6 +94,17 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     stop_in.send_replace(true);
     outcome?;
     stop(cluster, server, &mut signals).await
+}
+
+/// A node that was taken out holds no part in the cluster any more, and never will again.
+fn say_removed(identity: &Identity, data_dir: &std::path::Path) {
+    let (node, cluster) = (identity.node_id, &identity.cluster_id);
+    tracing::warn!(node, cluster, "this node was removed from its cluster");
+    eprintln!(
+        "opcode: node {node} was removed from cluster {cluster}: it stops. {} is of no use any more; \
+         to have this machine in the cluster again, start it with an empty folder and --join",
+        data_dir.display()
+    );
 }
 
 /// Lets requests and steps under way end, hands over what this node leads, and stops.

@@ -61,6 +61,23 @@ impl DataDir {
         path.join("node.json").exists()
     }
 
+    /// What names this folder's request to join a cluster: kept in it, so that a node that stops
+    /// between being taken in and writing it down is the same node when it asks again.
+    pub(crate) fn join_request(path: &Path) -> Result<String> {
+        std::fs::create_dir_all(path).with_context(|| format!("{}: cannot be made", path.display()))?;
+        let _lock = Self::lock(path)?;
+        let file = path.join("join-request");
+        match std::fs::read_to_string(&file) {
+            Ok(request) => Ok(request),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let request = uuid::Uuid::new_v4().to_string();
+                write_durably(&file, request.as_bytes())?;
+                Ok(request)
+            }
+            Err(error) => Err(error).with_context(|| format!("{}: cannot be read", file.display())),
+        }
+    }
+
     /// Opens the folder, or makes it. Refuses one in use, of a newer format, or of another number
     /// of shards than asked for; nothing is changed then.
     pub(crate) fn open(path: &Path, new: NewData) -> Result<Self> {

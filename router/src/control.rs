@@ -31,6 +31,8 @@ pub enum ClusterChange {
     },
     /// Every shard goes where the ring puts it.
     Rebalance,
+    /// A shard shall have so many replicas, when there are nodes enough.
+    SetReplicationFactor(u32),
 }
 
 /// Why a change was not made.

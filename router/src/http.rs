@@ -118,7 +118,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(validate::actions))
         .routes(routes!(decisions::list))
         .routes(routes!(events::firehose))
-        .routes(routes!(cluster::get))
+        .routes(routes!(cluster::get, cluster::set))
         .routes(routes!(cluster::join))
         .routes(routes!(cluster::remove))
         .routes(routes!(cluster::drain))

@@ -377,6 +377,8 @@ pub struct Cluster {
     pub cluster_id: String,
     pub version: String,
     pub map_version: u64,
+    /// Replicas that a shard has, when there are nodes enough.
+    pub replication_factor: u32,
     pub members: Vec<Member>,
     /// The node that leads the cluster's own group.
     pub leader: Option<String>,
@@ -391,7 +393,11 @@ pub struct Member {
     pub addr: String,
     pub peer_addr: Option<String>,
     pub role: String,
+    /// `active`, `draining` or `removing`.
+    pub state: String,
     pub alive: bool,
+    /// Shards that it holds, or shall.
+    pub shards: u64,
 }
 
 #[derive(ToSchema)]
@@ -401,6 +407,10 @@ pub struct Shard {
     /// The node that leads the shard's group.
     pub primary: Option<String>,
     pub replicas: Vec<Replica>,
+    /// The nodes that shall hold it, the one that should lead first.
+    pub placed: Vec<String>,
+    /// What its members are being changed to, while they are.
+    pub doing: Option<String>,
     pub workflows: u64,
     pub bytes: u64,
 }
@@ -408,8 +418,11 @@ pub struct Shard {
 #[derive(ToSchema)]
 pub struct Replica {
     pub node_id: String,
+    /// `voter`, or `learner` for one that only follows.
+    pub role: String,
     pub in_sync: bool,
-    pub lag_ms: u64,
+    /// `null` for one that was never reached.
+    pub lag_ms: Option<u64>,
     pub position: u64,
 }
 

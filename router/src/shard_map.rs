@@ -22,6 +22,8 @@ pub enum NodeState {
     Active,
     /// Gives its shards away, and gets no new ones.
     Draining,
+    /// The same, for good: it leaves the cluster once it holds nothing.
+    Removing,
 }
 
 /// A node of the cluster.
@@ -29,7 +31,7 @@ pub enum NodeState {
 pub struct NodeEntry {
     /// Its HTTP address, `host:port`.
     pub addr: String,
-    /// Its address for other nodes, `host:port`.
+    /// Its address for other nodes, `host:port`; empty once a new node has taken it over.
     pub peer_addr: String,
     /// Whether it holds shards.
     pub state: NodeState,
@@ -110,6 +112,17 @@ impl ShardMap {
             ShardId::SYSTEM => Some(&self.system),
             ShardId(n) => self.shards.get(n as usize),
         }
+    }
+
+    /// Whether a node has left for good: numbers are given out in order, and never twice.
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        node <= self.last_node_id && !self.nodes.contains_key(&node)
+    }
+
+    /// Where nodes are for other nodes.
+    pub fn peer_addresses(&self) -> BTreeMap<NodeId, String> {
+        let known = self.nodes.iter().filter(|(_, entry)| !entry.peer_addr.is_empty());
+        known.map(|(node, entry)| (*node, entry.peer_addr.clone())).collect()
     }
 
     /// Every shard's entry, the system shard's last.

@@ -1,6 +1,7 @@
 //! Changes of the shard map, and what each comes to: pure, the same on every member.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use opcode_engine::ids::ShardId;
 use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
@@ -13,6 +14,8 @@ const JOINS_MAX: usize = 1_000;
 const ADDRESS_BYTES_MAX: usize = 256;
 /// Most nodes of a cluster.
 const NODES_MAX: usize = 1_000;
+/// Most replicas of a shard: with seven, three may fail at once.
+const REPLICATION_FACTOR_MAX: u32 = 7;
 
 /// A change as it stands in the log. Variants are only ever added.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,10 +36,46 @@ pub(crate) enum Change {
     Place { version: u64, places: Vec<(ShardId, Vec<NodeId>)>, placed_for: Vec<NodeId> },
     /// A shard's group is as its entry of this epoch wants it.
     Settled { shard: ShardId, epoch: u64 },
+    /// Another change, unless the map has changed since `version`.
+    If { version: u64, change: Box<Change> },
+    /// So many replicas a shard shall have, when there are nodes enough.
+    SetReplicationFactor { factor: u32 },
+}
+
+/// Why a change was not made; nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Refusal {
+    /// It was decided on a map that is no more; the map has this version now.
+    Stale { version: u64 },
+    /// It cannot be.
+    Impossible(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stale { version } => {
+                write!(f, "the map has changed since, to version {version}: look again")
+            }
+            Self::Impossible(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::Impossible(why)
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(why: &str) -> Self {
+        Self::Impossible(why.to_owned())
+    }
 }
 
 /// What a change came to: a node's number, or the map's version.
-pub(crate) type Outcome = Result<u64, String>;
+pub(crate) type Outcome = Result<u64, Refusal>;
 
 /// Everything that changes decide.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,10 +95,21 @@ impl State {
             self.map = Some(*found);
             return Ok(version);
         }
+        let change = match change {
+            Change::If { version, change } => {
+                let now = self.map.as_ref().map_or(0, |map| map.version);
+                if version != now {
+                    return Err(Refusal::Stale { version: now });
+                }
+                *change
+            }
+            other => other,
+        };
         let joins = &mut self.joins;
         let map = self.map.as_mut().ok_or("the cluster has not been founded")?;
         let answer = match change {
             Change::Found(_) => unreachable!("dealt with above"),
+            Change::If { .. } => return Err("a condition within a condition".into()),
             Change::Join { request, addr, peer_addr } => {
                 if let Some((_, node)) = joins.iter().find(|(known, _)| *known == request) {
                     return Ok(*node);
@@ -78,12 +128,16 @@ impl State {
                 None
             }
             Change::SetState { node, state } => {
-                known(map, node)?.state = state;
-                let active = map.nodes.values().filter(|node| node.state == NodeState::Active).count();
-                if active == 0 {
-                    known(map, node)?.state = NodeState::Active;
-                    return Err(format!("node {node} is the last that holds shards: add another first"));
+                set_state(map, node, state)?;
+                None
+            }
+            Change::SetReplicationFactor { factor } => {
+                if !(1..=REPLICATION_FACTOR_MAX).contains(&factor) {
+                    return Err(format!("a shard has 1 to {REPLICATION_FACTOR_MAX} replicas").into());
                 }
+                map.replication_factor = factor;
+                // Whatever it was placed for, it was for another number.
+                map.placed_for.clear();
                 None
             }
             Change::Remove { node } => {
@@ -124,6 +178,20 @@ fn known(map: &mut ShardMap, node: NodeId) -> Result<&mut NodeEntry, String> {
     map.nodes.get_mut(&node).ok_or_else(|| format!("there is no node {node}"))
 }
 
+fn set_state(map: &mut ShardMap, node: NodeId, state: NodeState) -> Result<(), String> {
+    let before = known(map, node)?.state;
+    if before == NodeState::Removing && state != NodeState::Removing {
+        return Err(format!("node {node} is being removed: have it join again as a new node"));
+    }
+    let others = map.nodes.iter().filter(|(other, _)| **other != node);
+    let is_last = others.filter(|(_, entry)| entry.state == NodeState::Active).count() == 0;
+    if is_last && state != NodeState::Active {
+        return Err(format!("node {node} is the last that holds shards: add another first"));
+    }
+    known(map, node)?.state = state;
+    Ok(())
+}
+
 fn check_addresses(addr: &str, peer_addr: &str) -> Result<(), String> {
     for (what, text) in [("addr", addr), ("peer_addr", peer_addr)] {
         let port = text.rsplit_once(':').and_then(|(host, port)| {
@@ -138,14 +206,18 @@ fn check_addresses(addr: &str, peer_addr: &str) -> Result<(), String> {
 
 fn join(map: &mut ShardMap, addr: String, peer_addr: String) -> Result<NodeId, String> {
     check_addresses(&addr, &peer_addr)?;
-    if let Some((node, _)) = map.nodes.iter().find(|(_, entry)| entry.peer_addr == peer_addr) {
-        return Err(format!(
-            "node {node} is at {peer_addr}: if it is gone for good, remove it first \
-             (`opcode cluster remove {node}`)"
-        ));
-    }
     if map.nodes.len() >= NODES_MAX {
         return Err(format!("a cluster may have {NODES_MAX} nodes"));
+    }
+    if let Some((node, entry)) = map.nodes.iter_mut().find(|(_, entry)| entry.peer_addr == peer_addr) {
+        if entry.state != NodeState::Removing {
+            return Err(format!(
+                "node {node} is at {peer_addr}: if it is gone for good, remove it first \
+                 (`opcode cluster remove {node}`)"
+            ));
+        }
+        // A machine whose disk was lost comes back as a new node while the old one still leaves.
+        entry.peer_addr.clear();
     }
     map.last_node_id += 1;
     let entry = NodeEntry { addr, peer_addr, state: NodeState::Active, voter: false };
@@ -179,22 +251,22 @@ fn place(
     version: u64,
     places: Vec<(ShardId, Vec<NodeId>)>,
     placed_for: Vec<NodeId>,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     if version != map.version {
-        return Err(format!("the map has version {}, not {version}: look again", map.version));
+        return Err(Refusal::Stale { version: map.version });
     }
     for (shard, replicas) in &places {
         if map.shard(*shard).is_none() {
-            return Err(format!("there is no shard {shard}"));
+            return Err(format!("there is no shard {shard}").into());
         }
         let mut distinct = replicas.clone();
         distinct.sort_unstable();
         distinct.dedup();
         if replicas.is_empty() || distinct.len() != replicas.len() {
-            return Err(format!("shard {shard} needs distinct nodes"));
+            return Err(format!("shard {shard} needs distinct nodes").into());
         }
         if let Some(node) = replicas.iter().find(|node| !map.nodes.contains_key(node)) {
-            return Err(format!("there is no node {node}"));
+            return Err(format!("there is no node {node}").into());
         }
     }
     for (shard, replicas) in places {
@@ -238,7 +310,7 @@ mod tests {
         let mut state = founded();
         assert_eq!(join(&mut state, "x", 10), Ok(2));
         assert_eq!(join(&mut state, "x", 10), Ok(2));
-        assert!(join(&mut state, "y", 10).unwrap_err().contains("remove it first"));
+        assert!(join(&mut state, "y", 10).unwrap_err().to_string().contains("remove it first"));
         assert_eq!(join(&mut state, "z", 20), Ok(3));
         let version = state.map.as_ref().unwrap().version;
         assert_eq!(state.apply(Change::Remove { node: 3 }), Ok(version + 1));
@@ -258,13 +330,13 @@ mod tests {
         let places = vec![(ShardId(0), vec![2]), (ShardId::SYSTEM, vec![1, 2])];
         let place = |version| Change::Place { version, places: places.clone(), placed_for: vec![1, 2] };
         let before = state.clone();
-        assert!(state.apply(place(version - 1)).unwrap_err().contains("look again"));
+        assert!(state.apply(place(version - 1)).unwrap_err().to_string().contains("look again"));
         assert_eq!(state, before);
         state.apply(place(version)).unwrap();
         let map = state.map.as_ref().unwrap();
         assert_eq!((&map.shards[0].replicas, &map.shards[0].retiring), (&vec![2], &vec![1]));
         assert_eq!(map.shards[0].epoch, 2);
-        assert!(state.apply(Change::Remove { node: 2 }).unwrap_err().contains("drain it first"));
+        assert!(state.apply(Change::Remove { node: 2 }).unwrap_err().to_string().contains("drain it first"));
         assert!(state.apply(Change::Settled { shard: ShardId(0), epoch: 1 }).is_err());
         state.apply(Change::Settled { shard: ShardId(0), epoch: 2 }).unwrap();
         assert!(state.map.as_ref().unwrap().shards[0].retiring.is_empty());
@@ -273,17 +345,58 @@ mod tests {
             places: vec![(ShardId(0), vec![9])],
             placed_for: Vec::new(),
         };
-        assert!(state.apply(unknown).unwrap_err().contains("no node 9"));
+        assert!(state.apply(unknown).unwrap_err().to_string().contains("no node 9"));
     }
 
     #[test]
     fn the_last_node_with_shards_stays() {
         let mut state = founded();
         let drain = |node| Change::SetState { node, state: NodeState::Draining };
-        assert!(state.apply(drain(1)).unwrap_err().contains("add another first"));
+        assert!(state.apply(drain(1)).unwrap_err().to_string().contains("add another first"));
         assert_eq!(state.map.as_ref().unwrap().nodes[&1].state, NodeState::Active);
         join(&mut state, "x", 10).unwrap();
         state.apply(drain(1)).unwrap();
+        assert!(state.apply(drain(2)).unwrap_err().to_string().contains("add another first"));
         assert!(state.apply(Change::SetVoters { voters: vec![7] }).is_err());
+    }
+
+    #[test]
+    fn a_change_on_a_condition_is_made_on_that_map_alone() {
+        let mut state = founded();
+        let version = state.map.as_ref().unwrap().version;
+        let set = |factor| Box::new(Change::SetReplicationFactor { factor });
+        let before = state.clone();
+        for (version, change) in
+            [(version + 1, set(5)), (version - 1, set(5)), (version, set(0)), (version, set(8))]
+        {
+            state.apply(Change::If { version, change }).unwrap_err();
+        }
+        let within = Box::new(Change::If { version, change: set(5) });
+        state.apply(Change::If { version, change: within }).unwrap_err();
+        assert_eq!(state, before);
+        assert_eq!(state.apply(Change::If { version, change: set(5) }), Ok(version + 1));
+        let stale = state.apply(Change::If { version, change: set(3) });
+        assert_eq!(stale, Err(Refusal::Stale { version: version + 1 }));
+        let map = state.map.as_ref().unwrap();
+        assert_eq!((map.replication_factor, map.placed_for.len()), (5, 0), "shards are placed anew");
+    }
+
+    #[test]
+    fn a_node_that_leaves_gives_its_address_to_a_new_one_and_never_comes_back() {
+        let mut state = founded();
+        join(&mut state, "x", 10).unwrap();
+        let remove = Change::SetState { node: 2, state: NodeState::Removing };
+        state.apply(remove.clone()).unwrap();
+        state.apply(remove).unwrap();
+        let back = Change::SetState { node: 2, state: NodeState::Draining };
+        assert!(state.apply(back).unwrap_err().to_string().contains("as a new node"));
+        assert_eq!(join(&mut state, "wiped", 10), Ok(3));
+        let map = state.map.as_ref().unwrap();
+        let expected = [(1, "a:2".to_owned()), (3, "b:11".to_owned())];
+        assert_eq!(map.peer_addresses(), expected.into());
+        assert!(!map.is_removed(2) && !map.is_removed(4));
+        state.apply(Change::Remove { node: 2 }).unwrap();
+        let map = state.map.as_ref().unwrap();
+        assert!(map.is_removed(2) && !map.is_removed(3) && !map.is_removed(4));
     }
 }

@@ -112,6 +112,11 @@ impl MapTables {
         self.map.subscribe()
     }
 
+    /// Looks at the map as it is now.
+    pub(crate) fn peek<T>(&self, look: impl FnOnce(Option<&ShardMap>) -> T) -> T {
+        look(self.map.borrow().as_deref())
+    }
+
     /// What the change at `position` came to, once.
     pub(crate) fn outcome(&self, position: Position) -> Option<Outcome> {
         self.outcomes.lock().remove(&position)

@@ -28,6 +28,7 @@ struct Cluster<'a> {
     cluster_id: &'a str,
     version: &'a str,
     map_version: u64,
+    replication_factor: u32,
     members: Vec<Member<'a>>,
     leader: Option<String>,
     shards: Vec<Shard>,
@@ -44,6 +45,8 @@ struct Member<'a> {
     role: &'static str,
     state: NodeState,
     alive: bool,
+    /// Shards that it holds, or shall.
+    shards: usize,
 }
 
 #[derive(Serialize)]
@@ -52,6 +55,11 @@ struct Shard {
     epoch: u64,
     primary: Option<String>,
     replicas: Vec<Replica>,
+    /// The nodes that shall hold it, the one that should lead first.
+    placed: Vec<String>,
+    /// What its members are being changed to, while they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    doing: Option<String>,
     workflows: u64,
     bytes: u64,
     queue_depth: usize,
@@ -61,15 +69,17 @@ struct Shard {
 #[derive(Serialize)]
 struct Replica {
     node_id: String,
+    role: &'static str,
     in_sync: bool,
     lag_ms: Option<u64>,
     position: u64,
 }
 
 impl Shard {
-    fn of(info: &ShardInfo) -> Self {
-        let leader = Replica {
+    fn of(info: &ShardInfo, map: &ShardMap) -> Self {
+        let own = Replica {
             node_id: info.node.to_string(),
+            role: "voter",
             in_sync: true,
             lag_ms: Some(0),
             position: info.committed.index,
@@ -77,16 +87,19 @@ impl Shard {
         let others = info.replicas.iter().filter(|replica| replica.node != info.node);
         let others = others.map(|replica| Replica {
             node_id: replica.node.to_string(),
+            role: if replica.votes { "voter" } else { "learner" },
             in_sync: replica.in_sync,
-            // In time, how far it is behind is not known here.
-            lag_ms: replica.in_sync.then_some(0),
+            lag_ms: replica.lag_ms,
             position: replica.position,
         });
+        let placed = map.shard(info.shard).map_or(&[][..], |entry| &entry.replicas);
         Self {
             shard: info.shard.0,
             epoch: info.epoch,
             primary: info.leads.then(|| info.node.to_string()),
-            replicas: std::iter::once(leader).chain(others).collect(),
+            replicas: std::iter::once(own).chain(others).collect(),
+            placed: placed.iter().map(NodeId::to_string).collect(),
+            doing: info.doing.clone(),
             workflows: info.workflows,
             bytes: info.bytes,
             queue_depth: info.queue_depth,
@@ -114,15 +127,17 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
         role: if entry.voter { "voter" } else { "learner" },
         state: entry.state,
         alive: *id == state.node_id() || state.cluster().is_alive(*id),
+        shards: map.all_shards().filter(|entry| entry.holders().any(|holder| holder == *id)).count(),
     });
     let document = Cluster {
         cluster_id: &node.cluster_id,
         version: &node.version,
         map_version: map.version,
+        replication_factor: map.replication_factor,
         members: members.collect(),
         leader: state.cluster().leader().map(|node| node.to_string()),
-        shards: gathered.answers.iter().map(|(_, info)| Shard::of(info)).collect(),
-        system_shard: system.ok().map(|info| Shard::of(&info)),
+        shards: gathered.answers.iter().map(|(_, info)| Shard::of(info, &map)).collect(),
+        system_shard: system.ok().map(|info| Shard::of(&info, &map)),
         unreachable_shards: gathered.missing,
     };
     Ok(with_tokens(json(StatusCode::OK, &document), positions))
@@ -174,7 +189,8 @@ pub(crate) async fn join(State(state): State<RouterState>, incoming: Incoming) -
     Ok(json(StatusCode::CREATED, &Joined { node_id, map: &map }))
 }
 
-/// Takes a node out of the cluster: one that holds nothing, or that is gone for good.
+/// Takes a node out of the cluster: one that was drained, or that is gone for good. Its shards get
+/// other nodes first; it has left once it is among the members no more.
 #[utoipa::path(delete, path = "/v1/cluster/nodes/{id}", tag = "cluster", operation_id = "removeNode", params(("id" = String, Path)),
     responses((status = 200, body = Object), (status = 404, body = schema::Problem), (status = 409, body = schema::Problem),
         (status = 503, body = schema::Problem)))]
@@ -234,6 +250,23 @@ pub(crate) async fn rebalance(
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let map_version = change(&state, ClusterChange::Rebalance).await?;
+    Ok(json(StatusCode::ACCEPTED, &Changed { map_version }))
+}
+
+/// Changes a setting of the cluster.
+#[utoipa::path(patch, path = "/v1/cluster", tag = "cluster", operation_id = "setCluster", request_body = Object,
+    responses((status = 202, body = Object), (status = 409, body = schema::Problem), (status = 422, body = schema::Problem),
+        (status = 503, body = schema::Problem)))]
+pub(crate) async fn set(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
+    incoming.query()?.finish()?;
+    let mut fields = Fields::of_body(incoming.json()?)?;
+    let factor = fields.number("replication_factor", 1, u64::from(u32::MAX));
+    if factor.is_none() {
+        fields.problem("replication_factor", "is missing: how many nodes shall hold each shard");
+    }
+    fields.done()?;
+    let factor = factor.and_then(|factor| u32::try_from(factor).ok()).expect("in these bounds");
+    let map_version = change(&state, ClusterChange::SetReplicationFactor(factor)).await?;
     Ok(json(StatusCode::ACCEPTED, &Changed { map_version }))
 }
 

@@ -80,8 +80,9 @@ pub struct Members {
     pub lag_ms: BTreeMap<NodeId, u64>,
     /// The last entry of this node's log.
     pub last_index: u64,
-    /// Whether a change of voters is under way.
-    pub is_changing: bool,
+    /// Who shall vote, while a change of voters is under way. A leader that dies in the middle of it
+    /// leaves it to the next one to end it.
+    pub changing_to: Option<BTreeSet<NodeId>>,
 }
 
 /// When this node, as leader, last heard a majority.
@@ -319,7 +320,10 @@ impl Group {
             matched,
             lag_ms,
             last_index,
-            is_changing: membership.get_joint_config().len() > 1,
+            changing_to: match membership.get_joint_config().as_slice() {
+                [_, .., last] => Some(last.clone()),
+                [] | [_] => None,
+            },
         }
     }
 

@@ -64,7 +64,7 @@ impl Group {
         if to == self.node_id || !members.voters.contains(&to) {
             return Err(ShardError::Refused(format!("node {to} cannot take over: it is no other voter")));
         }
-        if members.is_changing {
+        if members.changing_to.is_some() {
             return Err(ShardError::Refused(
                 "its members are changing: the lead stays until they have".into(),
             ));

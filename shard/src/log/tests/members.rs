@@ -145,7 +145,7 @@ async fn what_the_leader_commits_is_on_every_member() {
     }
     let members = first.members();
     assert_eq!(members.voters, BTreeSet::from([1, 2, 3]));
-    assert!(members.learners.is_empty() && !members.is_changing, "{members:?}");
+    assert!(members.learners.is_empty() && members.changing_to.is_none(), "{members:?}");
     assert!(first.confirm().await.unwrap() >= last);
     assert!(matches!(trio.group(2).confirm().await, Err(ShardError::NotLeader)));
     let refused = trio.group(2).propose(batch(&["x"]), term).await;
@@ -296,5 +296,31 @@ async fn a_member_that_was_never_reached_has_nothing() {
     let members = first.members();
     assert_eq!(members.learners, BTreeSet::from([4]));
     assert!(!members.matched.contains_key(&4), "{members:?}");
+    trio.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_voters_that_nobody_ended_can_be_ended() {
+    let trio = Trio::start().await;
+    let first = trio.group(1);
+    let wanted = BTreeSet::from([1, 2]);
+    // Nobody acknowledges it, and then whoever asked for it is gone.
+    trio.switch.cut_off(1);
+    {
+        let mut changing = std::pin::pin!(first.set_voters(wanted.clone()));
+        let deadline = Instant::now() + ELECTED;
+        while first.members().changing_to.is_none() {
+            assert!(Instant::now() < deadline, "the change begins");
+            let moment = tokio::time::timeout(Duration::from_millis(1), &mut changing).await;
+            assert!(moment.is_err(), "it cannot end: {moment:?}");
+        }
+    }
+    trio.switch.cut.lock().clear();
+    let term = first.leading_term().unwrap();
+    first.propose(batch(&["a"]), term).await.unwrap();
+    assert_eq!(first.members().changing_to, Some(wanted.clone()), "nobody ends it by itself");
+    first.set_voters(wanted.clone()).await.unwrap();
+    let members = first.members();
+    assert_eq!((members.changing_to, members.voters), (None, wanted));
     trio.shutdown().await;
 }
