@@ -68,6 +68,11 @@ impl Client {
         self.post_text(path, body.to_string()).await
     }
 
+    /// `PATCH` of JSON.
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        read_json(self.send(self.request(Method::PATCH, path).json(body).timeout(ANSWER_MAX)).await?).await
+    }
+
     /// `DELETE`; the answer's JSON.
     pub(crate) async fn delete(&self, path: &str) -> Result<Value, Failure> {
         read_json(self.send(self.request(Method::DELETE, path).timeout(ANSWER_MAX)).await?).await

@@ -1,5 +1,6 @@
 //! `opcode cluster` and `opcode sql`: the operator's view.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use super::Context;
 use super::failure::Failure;
 use super::output::{Column, facts, rows, shown};
+use crate::shards::{DataDir, Joined, NewData};
 
 /// Commands on the cluster.
 #[derive(Subcommand)]
@@ -15,6 +17,19 @@ pub(crate) enum Cluster {
     /// Show members and shards
     #[command(after_help = "Examples:\n  opcode cluster status\n  opcode cluster status -o json")]
     Status,
+    /// List the nodes, and what each holds
+    #[command(after_help = "Examples:\n  opcode cluster nodes\n  opcode cluster nodes -o json")]
+    Nodes,
+    /// List the shards: who leads, who follows, and what is being changed
+    #[command(after_help = "Examples:\n  opcode cluster shards\n  opcode cluster shards -o jsonl")]
+    Shards,
+    /// Take a place in a cluster for a new, empty data folder, to be served later
+    #[command(after_help = "Examples:\n  \
+        opcode cluster join --server http://10.0.0.1:4100 --data-dir /var/lib/opcode \\\n    \
+        --addr 10.0.0.2:4100 --peer-addr 10.0.0.2:5100\n  \
+        opcode serve --data-dir /var/lib/opcode --listen 10.0.0.2:4100 --peer-listen 10.0.0.2:5100\n\n\
+        `opcode serve --join ADDR` does both at once.")]
+    Join(Join),
     /// Have a node give its shards away; safe to repeat
     #[command(after_help = "Examples:\n  opcode cluster drain 3\n  opcode cluster drain 3 --wait")]
     Drain {
@@ -25,10 +40,16 @@ pub(crate) enum Cluster {
         wait: bool,
     },
     /// Take a node out: one that was drained, or that is gone for good
-    #[command(after_help = "Examples:\n  opcode cluster drain 3 --wait && opcode cluster remove 3")]
+    ///
+    /// The shards of a node that is gone get another node first, and then it leaves. Safe to repeat.
+    #[command(after_help = "Examples:\n  opcode cluster drain 3 --wait && opcode cluster remove 3\n  \
+        opcode cluster remove 3 --wait")]
     Remove {
         /// The node's number
         node: u64,
+        /// Wait until it has left, and show what is left
+        #[arg(long)]
+        wait: bool,
     },
     /// Move a shard's replica to another node
     #[command(
@@ -47,6 +68,27 @@ pub(crate) enum Cluster {
     /// Place every shard anew, for the nodes there are
     #[command(after_help = "Examples:\n  opcode cluster rebalance")]
     Rebalance,
+    /// Change a setting of the cluster
+    #[command(after_help = "Examples:\n  opcode cluster set --replication-factor 5")]
+    Set {
+        /// How many nodes shall hold each shard, when there are so many
+        #[arg(long, value_name = "N")]
+        replication_factor: u32,
+    },
+}
+
+/// Flags of `opcode cluster join`.
+#[derive(Args)]
+pub(crate) struct Join {
+    /// The new node's folder
+    #[arg(long, value_name = "DIR", env = "OPCODE_DATA_DIR")]
+    data_dir: PathBuf,
+    /// Its HTTP address, as others will reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    addr: String,
+    /// Its address for other nodes
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_addr: String,
 }
 
 /// How often a wait looks.
@@ -57,6 +99,9 @@ pub(crate) async fn run(command: Cluster, context: &Context) -> Result<(), Failu
     let client = &context.client;
     let answer = match command {
         Cluster::Status => return status(context).await,
+        Cluster::Nodes => return nodes(context).await,
+        Cluster::Shards => return shards(context).await,
+        Cluster::Join(args) => return join(args, context).await,
         Cluster::Drain { node, wait } => {
             let answer = client.post(&format!("/v1/cluster/nodes/{node}/drain"), &json!({})).await?;
             if wait {
@@ -64,13 +109,22 @@ pub(crate) async fn run(command: Cluster, context: &Context) -> Result<(), Failu
             }
             answer
         }
-        Cluster::Remove { node } => client.delete(&format!("/v1/cluster/nodes/{node}")).await?,
+        Cluster::Remove { node, wait } => {
+            let answer = client.delete(&format!("/v1/cluster/nodes/{node}")).await?;
+            if wait {
+                wait_until_gone(node, context).await?;
+            }
+            answer
+        }
         Cluster::Move { shard, from, to } => {
             let mut body = json!({"to": to});
             if let Some(from) = from {
                 body["from"] = from.into();
             }
             client.post(&format!("/v1/cluster/shards/{shard}/move"), &body).await?
+        }
+        Cluster::Set { replication_factor } => {
+            client.patch("/v1/cluster", &json!({"replication_factor": replication_factor})).await?
         }
         Cluster::Rebalance => client.post("/v1/cluster/rebalance", &json!({})).await?,
     };
@@ -80,24 +134,127 @@ pub(crate) async fn run(command: Cluster, context: &Context) -> Result<(), Failu
 
 /// Waits until no shard is on a node any more.
 async fn wait_until_empty(node: u64, context: &Context) -> Result<(), Failure> {
+    let is_empty = |cluster: &Value| member(cluster, node).is_none_or(|member| member["shards"] == 0);
+    wait_until(node, context, is_empty).await
+}
+
+/// Waits until a node has left.
+async fn wait_until_gone(node: u64, context: &Context) -> Result<(), Failure> {
+    wait_until(node, context, |cluster| member(cluster, node).is_none()).await
+}
+
+fn member(cluster: &Value, node: u64) -> Option<&Value> {
     let name = node.to_string();
-    let mut told = usize::MAX;
+    cluster["members"].as_array()?.iter().find(|member| member["node_id"] == name.as_str())
+}
+
+/// Waits until something is so, and says what is left to do, whenever that changes.
+async fn wait_until(node: u64, context: &Context, is_so: impl Fn(&Value) -> bool) -> Result<(), Failure> {
+    let mut told = String::new();
     loop {
         let cluster = context.client.get("/v1/cluster").await?;
-        let lists = [cluster["shards"].as_array().cloned(), Some(vec![cluster["system_shard"].clone()])];
-        let is_there = |shard: &Value| {
-            shard["replicas"].as_array().is_none_or(|all| all.iter().any(|r| r["node_id"] == name.as_str()))
-        };
-        let left = lists.into_iter().flatten().flatten().filter(is_there).count();
-        if left == 0 {
+        if is_so(&cluster) {
             return Ok(());
         }
-        if left != told {
-            context.output.note(&format!("{left} shards are still on node {node}"));
-            told = left;
+        let left = member(&cluster, node).map_or(Value::Null, |member| member["shards"].clone());
+        let doing = all_shards(&cluster).into_iter().filter_map(|shard| {
+            Some(format!("; shard {}: {}", shown(&shard["shard"]), shard["doing"].as_str()?))
+        });
+        let progress =
+            format!("{} shards are still on node {node}{}", shown(&left), doing.collect::<String>());
+        if progress != told {
+            context.output.note(&progress);
+            told = progress;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Every shard that answered, the system shard last and called so.
+fn all_shards(cluster: &Value) -> Vec<Value> {
+    let mut shards = cluster["shards"].as_array().cloned().unwrap_or_default();
+    if cluster["system_shard"].is_object() {
+        let mut system = cluster["system_shard"].clone();
+        system["shard"] = "system".into();
+        shards.push(system);
+    }
+    shards
+}
+
+async fn nodes(context: &Context) -> Result<(), Failure> {
+    let cluster = context.client.get("/v1/cluster").await?;
+    let mut members = cluster["members"].as_array().cloned().unwrap_or_default();
+    let shards = all_shards(&cluster);
+    for member in &mut members {
+        let leads = shards.iter().filter(|shard| shard["primary"] == member["node_id"]).count();
+        member["leads"] = leads.into();
+    }
+    let columns: &[Column] = &[
+        ("NODE", "node_id"),
+        ("ADDR", "addr"),
+        ("PEER ADDR", "peer_addr"),
+        ("ROLE", "role"),
+        ("STATE", "state"),
+        ("ALIVE", "alive"),
+        ("SHARDS", "shards"),
+        ("LEADS", "leads"),
+    ];
+    context.output.list(&json!({"items": members}), columns);
+    Ok(())
+}
+
+async fn shards(context: &Context) -> Result<(), Failure> {
+    let cluster = context.client.get("/v1/cluster").await?;
+    let mut shards = all_shards(&cluster);
+    for shard in &mut shards {
+        let replicas = shard["replicas"].as_array().cloned().unwrap_or_default();
+        let each = replicas.iter().map(|replica| {
+            let mark = match (replica["role"].as_str(), replica["in_sync"].as_bool()) {
+                (Some("learner"), _) => " (learner)",
+                (_, Some(true)) => "",
+                (_, _) => " (behind)",
+            };
+            format!("{}{mark}", shown(&replica["node_id"]))
+        });
+        shard["members"] = each.collect::<Vec<_>>().join(", ").into();
+    }
+    let columns: &[Column] = &[
+        ("SHARD", "shard"),
+        ("PRIMARY", "primary"),
+        ("EPOCH", "epoch"),
+        ("WORKFLOWS", "workflows"),
+        ("BYTES", "bytes"),
+        ("REPLICAS", "members"),
+        ("DOING", "doing"),
+    ];
+    context.output.list(&json!({"items": shards}), columns);
+    for missing in cluster["unreachable_shards"].as_array().into_iter().flatten() {
+        context.output.note(&format!(
+            "shard {} gave no answer: {}",
+            shown(&missing["shard"]),
+            shown(&missing["reason"])
+        ));
+    }
+    Ok(())
+}
+
+/// Takes a place in a cluster, and writes it into the new node's folder. Named by a request that
+/// the folder keeps, so that one that was interrupted goes on as the same node.
+async fn join(args: Join, context: &Context) -> Result<(), Failure> {
+    let Join { data_dir, addr, peer_addr } = args;
+    if DataDir::is_used(&data_dir) {
+        return Err(Failure::local(format!("{} is in use by a node already", data_dir.display())));
+    }
+    let request = DataDir::join_request(&data_dir).map_err(|error| Failure::local(format!("{error:#}")))?;
+    let body = json!({"request": request, "addr": addr, "peer_addr": peer_addr});
+    let answer = context.client.post("/v1/cluster/nodes", &body).await?;
+    let opened = serde_json::from_value::<Joined>(answer)
+        .map_err(anyhow::Error::from)
+        .and_then(|joined| DataDir::open(&data_dir, NewData::Joined(Box::new(joined))));
+    let data = opened.map_err(|error| Failure::local(format!("{error:#}")))?;
+    let told = json!({"node_id": data.identity.node_id.to_string(), "cluster_id": data.identity.cluster_id});
+    context.output.document(&told, |told| facts(told, &["node_id", "cluster_id"]));
+    Ok(())
 }
 
 /// Flags of `opcode sql`.
