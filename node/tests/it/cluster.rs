@@ -115,7 +115,12 @@ impl Node {
     /// Whether it has ended by itself.
     #[cfg(feature = "crash-points")]
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("a child can be asked").is_some()
+        self.ended().is_some()
+    }
+
+    /// How it has ended, if it has by itself.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -12,5 +12,6 @@ mod durable;
 mod examples;
 mod failover;
 mod many;
+mod membership;
 mod service;
 mod tidy;

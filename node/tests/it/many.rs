@@ -29,28 +29,39 @@ pub(crate) struct Builders(pub(crate) Vec<NodeBuilder>);
 
 impl Builders {
     pub(crate) fn new(dir: &Path) -> Self {
+        Self::of(dir, 3)
+    }
+
+    pub(crate) fn of(dir: &Path, count: usize) -> Self {
         let builder = |n: usize| {
             let peer = format!("127.0.0.1:{}", free_port());
             NodeBuilder::new(&dir.join(format!("n{n}"))).arg("--peer-listen").arg(peer)
         };
-        Self((1..=3).map(builder).collect())
+        Self((1..=count).map(builder).collect())
     }
 
-    /// The first founds, the others join; returns once every shard is on all of them.
+    /// The first founds, the others join; returns once every shard is on three of them.
     pub(crate) async fn start(&mut self) -> Vec<Node> {
+        let first = self.found();
+        let others: Vec<Node> = self.0[1..].iter().map(NodeBuilder::start).collect();
+        let nodes: Vec<Node> = std::iter::once(first).chain(others).collect();
+        wait_for(&nodes[1], "every shard is on three nodes, in sync", |cluster| {
+            cluster["members"].as_array().is_some_and(|members| members.len() == nodes.len())
+                && all_shards(cluster).iter().all(|shard| in_sync(shard).len() >= 3)
+        })
+        .await;
+        nodes
+    }
+
+    /// The first founds a cluster, which the others are to join.
+    pub(crate) fn found(&mut self) -> Node {
         self.0[0] = self.0[0].clone().arg("--shards").arg(SHARDS.to_string());
         let first = self.0[0].start();
         let join = first.url.trim_start_matches("http://").to_owned();
         for builder in &mut self.0[1..] {
             *builder = builder.clone().arg("--join").arg(join.clone());
         }
-        let others: Vec<Node> = self.0[1..].iter().map(NodeBuilder::start).collect();
-        let nodes: Vec<Node> = std::iter::once(first).chain(others).collect();
-        wait_for(&nodes[1], "every shard is on three nodes, in sync", |cluster| {
-            all_shards(cluster).iter().all(|shard| in_sync(shard).len() == 3)
-        })
-        .await;
-        nodes
+        first
     }
 }
 
