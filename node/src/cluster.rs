@@ -74,7 +74,7 @@ impl Cluster {
         let addresses = (address.to_string(), peer_address.to_string());
         let begin = match identity.joined {
             true => Begin::Joined(identity.map.clone().map(Arc::new)),
-            false => Begin::Found(first_map(&identity, &addresses, config)),
+            false => Begin::Found(Box::new(first_map(&identity, &addresses, config))),
         };
         if let Begin::Joined(Some(map)) = &begin {
             transport.set_addresses(map.peer_addresses());

@@ -385,6 +385,10 @@ pub struct Cluster {
     pub shards: Vec<Shard>,
     /// Templates and the like.
     pub system_shard: Shard,
+    /// The last recoveries from a lost majority, when there were any: what was acknowledged before
+    /// one of them may be missing.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub recoveries: Option<Vec<Value>>,
 }
 
 #[derive(ToSchema)]

@@ -54,6 +54,19 @@ pub struct ShardEntry {
     pub epoch: u64,
 }
 
+/// That an operator gave up on a lost majority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The map's version since.
+    pub map_version: u64,
+    /// The node whose data the cluster goes on with.
+    pub node: NodeId,
+    /// Nodes that were given up.
+    pub lost_nodes: Vec<NodeId>,
+    /// Shards of which it had nothing, so that they began anew.
+    pub begun_anew: Vec<ShardId>,
+}
+
 /// The map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardMap {
@@ -73,6 +86,9 @@ pub struct ShardMap {
     pub shards: Vec<ShardEntry>,
     /// The shard of templates and other things of the whole cluster.
     pub system: ShardEntry,
+    /// The last recoveries from a lost majority: what was acknowledged before may be missing.
+    #[serde(default)]
+    pub recoveries: Vec<Recovery>,
 }
 
 impl ShardMap {
@@ -96,6 +112,7 @@ impl ShardMap {
                 .map(|n| place(ShardId(n), placement::first_hash_of(ShardId(n), shards)))
                 .collect(),
             system: place(ShardId::SYSTEM, 0),
+            recoveries: Vec::new(),
         }
     }
 

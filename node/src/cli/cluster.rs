@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::failure::Failure;
+use super::force_recover::{self, ForceRecover};
 use super::output::{Column, facts, rows, shown};
 use crate::shards::{DataDir, Joined, NewData};
 
@@ -68,6 +69,8 @@ pub(crate) enum Cluster {
     /// Place every shard anew, for the nodes there are
     #[command(after_help = "Examples:\n  opcode cluster rebalance")]
     Rebalance,
+    /// UNSAFE: go on with this stopped node's data alone, after a majority is gone for good
+    ForceRecover(ForceRecover),
     /// Change a setting of the cluster
     #[command(after_help = "Examples:\n  opcode cluster set --replication-factor 5")]
     Set {
@@ -101,6 +104,7 @@ pub(crate) async fn run(command: Cluster, context: &Context) -> Result<(), Failu
         Cluster::Status => return status(context).await,
         Cluster::Nodes => return nodes(context).await,
         Cluster::Shards => return shards(context).await,
+        Cluster::ForceRecover(args) => return force_recover::run(args, context).await,
         Cluster::Join(args) => return join(args, context).await,
         Cluster::Drain { node, wait } => {
             let answer = client.post(&format!("/v1/cluster/nodes/{node}/drain"), &json!({})).await?;

@@ -11,6 +11,7 @@ mod completions;
 mod decision;
 mod failure;
 mod follow;
+mod force_recover;
 mod input;
 mod locate;
 mod output;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use opcode_engine::ids::ShardId;
-use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
+use opcode_router::shard_map::{NodeEntry, NodeState, Recovery, ShardMap};
 use opcode_shard::peer::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,8 @@ const JOINS_MAX: usize = 1_000;
 const ADDRESS_BYTES_MAX: usize = 256;
 /// Most nodes of a cluster.
 const NODES_MAX: usize = 1_000;
+/// Recoveries that are remembered: the last ones.
+const RECOVERIES_MAX: usize = 16;
 /// Most replicas of a shard: with seven, three may fail at once.
 const REPLICATION_FACTOR_MAX: u32 = 7;
 
@@ -40,6 +42,9 @@ pub(crate) enum Change {
     If { version: u64, change: Box<Change> },
     /// So many replicas a shard shall have, when there are nodes enough.
     SetReplicationFactor { factor: u32 },
+    /// An operator gave up on a lost majority: all other nodes are gone for good, every shard is on
+    /// `node` alone, and of those named it had nothing.
+    Recover { node: NodeId, begun_anew: Vec<ShardId> },
 }
 
 /// Why a change was not made; nothing has changed.
@@ -84,6 +89,24 @@ pub(crate) struct State {
     joins: VecDeque<(String, NodeId)>,
 }
 
+impl Change {
+    /// Whether another node may ask for it: all but those that only stand in a log.
+    pub(crate) fn may_be_asked_for(&self) -> bool {
+        match self {
+            Self::Found(_) | Self::Recover { .. } => false,
+            Self::If { change, .. } => change.may_be_asked_for(),
+            Self::Join { .. }
+            | Self::Move { .. }
+            | Self::SetState { .. }
+            | Self::Remove { .. }
+            | Self::SetVoters { .. }
+            | Self::Place { .. }
+            | Self::Settled { .. }
+            | Self::SetReplicationFactor { .. } => true,
+        }
+    }
+}
+
 impl State {
     /// Applies a change; a refused one changes nothing.
     pub(crate) fn apply(&mut self, change: Change) -> Outcome {
@@ -105,73 +128,72 @@ impl State {
             }
             other => other,
         };
-        let joins = &mut self.joins;
         let map = self.map.as_mut().ok_or("the cluster has not been founded")?;
-        let answer = match change {
-            Change::Found(_) => unreachable!("dealt with above"),
-            Change::If { .. } => return Err("a condition within a condition".into()),
+        let joined = match change {
             Change::Join { request, addr, peer_addr } => {
-                if let Some((_, node)) = joins.iter().find(|(known, _)| *known == request) {
+                if let Some((_, node)) = self.joins.iter().find(|(known, _)| *known == request) {
                     return Ok(*node);
                 }
                 let node = join(map, addr, peer_addr)?;
-                joins.push_back((request, node));
-                if joins.len() > JOINS_MAX {
-                    joins.pop_front();
+                self.joins.push_back((request, node));
+                if self.joins.len() > JOINS_MAX {
+                    self.joins.pop_front();
                 }
                 Some(node)
             }
-            Change::Move { node, addr, peer_addr } => {
-                check_addresses(&addr, &peer_addr)?;
-                let entry = known(map, node)?;
-                (entry.addr, entry.peer_addr) = (addr, peer_addr);
-                None
-            }
-            Change::SetState { node, state } => {
-                set_state(map, node, state)?;
-                None
-            }
-            Change::SetReplicationFactor { factor } => {
-                if !(1..=REPLICATION_FACTOR_MAX).contains(&factor) {
-                    return Err(format!("a shard has 1 to {REPLICATION_FACTOR_MAX} replicas").into());
-                }
-                map.replication_factor = factor;
-                // Whatever it was placed for, it was for another number.
-                map.placed_for.clear();
-                None
-            }
-            Change::Remove { node } => {
-                remove(map, node)?;
-                None
-            }
-            Change::SetVoters { voters } => {
-                if voters.is_empty() || voters.iter().any(|voter| !map.nodes.contains_key(voter)) {
-                    return Err("voters must be nodes of the cluster".into());
-                }
-                for (node, entry) in &mut map.nodes {
-                    entry.voter = voters.contains(node);
-                }
-                None
-            }
-            Change::Place { version, places, placed_for } => {
-                place(map, version, places, placed_for)?;
-                None
-            }
-            Change::Settled { shard, epoch } => {
-                let entry = match shard {
-                    ShardId::SYSTEM => &mut map.system,
-                    ShardId(n) => map.shards.get_mut(n as usize).ok_or("there is no such shard")?,
-                };
-                if entry.epoch != epoch {
-                    return Err("the shard's entry has changed since".into());
-                }
-                entry.retiring.clear();
+            other => {
+                change_map(map, other)?;
                 None
             }
         };
         map.version += 1;
-        Ok(answer.unwrap_or(map.version))
+        Ok(joined.unwrap_or(map.version))
     }
+}
+
+/// Everything but the first change and joins; the version is the caller's affair.
+fn change_map(map: &mut ShardMap, change: Change) -> Result<(), Refusal> {
+    match change {
+        Change::Found(_) | Change::If { .. } | Change::Join { .. } => {
+            return Err("a change that stands alone, on a condition".into());
+        }
+        Change::Move { node, addr, peer_addr } => {
+            check_addresses(&addr, &peer_addr)?;
+            let entry = known(map, node)?;
+            (entry.addr, entry.peer_addr) = (addr, peer_addr);
+        }
+        Change::SetState { node, state } => set_state(map, node, state)?,
+        Change::SetReplicationFactor { factor } => {
+            if !(1..=REPLICATION_FACTOR_MAX).contains(&factor) {
+                return Err(format!("a shard has 1 to {REPLICATION_FACTOR_MAX} replicas").into());
+            }
+            map.replication_factor = factor;
+            // Whatever it was placed for, it was for another number.
+            map.placed_for.clear();
+        }
+        Change::Remove { node } => remove(map, node)?,
+        Change::SetVoters { voters } => {
+            if voters.is_empty() || voters.iter().any(|voter| !map.nodes.contains_key(voter)) {
+                return Err("voters must be nodes of the cluster".into());
+            }
+            for (node, entry) in &mut map.nodes {
+                entry.voter = voters.contains(node);
+            }
+        }
+        Change::Place { version, places, placed_for } => place(map, version, places, placed_for)?,
+        Change::Recover { node, begun_anew } => recover(map, node, begun_anew)?,
+        Change::Settled { shard, epoch } => {
+            let entry = match shard {
+                ShardId::SYSTEM => &mut map.system,
+                ShardId(n) => map.shards.get_mut(n as usize).ok_or("there is no such shard")?,
+            };
+            if entry.epoch != epoch {
+                return Err("the shard's entry has changed since".into());
+            }
+            entry.retiring.clear();
+        }
+    }
+    Ok(())
 }
 
 fn known(map: &mut ShardMap, node: NodeId) -> Result<&mut NodeEntry, String> {
@@ -243,6 +265,22 @@ fn remove(map: &mut ShardMap, node: NodeId) -> Result<(), String> {
             entry.epoch += 1;
         }
     }
+    Ok(())
+}
+
+fn recover(map: &mut ShardMap, node: NodeId, begun_anew: Vec<ShardId>) -> Result<(), String> {
+    let entry = known(map, node)?;
+    (entry.state, entry.voter) = (NodeState::Active, true);
+    let lost_nodes = map.nodes.keys().copied().filter(|other| *other != node).collect();
+    map.nodes.retain(|other, _| *other == node);
+    for entry in map.shards.iter_mut().chain([&mut map.system]) {
+        (entry.replicas, entry.retiring) = (vec![node], Vec::new());
+        entry.epoch += 1;
+    }
+    map.placed_for = vec![node];
+    map.recoveries.push(Recovery { map_version: map.version + 1, node, lost_nodes, begun_anew });
+    let too_many = map.recoveries.len().saturating_sub(RECOVERIES_MAX);
+    map.recoveries.drain(..too_many);
     Ok(())
 }
 
@@ -371,8 +409,11 @@ mod tests {
         {
             state.apply(Change::If { version, change }).unwrap_err();
         }
-        let within = Box::new(Change::If { version, change: set(5) });
-        state.apply(Change::If { version, change: within }).unwrap_err();
+        let found = Box::new(Change::Found(Box::new(before.map.clone().unwrap())));
+        assert!(!Change::If { version, change: found.clone() }.may_be_asked_for());
+        for within in [found, Box::new(Change::If { version, change: set(5) })] {
+            state.apply(Change::If { version, change: within }).unwrap_err();
+        }
         assert_eq!(state, before);
         assert_eq!(state.apply(Change::If { version, change: set(5) }), Ok(version + 1));
         let stale = state.apply(Change::If { version, change: set(3) });
@@ -398,5 +439,24 @@ mod tests {
         state.apply(Change::Remove { node: 2 }).unwrap();
         let map = state.map.as_ref().unwrap();
         assert!(map.is_removed(2) && !map.is_removed(3) && !map.is_removed(4));
+    }
+
+    #[test]
+    fn a_recovery_leaves_one_node_with_everything_and_is_remembered() {
+        let mut state = founded();
+        join(&mut state, "x", 10).unwrap();
+        join(&mut state, "y", 20).unwrap();
+        let version = state.map.as_ref().unwrap().version;
+        let places = vec![(ShardId(0), vec![2, 3, 1]), (ShardId(1), vec![2])];
+        state.apply(Change::Place { version, places, placed_for: vec![1, 2, 3] }).unwrap();
+        assert!(state.apply(Change::Recover { node: 9, begun_anew: Vec::new() }).is_err());
+        state.apply(Change::Recover { node: 1, begun_anew: vec![ShardId(1)] }).unwrap();
+        let map = state.map.as_ref().unwrap();
+        assert!(map.all_shards().all(|entry| entry.holders().eq([1])));
+        assert!(map.is_removed(2) && map.is_removed(3) && map.nodes[&1].voter);
+        let [Recovery { node: 1, lost_nodes, begun_anew, .. }] = map.recoveries.as_slice() else {
+            panic!("{:?}", map.recoveries)
+        };
+        assert_eq!((lost_nodes.as_slice(), begun_anew.as_slice()), (&[2, 3][..], &[ShardId(1)][..]));
     }
 }

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use opcode_engine::ids::ShardId;
 use opcode_router::shard_map::ShardMap;
 use opcode_shard::error::ShardError;
-use opcode_shard::log::{Group, GroupOptions, LogStore, Role};
+use opcode_shard::log::{Applied, Group, GroupOptions, LogStore, Role, Tables};
 use opcode_shard::peer::{NodeId, PeerError, Peers, Service};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -31,6 +31,8 @@ use tokio::sync::watch;
 use change::{Change, Outcome, Refusal};
 use state_machine::MapTables;
 
+/// The membership group's tables, in the data folder.
+const MAP_FILE: &str = "membership.json";
 /// Longest wait for a change to be committed.
 const CHANGE_MAX: Duration = Duration::from_secs(5);
 /// How often a change is tried again while the group has no leader.
@@ -72,9 +74,22 @@ pub(crate) struct Membership {
 /// What a membership begins with.
 pub(crate) enum Begin {
     /// A new cluster of this node, with this map.
-    Found(ShardMap),
+    Found(Box<ShardMap>),
     /// A cluster that this node has joined; its map then.
     Joined(Option<Arc<ShardMap>>),
+}
+
+/// What a stopped node knows of its cluster, from its folder: how far its part in the membership
+/// group has come, and the map then.
+pub(crate) fn known_to(data_dir: &Path, cluster_id: &str) -> Result<(Applied, Option<Arc<ShardMap>>)> {
+    let tables = MapTables::open(data_dir.join(MAP_FILE), cluster_id)?;
+    let map = tables.map().borrow().clone();
+    Ok((tables.applied(), map))
+}
+
+/// A change as the membership group's log holds it.
+pub(crate) fn encode_change(change: &Change) -> Vec<u8> {
+    state_machine::encode(change)
 }
 
 impl Membership {
@@ -87,7 +102,7 @@ impl Membership {
         log: Arc<LogStore>,
         peers: Arc<dyn Peers>,
     ) -> Result<Arc<Self>> {
-        let tables = Arc::new(MapTables::open(data_dir.join("membership.json"), cluster_id)?);
+        let tables = Arc::new(MapTables::open(data_dir.join(MAP_FILE), cluster_id)?);
         let options = GroupOptions {
             group: ShardId::MEMBERSHIP,
             node_id,
@@ -110,7 +125,7 @@ impl Membership {
         {
             membership.group.leads(CHANGE_MAX).await.context("the membership group has no leader")?;
             if membership.known_map().is_none() {
-                let change = Change::Found(Box::new(map));
+                let change = Change::Found(map);
                 membership.submit(change).await?.map_err(anyhow::Error::msg)?;
             }
         }
@@ -249,6 +264,9 @@ impl Membership {
     pub(crate) async fn answer(&self, from: NodeId, body: &[u8]) -> Result<Bytes, String> {
         let answer = match serde_json::from_slice(body).map_err(|error| error.to_string())? {
             _ if self.is_removed(from) => Answer::Removed,
+            Message::Change(change) if !change.may_be_asked_for() => {
+                Answer::Refused("no node may ask for such a change".into())
+            }
             Message::Change(change) => self.decide(change).await,
             Message::Leader => Answer::NotLeader(self.leader()),
         };

@@ -145,11 +145,18 @@ pub(crate) fn next(members: &Members, wanted: &Wanted<'_>) -> Step {
 }
 
 /// Has `ready` vote, in place of one that shall not: one that is gone rather than one that lives.
+/// A leader that is the only one to go lets another lead first, which then replaces it: a hand-over
+/// among one more would take longer.
 fn promote(members: &Members, wanted: &Wanted<'_>, ready: NodeId) -> Step {
     let leaving = members.voters.difference(wanted.voters).copied().filter(|node| *node != wanted.me);
     let mut voters = members.voters.clone();
     if let Some(leaves) = leaving.min_by_key(|node| ((wanted.is_alive)(*node), *node)) {
         voters.remove(&leaves);
+    } else if !wanted.voters.contains(&wanted.me) {
+        let staying = members.voters.intersection(wanted.voters).copied().collect();
+        if let Some(next) = successors(members, &staying, wanted.me, wanted.is_alive).first() {
+            return Step::HandOver(*next);
+        }
     }
     voters.insert(ready);
     checked(members, wanted, voters)
@@ -274,7 +281,10 @@ mod tests {
     #[test]
     fn the_leader_votes_until_another_leads() {
         let all = [2, 3, 4];
-        check(&group(&[1, 2, 3], &[4], &[]), &all, &all, "changing voters to 1, 2, 3, 4");
+        check(&group(&[1, 2, 3], &[4], &[(2, Some(490))]), &all, &all, "handing the lead over to 3");
+        check(&group(&[1], &[2], &[]), &[2], &[2], "changing voters to 1, 2");
+        let alone = "waiting for node 2, 3: only 1 of the 3 voters would be alive";
+        check(&group(&[1, 2, 3], &[4], &[]), &all, &[4], alone);
         check(&group(&[1, 2, 3, 4], &[], &[(2, Some(490))]), &all, &all, "handing the lead over to 3");
         check(&group(&[1, 2], &[], &[]), &[2], &[2], "handing the lead over to 2");
         check(&group(&[1, 2], &[], &[]), &[2], &[], "waiting for node 2");

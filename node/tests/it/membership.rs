@@ -129,7 +129,11 @@ async fn a_node_that_is_dead_is_replaced_before_it_leaves() {
     all_complete(&nodes.iter().collect::<Vec<_>>(), &acknowledged.ids).await;
 
     // Back from the dead, with everything it had: it disturbs nobody, is told, and ends.
-    let before = wait_for(&nodes[0], "all lead", |_| true).await;
+    // The lead goes where it belongs first, which is an election too.
+    let before = wait_for(&nodes[0], "whoever should lead does", |cluster| {
+        all_shards(cluster).iter().all(|shard| shard["primary"] == shard["placed"][0])
+    })
+    .await;
     let mut back = builders.0[1].start();
     let deadline = Instant::now() + PATIENCE;
     let ended = loop {
@@ -284,6 +288,62 @@ async fn a_node_that_stops_as_asked_hands_its_shards_over_within_a_second() {
     assert!(pauses.iter().all(|pause| *pause < Duration::from_secs(1)), "{pauses:?}");
     all_complete(&nodes.iter().collect::<Vec<_>>(), &acknowledged).await;
     for node in nodes {
+        assert!(node.stop().success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_majority_that_is_gone_for_good_is_given_up_only_when_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut builders = Builders::new(dir.path());
+    let spare = |n: usize| {
+        let peer = format!("127.0.0.1:{}", free_port());
+        NodeBuilder::new(&dir.path().join(format!("n{n}"))).arg("--peer-listen").arg(peer)
+    };
+    let nodes = builders.start().await;
+    let load = Load::start("lost", &urls(&nodes));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let acknowledged = load.end().await;
+    all_complete(&nodes.iter().collect::<Vec<_>>(), &acknowledged.ids).await;
+    // What node 1 has is what the others have.
+    wait_for(&nodes[0], "all are level", |cluster| {
+        let level = |r: &Value, shard: &Value| r["position"] == shard["replicas"][0]["position"];
+        all_shards(cluster).iter().all(|s| s["replicas"].as_array().unwrap().iter().all(|r| level(r, s)))
+    })
+    .await;
+    let data = dir.path().join("n1");
+    let force = |more: &[&str]| {
+        let args = [&["cluster", "force-recover", "--data-dir", data.to_str().unwrap()], more].concat();
+        tokio::task::block_in_place(|| cli("http://127.0.0.1:9", &args))
+    };
+    let (code, text) = force(&["--accept-loss"]);
+    assert!(code == 1 && text.contains("in use by another process"), "{text}");
+    let mut nodes = nodes.into_iter();
+    nodes.next().unwrap().kill();
+    let (code, text) = force(&["--accept-loss"]);
+    assert!(code == 1 && text.contains("still answers"), "{text}");
+    nodes.for_each(Node::kill);
+    let (code, text) = force(&[]);
+    assert!(code == 1 && text.contains("ENTRIES") && text.contains("--accept-loss"), "{text}");
+    let (code, text) = force(&["--accept-loss", "-o", "json"]);
+    assert!(code == 0 && text.contains("\"recovered\": true"), "{text}");
+
+    let first = builders.0[0].start();
+    let cluster = settled(&first, &[1], 1).await;
+    assert_eq!(cluster["recoveries"][0]["lost_nodes"], json!([2, 3]), "{cluster}");
+    all_complete(&[&first], &acknowledged.ids).await;
+    // One that comes with its old data all the same has no say.
+    let mut old = builders.0[1].start();
+    let deadline = Instant::now() + PATIENCE;
+    while old.ended().is_none() {
+        assert!(Instant::now() < deadline, "a node that was given up ends by itself");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let join = first.url.trim_start_matches("http://").to_owned();
+    let others: Vec<Node> = (4..=5).map(|n| spare(n).arg("--join").arg(join.clone()).start()).collect();
+    settled(&first, &[1, 4, 5], 3).await;
+    all_complete(&[&first, &others[0], &others[1]], &acknowledged.ids).await;
+    for node in others.into_iter().chain([first]) {
         assert!(node.stop().success());
     }
 }

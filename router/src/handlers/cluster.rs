@@ -15,7 +15,7 @@ use crate::error::{ApiError, Applied};
 use crate::gather::{self, Gathered, Missing};
 use crate::incoming::{Incoming, json, with_tokens};
 use crate::schema;
-use crate::shard_map::{NodeState, ShardMap};
+use crate::shard_map::{NodeState, Recovery, ShardMap};
 use crate::state::RouterState;
 use crate::wire::{Fields, invalid, shortened};
 
@@ -33,6 +33,8 @@ struct Cluster<'a> {
     leader: Option<String>,
     shards: Vec<Shard>,
     system_shard: Option<Shard>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    recoveries: &'a [Recovery],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unreachable_shards: Vec<Missing>,
 }
@@ -138,6 +140,7 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
         leader: state.cluster().leader().map(|node| node.to_string()),
         shards: gathered.answers.iter().map(|(_, info)| Shard::of(info, &map)).collect(),
         system_shard: system.ok().map(|info| Shard::of(&info, &map)),
+        recoveries: &map.recoveries,
         unreachable_shards: gathered.missing,
     };
     Ok(with_tokens(json(StatusCode::OK, &document), positions))

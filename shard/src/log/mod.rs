@@ -9,6 +9,7 @@
 //! by `writer` as `frame`s into `segment` files, remembered in `index`, and read back by
 //! `recovery`.
 
+mod alone;
 pub mod codec;
 pub mod copies;
 mod frame;
@@ -36,6 +37,7 @@ use crate::batch::{Batch, Committed};
 use crate::error::ShardError;
 use crate::peer::NodeId;
 
+pub use alone::{Held, applied_by};
 pub use frame::EntryId;
 pub use group::{Group, Members, QUORUM_MAX, Role};
 pub use index::{GroupState, StoredVote};

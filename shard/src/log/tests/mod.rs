@@ -1,6 +1,7 @@
 //! Stories about the log: groups over tables that remember, disks that lose what was not synced,
 //! files that are cut, flipped and copied.
 
+mod alone;
 mod copies;
 #[cfg(feature = "crash-points")]
 mod crashes;
