@@ -218,6 +218,7 @@ impl Starter {
             node_id: me,
             cluster_id: self.cluster_id.clone(),
             tables_path: tables_path(&self.data_dir, shard),
+            generations_path: self.data_dir.join("generations").join(format!("{shard}.json")),
             founds: entry.epoch == 1 && entry.replicas == [me],
         };
         if let Some(folder) = options.tables_path.parent() {

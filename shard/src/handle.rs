@@ -17,6 +17,7 @@ use crate::error::CallError;
 use crate::log::Group;
 use crate::peer::NodeId;
 use crate::record::{EventRecord, TemplateRecord};
+use crate::replica::sync_server::SyncServer;
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
 
 /// A run to start, parsed and checked as far as that needs no shard.
@@ -262,6 +263,11 @@ impl ShardHandle {
     /// This node's part in the shard's log.
     pub fn group(&self) -> &Arc<Group> {
         self.inner.group()
+    }
+
+    /// Serves embedded replicas from this node's copy of the tables.
+    pub fn sync_server(&self) -> &SyncServer {
+        self.inner.sync_server()
     }
 
     /// What the shard says of itself.

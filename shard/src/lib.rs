@@ -30,6 +30,7 @@ pub mod peer;
 mod queue;
 pub mod record;
 pub mod remote;
+pub mod replica;
 pub mod shard;
 pub mod store;
 pub mod workers;

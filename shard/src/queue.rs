@@ -21,6 +21,7 @@ use crate::handle::{CommandReply, PinnedDefinition, ReplicaInfo, RunView, ShardI
 use crate::log::{Group, Role, Tables};
 use crate::peer::NodeId;
 use crate::record::{EventRecord, TemplateRecord};
+use crate::replica::sync_server::SyncServer;
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary, Store};
 
 /// Most messages waiting in one shard's queue.
@@ -135,6 +136,7 @@ pub(crate) struct Door {
     pub(crate) serving: watch::Receiver<bool>,
     /// What its members are being changed to, in words; the node that leads it says so.
     pub(crate) doing: Mutex<Option<String>>,
+    pub(crate) sync_server: SyncServer,
 }
 
 fn unavailable(error: &ShardError) -> CallError {
@@ -149,6 +151,10 @@ impl Door {
     /// Whether this node leads the shard and takes requests.
     pub(crate) fn serves(&self) -> bool {
         *self.serving.borrow()
+    }
+
+    pub(crate) fn sync_server(&self) -> &SyncServer {
+        &self.sync_server
     }
 
     pub(crate) fn group(&self) -> &Arc<Group> {

@@ -84,6 +84,7 @@ impl Node {
                 node_id: 1,
                 cluster_id: "test".into(),
                 tables_path: home.path().join(format!("{shard}.db")),
+                generations_path: home.path().join(format!("{shard}.json")),
                 founds: true,
             };
             shards.push(Shard::start(options, shared.clone()).await.expect("a shard"));

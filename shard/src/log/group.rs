@@ -440,6 +440,7 @@ impl Group {
         let is_purged =
             |metrics: &RaftMetrics<u64, BasicNode>| metrics.purged.is_some_and(|p| p.index >= index);
         self.raft.wait(Some(PURGE_MAX)).metrics(is_purged, "purged").await.map_err(unpurged)?;
+        metrics::gauge!("opcode_log_purged_index", "group" => self.id.to_string()).set(index as f64);
         Ok(())
     }
 

@@ -32,6 +32,7 @@ use crate::handle::ShardHandle;
 use crate::log::{Group, GroupOptions, LogStore, Role};
 use crate::peer::Peers;
 use crate::queue::{Door, Gauges, Message, QUEUE_MESSAGES_MAX};
+use crate::replica::sync_server::SyncServer;
 use crate::store::{Store, StoreOptions};
 use crate::workers::Workers;
 
@@ -63,6 +64,9 @@ pub struct ShardOptions {
     pub cluster_id: String,
     /// The libSQL file; copies for other members are made beside it.
     pub tables_path: PathBuf,
+    /// Where it is written down which generations were served to embedded replicas. It outlives
+    /// the tables: copies of them may be anywhere.
+    pub generations_path: PathBuf,
     /// Whether an empty log begins a group of this node alone; else it waits to be added to one.
     pub founds: bool,
 }
@@ -137,6 +141,7 @@ impl Shard {
             closed: closed.clone(),
             serving: serving.clone(),
             doing: parking_lot::Mutex::default(),
+            sync_server: SyncServer::new(store.clone(), options.node_id, options.generations_path.clone()),
         };
         let shard = Loop {
             id: options.shard,

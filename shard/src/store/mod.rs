@@ -7,6 +7,7 @@ mod apply;
 mod codec;
 mod connection;
 mod copy;
+pub(crate) mod copy_reader;
 mod fold;
 mod lists;
 mod reader;
@@ -14,7 +15,7 @@ mod rebuild;
 mod schema;
 mod sql;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ use crate::batch::Position;
 use crate::error::ShardError;
 use crate::log::{Applied, CommittedEntry, Tables};
 use crate::record::{EventRecord, TemplateRecord};
+use crate::replica::feed::Feed;
 
 /// How to open a shard's tables.
 #[derive(Clone, Debug)]
@@ -155,7 +157,7 @@ impl Store {
     /// cluster or newer format, unchanged.
     pub async fn open(options: StoreOptions) -> Result<Self, ShardError> {
         let path = options.path.clone();
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(path.clone()));
         let readers = Arc::new(Readers::new(path));
         let (opened, opening) = oneshot::channel();
         let writer = std::thread::Builder::new()
@@ -212,6 +214,16 @@ impl Store {
             Ok(Some(why)) => why,
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// The tables' frames, for copies of them.
+    pub(crate) fn feed(&self) -> &Arc<Feed> {
+        self.inner.shared.feed()
+    }
+
+    /// Has the writer look what those who copy frames want.
+    pub(crate) fn look_at_feed(&self) {
+        self.inner.shared.look_at_feed();
     }
 
     /// Transactions committed since the tables were opened.

@@ -4,6 +4,8 @@
 //! are what makes applying cheap. It never skips an entry: what it cannot apply stops it for
 //! good, and the shard with it.
 
+mod rolling;
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
 use super::apply::{Applier, Standing};
-use super::connection::CheckpointMode;
+use super::connection::{Checkpoint, CheckpointMode};
 use super::reader::Readers;
 use super::schema::{self, PAGE_BYTES};
 use super::{StoreOptions, copy};
@@ -24,6 +26,7 @@ use crate::crash;
 use crate::error::ShardError;
 use crate::log::{Applied, CommittedEntry};
 use crate::record::Record;
+use crate::replica::feed::Feed;
 
 /// Records that make a transaction worth it; more wait for the next one.
 const RECORDS_MAX: usize = 20_000;
@@ -67,6 +70,8 @@ pub(super) struct Shared {
     opened: Mutex<Applied>,
     checkpointed: Mutex<Option<Applied>>,
     commits: AtomicU64,
+    /// For those who copy the tables frame by frame.
+    feed: Arc<Feed>,
 }
 
 /// Entries that wait. Its bound is the log's: a group slows down when [`Shared::backlog`] grows.
@@ -78,6 +83,8 @@ struct Queue {
     /// Somebody waits for this position.
     wanted: Option<Position>,
     install: Option<Install>,
+    /// Somebody copies frames and waits for the writer.
+    feed: bool,
     stop: Option<Stop>,
     /// The writer has ended: nothing is taken any more.
     has_ended: bool,
@@ -112,12 +119,14 @@ enum Work {
     Apply(Vec<CommittedEntry>),
     Install(PathBuf, oneshot::Sender<Result<Applied, ShardError>>),
     Checkpoint,
+    Feed,
     Stop(Stop),
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(tables: PathBuf) -> Self {
         Self {
+            feed: Arc::new(Feed::new(tables)),
             queue: Mutex::default(),
             wake: Condvar::new(),
             progress: watch::Sender::default(),
@@ -191,6 +200,17 @@ impl Shared {
         self.opened.lock().clone()
     }
 
+    /// The frames of the tables.
+    pub(super) fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
+    /// Asks the writer to look what those who copy frames want.
+    pub(super) fn look_at_feed(&self) {
+        self.queue.lock().feed = true;
+        self.wake.notify_one();
+    }
+
     /// Asks the writer to apply all, checkpoint and end.
     pub(super) fn close(&self) {
         self.stop(Stop::Close);
@@ -251,6 +271,9 @@ impl Shared {
             }
             if let Some((from, reply)) = queue.install.take() {
                 return Work::Install(from, reply);
+            }
+            if std::mem::take(&mut queue.feed) && queue.stop.is_none() {
+                return Work::Feed;
             }
             let now = Instant::now();
             let wake_at = match (queue.ready_at(applied, last_commit), queue.stop) {
@@ -355,6 +378,8 @@ pub(super) struct Writer {
     dirty_since: Option<Instant>,
     /// WAL frames at which to checkpoint under load.
     checkpoint_frames: u32,
+    /// When to try again what a reader kept the writer from, for those who copy frames.
+    roll_after: Option<Instant>,
 }
 
 impl Writer {
@@ -379,6 +404,7 @@ impl Writer {
             checkpoint_at: position.map(|_| now + CHECKPOINT_AFTER),
             dirty_since: position.map(|_| now),
             checkpoint_frames: CHECKPOINT_FRAMES,
+            roll_after: None,
         }
     }
 
@@ -417,6 +443,7 @@ impl Writer {
     /// Closes the tables, puts the copy there, and opens them again.
     fn put(&mut self, from: &Path) -> Result<Applier, ShardError> {
         self.applier = None;
+        self.shared.feed.let_go();
         copy::send_off(from, &self.options.path)?;
         copy::finish(&self.options)?;
         Applier::new(schema::open_for_writing(&self.options)?)
@@ -428,6 +455,7 @@ impl Writer {
         let result = self.work();
         let shared = Arc::clone(&self.shared);
         drop(self);
+        shared.feed.let_go();
         match result {
             Ok(()) => {
                 shared.end();
@@ -451,15 +479,19 @@ impl Writer {
                     // Nobody may wait for it any more; the tables hold it all the same.
                     let _ = reply.send(answer);
                 }
+                Work::Checkpoint if self.shared.feed.is_on() => self.tend_feed()?,
                 Work::Checkpoint => {
-                    if !self.checkpoint(CheckpointMode::Passive)? {
+                    if !self.checkpoint(CheckpointMode::Passive)?.is_whole() {
                         let now = Instant::now();
                         self.checkpoint_at = Some(now + CHECKPOINT_AFTER);
                         self.dirty_since = Some(now);
                     }
                 }
+                Work::Feed => self.tend_feed()?,
                 Work::Stop(Stop::Abandon) => return Ok(()),
                 Work::Stop(Stop::Close) => {
+                    // It lets go of the main file only when that is closed here too.
+                    self.shared.feed.end();
                     self.applier().connection().busy_timeout(RESTART_TIMEOUT);
                     return self.checkpoint(CheckpointMode::Truncate).map(drop);
                 }
@@ -480,12 +512,14 @@ impl Writer {
         self.meters.records.increment(records as u64);
         self.meters.backlog.set(self.shared.backlog() as f64);
         self.meters.commit_seconds.record(started.elapsed());
+        // Before the position: who waits for that finds its frames.
+        self.tell_feed();
         let position = self.applier().standing().map(|s| s.position);
         self.shared.progress.send_modify(|progress| progress.position = position);
         let dirty_since = *self.dirty_since.get_or_insert(self.last_commit);
         self.checkpoint_at =
             Some((self.last_commit + CHECKPOINT_AFTER).min(dirty_since + CHECKPOINT_AGE_MAX));
-        self.checkpoint_under_load()
+        if self.shared.feed.is_on() { self.tend_feed() } else { self.checkpoint_under_load() }
     }
 
     fn checkpoint_under_load(&mut self) -> Result<(), ShardError> {
@@ -498,10 +532,10 @@ impl Writer {
             return Ok(());
         }
         let is_whole = if frames < CHECKPOINT_FRAMES * RESTART_FACTOR {
-            self.checkpoint(CheckpointMode::Passive)?
+            self.checkpoint(CheckpointMode::Passive)?.is_whole()
         } else {
             self.applier().connection().busy_timeout(RESTART_TIMEOUT);
-            let is_whole = self.checkpoint(CheckpointMode::Restart)?;
+            let is_whole = self.checkpoint(CheckpointMode::Restart)?.is_whole();
             self.applier().connection().busy_timeout(LOCK_TIMEOUT);
             is_whole
         };
@@ -510,10 +544,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Moves the WAL into the main file; whether all of it was. libSQL syncs the WAL before and,
+    /// Moves the WAL into the main file; how far it got. libSQL syncs the WAL before and,
     /// with `synchronous = NORMAL`, the main file after it has moved everything, so the standing
     /// is then on stable storage there.
-    fn checkpoint(&mut self, mode: CheckpointMode) -> Result<bool, ShardError> {
+    fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint, ShardError> {
         crash::point("tables.checkpoint.before");
         let started = Instant::now();
         let checkpoint = self.applier().connection().checkpoint(mode)?;
@@ -525,6 +559,6 @@ impl Writer {
         } else {
             tracing::debug!(?checkpoint, "a reader keeps part of the WAL");
         }
-        Ok(checkpoint.is_whole())
+        Ok(checkpoint)
     }
 }

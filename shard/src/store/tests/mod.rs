@@ -21,12 +21,12 @@ pub(super) fn options(dir: &TempDir) -> StoreOptions {
     StoreOptions { path: dir.path().join("shard.db"), shard: ShardId(3), cluster_id: "c-1".into() }
 }
 
-pub(super) async fn open(dir: &TempDir) -> Store {
+pub(crate) async fn open(dir: &TempDir) -> Store {
     Store::open(options(dir)).await.expect("the tables open")
 }
 
 /// An event that changes no view.
-pub(super) fn custom(no: u64, sequence: u64) -> Record {
+pub(crate) fn custom(no: u64, sequence: u64) -> Record {
     Record::Event(EventRecord {
         no: RunNo(no),
         sequence: Sequence(sequence),
@@ -38,11 +38,11 @@ pub(super) fn custom(no: u64, sequence: u64) -> Record {
     })
 }
 
-pub(super) fn at(index: u64) -> Position {
+pub(crate) fn at(index: u64) -> Position {
     Position { term: 1, index }
 }
 
-pub(super) fn entry(index: u64, records: Vec<Record>) -> CommittedEntry {
+pub(crate) fn entry(index: u64, records: Vec<Record>) -> CommittedEntry {
     CommittedEntry {
         change: None,
         log_id: index.to_be_bytes().to_vec(),
@@ -275,4 +275,15 @@ async fn people_may_read_and_nothing_else() {
     assert_eq!(rows[0].to_string(), r#"{"a":1,"a:3":2,"b":"ff","sequence":1}"#);
     let columns = store.sql("SELECT name FROM pragma_table_info('events')", 10, 1_000).await.unwrap();
     assert_eq!(columns.len(), 7);
+}
+
+/// The one text that a query on a file gives.
+pub(crate) fn text(path: &std::path::Path, sql: &str) -> String {
+    use super::connection::{Access, Connection, Datum};
+    let mut connection = Connection::open(path, Access::Read).unwrap();
+    let mut rows = connection.select_once(sql, &[]).unwrap();
+    match rows.next().unwrap().unwrap().get(0) {
+        Datum::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
+        other => panic!("{other:?} is no text"),
+    }
 }
