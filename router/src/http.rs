@@ -19,7 +19,8 @@ use uuid::Uuid;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
-    batch, bulk, cluster, commands, decisions, diagram, events, health, lists, templates, validate, workflows,
+    batch, bulk, cluster, commands, decisions, diagram, events, health, lists, sync, templates, validate,
+    workflows,
 };
 use crate::incoming::json_bytes;
 use crate::state::RouterState;
@@ -125,12 +126,24 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(cluster::move_shard))
         .routes(routes!(cluster::rebalance))
         .routes(routes!(cluster::sql))
+        .routes(routes!(sync::info))
+        .routes(routes!(sync::export))
+        .routes(routes!(sync::frames))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
         // `batch` and `bulk` are ids that a run may have.
         .route("/v1/workflows/batch", axum::routing::get(workflows::get))
         .route("/v1/workflows/bulk", axum::routing::get(workflows::get))
+        // What a client of libSQL writes to, beside what it syncs from.
+        .route("/v1/shards/{shard}/sync/{generation}/{start}/{end}", axum::routing::post(sync::refused))
+        .route(
+            "/v1/shards/{shard}/sync/{generation}/{start}/{end}/{baton}",
+            axum::routing::post(sync::refused),
+        )
+        .route("/v1/shards/{shard}/v2/pipeline", axum::routing::any(sync::refused))
+        .route("/v1/shards/{shard}/v3/pipeline", axum::routing::any(sync::refused))
+        .route("/v1/shards/{shard}/v3/cursor", axum::routing::any(sync::refused))
 }
 
 async fn unknown_path(request: Request) -> ApiError {
