@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::membership::agent::Agent;
 use crate::membership::change::Change;
 use crate::membership::{Begin, Membership, controller, step};
+use crate::replicas::{Keeper, Wanted};
 use crate::services::Services;
 use crate::shards::{DataDir, Identity, Joined, NewData, Starter};
 use crate::transport::{self, Transport};
@@ -94,12 +95,21 @@ impl Cluster {
         let (map_in, map) = watch::channel(first.clone());
         let starter =
             Starter { data_dir: config.data_dir.clone(), cluster_id: identity.cluster_id.clone(), shared };
+        let replicas = Keeper {
+            wanted: Wanted::parse(&config.replicas)?,
+            map: map.clone(),
+            node_id: identity.node_id,
+            auth_token: String::new(),
+            local: local.clone(),
+            data_dir: config.data_dir.clone(),
+        };
         let mut agent = Agent::new(membership.clone(), transport.clone(), local, starter);
         agent.follow(&first).await?;
         let tasks = vec![
             tokio::spawn(controller::run(membership.clone(), transport)),
             tokio::spawn(follow_maps(membership.clone(), map_in)),
             tokio::spawn(find_leader(membership.clone())),
+            tokio::spawn(replicas.run()),
             tokio::spawn(tell_addresses(membership, identity.node_id, addresses)),
         ];
         Ok(Self { identity, peer_address, agent, map, tasks, _data: data })

@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use figment::Figment;
 use figment::providers::{Env, Format, Json, Serialized, Toml};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::replicas::Wanted;
 
 /// Everything a node can be told.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -28,6 +30,10 @@ pub(crate) struct Config {
     pub(crate) replication_factor: u32,
     /// Shards of a new data folder; default 2 × cores, at least 4.
     pub(crate) shards: Option<u32>,
+    /// Shards that this node keeps embedded replicas of when it is no member of them, for reads:
+    /// `all`, or numbers with commas between.
+    #[serde(deserialize_with = "words")]
+    pub(crate) replicas: String,
     /// Steps with side effects that run at a time.
     pub(crate) pool_size: usize,
     /// Whether `shell.exec` is on.
@@ -52,6 +58,7 @@ impl Default for Config {
             join: Vec::new(),
             replication_factor: opcode_router::shard_map::REPLICATION_FACTOR_DEFAULT,
             shards: None,
+            replicas: String::new(),
             pool_size: 10,
             allow_shell: false,
             allow_private_network: false,
@@ -71,6 +78,7 @@ const KEYS: &[&str] = &[
     "join",
     "replication_factor",
     "shards",
+    "replicas",
     "pool_size",
     "allow_shell",
     "allow_private_network",
@@ -110,6 +118,11 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     #[serde(skip_serializing_if = "Option::is_none")]
     shards: Option<u32>,
+    /// Shards to keep read-only replicas of on a node that is no member of them: all, or numbers
+    /// with commas between [default: none]
+    #[arg(long, value_name = "SHARDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replicas: Option<String>,
     /// Steps with side effects that run at a time [default: 10]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -194,7 +207,34 @@ pub(crate) fn load(flags: &NodeFlags, dev: bool) -> Result<Loaded> {
     if config.pool_size == 0 {
         bail!("pool_size must be at least 1");
     }
+    Wanted::parse(&config.replicas)?;
     Ok(Loaded { config, figment })
+}
+
+/// Words with commas between, however a file or a variable writes them: one alone may look like a
+/// number, and several may be a list.
+fn words<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Word {
+        Text(String),
+        Number(u64),
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Words {
+        One(Word),
+        Several(Vec<Word>),
+    }
+    let words = match Words::deserialize(from)? {
+        Words::One(word) => vec![word],
+        Words::Several(words) => words,
+    };
+    let words = words.into_iter().map(|word| match word {
+        Word::Text(text) => text,
+        Word::Number(number) => number.to_string(),
+    });
+    Ok(words.collect::<Vec<_>>().join(","))
 }
 
 /// One sentence for each thing wrong, with the place it came from.

@@ -12,6 +12,7 @@ mod cluster;
 mod config;
 mod membership;
 mod node;
+mod replicas;
 mod services;
 mod shards;
 mod telemetry;

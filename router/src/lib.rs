@@ -6,6 +6,7 @@
 
 mod control;
 mod definitions;
+mod embedded;
 mod error;
 mod event_stream;
 mod forward;

@@ -10,6 +10,7 @@ use opcode_shard::store::{RunFilter, RunSummary};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::embedded::{self, with_lag_ms};
 use crate::error::ApiError;
 use crate::gather::{self, Cursor, Order, Page};
 use crate::incoming::{Incoming, json, with_lag, with_tokens};
@@ -76,16 +77,17 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     };
     query.finish()?;
     incoming.check_session(consistency)?;
-    let mut gathered = gather::ask_all(&state, |shard| {
-        let filter = filter.clone();
-        async move { shard.list_runs(filter).await }
+    let gathered = gather::ask_all(&state, |shard| {
+        let (state, filter) = (&state, filter.clone());
+        async move { embedded::list_runs(state, &shard, filter, consistency).await }
     })
     .await?;
+    let (mut gathered, lag_ms) = embedded::split(gathered);
     let positions = std::mem::take(&mut gathered.positions);
     let (rows, next_cursor, unreachable_shards) = gather::merge(gathered, limit, Order::NewestFirst, run_key);
     let items = rows.into_iter().map(Line::from).collect();
     let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards });
-    Ok(with_lag(with_tokens(response, positions), consistency))
+    Ok(with_lag_ms(with_lag(with_tokens(response, positions), consistency), lag_ms))
 }
 
 /// A run's place in lists.
