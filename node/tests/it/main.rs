@@ -9,6 +9,7 @@ mod crash;
 #[cfg(feature = "crash-points")]
 mod crash_points;
 mod durable;
+mod embedded;
 mod examples;
 mod failover;
 mod many;
