@@ -537,19 +537,25 @@ async fn watch_role(
     last_quorum: LastQuorum,
     lag: SharedLag,
 ) {
+    let mut looked = Instant::now();
     loop {
+        // A report was made at some time since the last look, and the process may have been stopped
+        // for long in between: what it says of the quorum is no younger than that look.
+        let reported_from = std::mem::replace(&mut looked, Instant::now());
         let now_is = {
             let metrics = metrics.borrow_and_update();
             let is_alone = metrics.membership_config.voter_ids().count() == 1;
-            let since = if is_alone { Some(0) } else { metrics.millis_since_quorum_ack };
+            let heard = match is_alone {
+                true => Some(looked),
+                false => metrics
+                    .millis_since_quorum_ack
+                    .and_then(|ms| reported_from.checked_sub(Duration::from_millis(ms))),
+            };
             let leads = metrics.running_state.is_ok()
                 && metrics.state == ServerState::Leader
                 && metrics.last_applied.is_some_and(|last| last.leader_id.term == metrics.current_term);
-            lag.lock().note(Instant::now(), metrics.last_log_index.unwrap_or_default());
-            *last_quorum.lock() = match (leads, since) {
-                (true, Some(ms)) => Instant::now().checked_sub(Duration::from_millis(ms)),
-                (true, None) | (false, _) => None,
-            };
+            lag.lock().note(looked, metrics.last_log_index.unwrap_or_default());
+            *last_quorum.lock() = heard.filter(|_| leads);
             match leads {
                 true => Role::Leader { term: metrics.current_term },
                 false => Role::Follower { leader: metrics.current_leader.filter(|id| *id != metrics.id) },
