@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use opcode_router::LocalShards;
 use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
+use opcode_router::{LocalShards, ShardRelay};
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::peer::NodeId;
 use tokio::net::TcpListener;
@@ -40,6 +40,8 @@ pub(crate) struct Cluster {
     pub(crate) peer_address: SocketAddr,
     pub(crate) agent: Agent,
     pub(crate) map: watch::Receiver<Arc<ShardMap>>,
+    /// The shards' way to each other, open once the router is there.
+    pub(crate) relay: Arc<ShardRelay>,
     tasks: Vec<JoinHandle<()>>,
     /// Held while the node runs.
     _data: DataDir,
@@ -69,8 +71,9 @@ impl Cluster {
             incarnation: incarnation(),
         };
         let transport = Transport::start(listener, me, services.clone());
+        let relay = Arc::new(ShardRelay::default());
         let actions = Actions::new(action_options(config)?);
-        let shared = crate::shards::shared(config, actions, transport.clone(), definitions)?;
+        let shared = crate::shards::shared(config, actions, transport.clone(), definitions, relay.clone())?;
         opcode_shard::finish_removals(&shared.log, &config.data_dir.join("shards")).await?;
         let addresses = (address.to_string(), peer_address.to_string());
         let begin = match identity.joined {
@@ -112,7 +115,7 @@ impl Cluster {
             tokio::spawn(replicas.run()),
             tokio::spawn(tell_addresses(membership, identity.node_id, addresses)),
         ];
-        Ok(Self { identity, peer_address, agent, map, tasks, _data: data })
+        Ok(Self { identity, peer_address, agent, map, relay, tasks, _data: data })
     }
 
     /// Gives away what it leads and stops.

@@ -67,6 +67,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         listener_is_loopback: true,
         options: RouterOptions::default(),
     });
+    cluster.relay.open(state.clone());
     let mut stopping = stop_out;
     let server = axum::serve(listener, opcode_router::app(state)).with_graceful_shutdown(async move {
         // The sender lives as long as the node runs.

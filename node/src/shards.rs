@@ -249,6 +249,7 @@ pub(crate) fn shared(
     actions: Arc<opcode_shard::actions::Actions>,
     peers: Arc<dyn Peers>,
     definitions: Arc<opcode_shard::definitions::Definitions>,
+    relay: Arc<dyn opcode_shard::relay::Relay>,
 ) -> Result<Shared> {
     let dir = config.log_dir.clone().unwrap_or_else(|| config.data_dir.join("log"));
     let options = opcode_shard::log::LogOptions { dir, segment_bytes: config.log_segment_bytes };
@@ -258,5 +259,6 @@ pub(crate) fn shared(
         definitions,
         clock: Arc::default(),
         peers,
+        relay,
     })
 }

@@ -400,7 +400,7 @@ async fn beat(chunks: &Chunks) -> bool {
 fn events(records: &[Record]) -> impl Iterator<Item = &EventRecord> {
     records.iter().filter_map(|record| match record {
         Record::Event(event) => Some(event),
-        Record::Definition { .. } | Record::Template(_) => None,
+        Record::Definition { .. } | Record::Template(_) | Record::Delivered { .. } => None,
     })
 }
 

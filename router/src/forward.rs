@@ -63,7 +63,7 @@ impl ShardClient {
         self.state.local().get(self.shard).filter(|handle| handle.serves())
     }
 
-    async fn ask(&self, request: Request, extra: Duration) -> Result<Answer, CallError> {
+    pub(crate) async fn ask(&self, request: Request, extra: Duration) -> Result<Answer, CallError> {
         let deadline = Instant::now() + LEADER_MAX;
         let mut hint = None;
         for turn in 0_u32.. {

@@ -104,6 +104,8 @@ pub struct Workflow {
     pub output: Option<Value>,
     pub error: Option<Fault>,
     pub labels: BTreeMap<String, String>,
+    /// The run that started it as its child, when one did.
+    pub parent: Option<ParentRun>,
     pub steps: BTreeMap<String, Step>,
     pub pending_decisions: Vec<Decision>,
     #[schema(value_type = Object)]
@@ -113,12 +115,23 @@ pub struct Workflow {
     pub completed_at: Option<String>,
 }
 
+/// The step of another run that started this one.
+#[derive(ToSchema)]
+pub struct ParentRun {
+    pub workflow_id: String,
+    pub step_id: String,
+    /// Which attempt of that step.
+    pub attempt: u32,
+}
+
 #[derive(ToSchema)]
 pub struct Step {
     pub status: String,
     pub output: Option<Value>,
     pub error: Option<Fault>,
     pub attempts: u32,
+    /// The child that its last attempt has run, of a `workflow.run`.
+    pub child: Option<String>,
     pub started_at: Option<String>,
     pub completed_at: Option<String>,
     pub duration_ms: Option<u64>,
@@ -223,6 +236,8 @@ pub struct WaitingFor {
     pub who: Option<String>,
     pub detail: String,
     pub repair: Option<String>,
+    /// The child that is waited for, of the kind `child`.
+    pub child: Option<String>,
 }
 
 #[derive(ToSchema)]

@@ -207,6 +207,7 @@ pub(crate) async fn prepare(
         context: draft.context,
         labels: draft.labels,
         start_at: draft.start_at,
+        parent: None,
     })
 }
 

@@ -31,13 +31,18 @@ pub const MEMBER_POINTS: &[&str] = &[
     "shard.removal.unlogged",
 ];
 
+/// Those that only a run with children passes.
+pub const CHILD_POINTS: &[&str] =
+    &["child.start.sent", "child.start.taken", "outbox.message.sent", "outbox.message.taken"];
+
 /// Passes a point: aborts here when the environment says so.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &'static str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicI64, Ordering};
     static TARGET: OnceLock<Option<(String, AtomicI64)>> = OnceLock::new();
-    debug_assert!(POINTS.contains(&name) || MEMBER_POINTS.contains(&name), "an unlisted crash point: {name}");
+    let is_listed = [POINTS, MEMBER_POINTS, CHILD_POINTS].iter().any(|points| points.contains(&name));
+    debug_assert!(is_listed, "an unlisted crash point: {name}");
     let target = TARGET.get_or_init(|| {
         let text = std::env::var("OPCODE_CRASH_AT").ok()?;
         let (name, count) = text.rsplit_once(':')?;

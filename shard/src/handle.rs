@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opcode_engine::Rejected;
+use opcode_engine::child::Parent;
 use opcode_engine::command::Command;
 use opcode_engine::definition::Definition;
 use opcode_engine::fsm::WorkflowStatus;
@@ -42,6 +43,8 @@ pub struct Submission {
     pub labels: BTreeMap<String, String>,
     /// Not before.
     pub start_at: Option<Timestamp>,
+    /// The run that starts it as its child. The same attempt of the same step starts it once.
+    pub parent: Option<Box<Parent>>,
 }
 
 /// A submission accepted and committed.
@@ -155,6 +158,12 @@ impl ShardHandle {
     /// Gives a run a command and waits for its commit.
     pub async fn command(&self, id: &WorkflowId, command: Command) -> Result<CommandReply, CallError> {
         self.inner.command(id, command).await
+    }
+
+    /// Cancels a child that its parent no longer wants. One that has not been started is recorded
+    /// as cancelled, so that a start which comes later finds it so.
+    pub async fn call_off(&self, child: &WorkflowId, parent: Parent) -> Result<CommandReply, CallError> {
+        self.inner.call_off(child, parent).await
     }
 
     /// A run as committed, linearizable.

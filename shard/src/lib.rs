@@ -11,7 +11,8 @@
 //! 6. Only that releases anything: answers, steps to workers, notifications.
 //! 7. [`store`]: the writer applies committed batches to libSQL, many in one transaction.
 //! 8. `shard/dispatch` and [`workers`] run [`actions`]; results come back to step 3.
-//! 9. Reads come from the loop's memory or, once they have caught up, from the tables.
+//! 9. What a run says to its parent or its child leaves from `shard/outbox`, over [`relay`].
+//! 10. Reads come from the loop's memory or, once they have caught up, from the tables.
 //!
 //! If the log is lost, everything optimistic is dropped and loaded again: the loop is a cache of
 //! the log.
@@ -29,6 +30,7 @@ pub mod log;
 pub mod peer;
 mod queue;
 pub mod record;
+pub mod relay;
 pub mod remote;
 pub mod replica;
 pub mod shard;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use opcode_engine::child::Parent;
 use opcode_engine::command::Command;
 use opcode_engine::definition::Definition;
 use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
@@ -139,6 +140,25 @@ pub(crate) struct Door {
     pub(crate) sync_server: SyncServer,
 }
 
+/// What stands for a child that was called off before it was started, until it is cancelled too.
+fn never_started(child: WorkflowId, parent: Parent) -> Result<Submission, CallError> {
+    const SOURCE: &str =
+        r#"{"steps":[{"id":"never_started","type":"wait","config":{"signal":"never_started"}}]}"#;
+    let definition = Definition::parse(SOURCE).map_err(|invalid| CallError::Rejected(invalid.into()))?;
+    Ok(Submission {
+        id: child,
+        body_hash: None,
+        definition: Arc::new(definition),
+        template: None,
+        params: Value::Null,
+        agent_id: None,
+        context: Value::Null,
+        labels: std::collections::BTreeMap::new(),
+        start_at: None,
+        parent: Some(Box::new(parent)),
+    })
+}
+
 fn unavailable(error: &ShardError) -> CallError {
     CallError::Unavailable { applied_unknown: false, message: error.to_string() }
 }
@@ -250,6 +270,24 @@ impl Door {
 
     pub(crate) async fn command(&self, id: &WorkflowId, command: Command) -> Result<CommandReply, CallError> {
         self.ask(|reply| Message::Command { id: id.clone(), command, reply }).await
+    }
+
+    pub(crate) async fn call_off(
+        &self,
+        child: &WorkflowId,
+        parent: Parent,
+    ) -> Result<CommandReply, CallError> {
+        let call_off = Command::CalledOff(parent.clone());
+        match self.command(child, call_off.clone()).await {
+            Err(CallError::NotFound(_)) => {}
+            other => return other,
+        }
+        let submission = never_started(child.clone(), Parent { waits: false, ..parent })?;
+        if let [Err(rejected)] = self.submit(vec![submission]).await?.as_slice() {
+            // Another run has the id: there is no child of this attempt, and will be none.
+            tracing::debug!(%child, %rejected.message, "a child that is called off was never started");
+        }
+        self.command(child, call_off).await
     }
 
     pub(crate) async fn status(&self, id: &WorkflowId) -> Result<RunView, CallError> {

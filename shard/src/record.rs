@@ -20,6 +20,13 @@ pub enum Record {
     },
     /// A version of a template (system shard).
     Template(TemplateRecord),
+    /// The message that an event leaves owed has been taken by the shard it is for.
+    Delivered {
+        /// The event's run.
+        no: RunNo,
+        /// Its place in the run's log.
+        sequence: Sequence,
+    },
 }
 
 /// An event as it is stored: `data` is JSON text, opaque here.
@@ -97,7 +104,8 @@ impl EventRecord {
             | Change::Step(_)
             | Change::DecisionRequested(_)
             | Change::DecisionClosed { .. }
-            | Change::DecisionsWithdrawn => None,
+            | Change::DecisionsWithdrawn
+            | Change::MessageOwed => None,
         })
     }
 

@@ -12,7 +12,7 @@ use opcode_engine::ids::ShardId;
 use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
 use opcode_router::{
     ClusterChange, ClusterControl, ClusterError, LocalShards, NodeInfo, RouterOptions, RouterParts,
-    RouterState,
+    RouterState, ShardRelay,
 };
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::log::{LogOptions, LogStore};
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 
 /// Workflow shards of a test's node.
-const SHARDS: u32 = 3;
+pub(crate) const SHARDS: u32 = 3;
 
 pub(crate) struct Node {
     app: Router,
@@ -70,12 +70,14 @@ impl Node {
     pub(crate) async fn start() -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let log = LogOptions { dir: home.path().join("log"), segment_bytes: 1024 * 1024 };
+        let relay = Arc::new(ShardRelay::default());
         let shared = Shared {
             log: LogStore::open(log).expect("a log"),
             workers: Workers::new(Actions::new(actions(home.path())), 4),
             definitions: Arc::default(),
             clock: Arc::default(),
             peers: Arc::new(NoPeers),
+            relay: relay.clone(),
         };
         let mut shards = Vec::new();
         for shard in (0..SHARDS).map(ShardId).chain([ShardId::SYSTEM]) {
@@ -119,6 +121,7 @@ impl Node {
             listener_is_loopback: true,
             options: RouterOptions { heartbeat: Duration::from_millis(50), ..RouterOptions::default() },
         });
+        relay.open(state.clone());
         Self { app: opcode_router::app(state), stop, _shards: shards, _home: home }
     }
 

@@ -38,6 +38,7 @@ fn start(definition: &Arc<Definition>) -> Start {
         labels: BTreeMap::new(),
         start_at: None,
         body_hash: None,
+        parent: None,
     }
 }
 

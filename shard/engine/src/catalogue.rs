@@ -383,9 +383,12 @@ pub const ACTIONS: &[Action] = &[
         "workflow.run",
         &[
             required("template_name", STRING, "which template").or(&["template"]),
-            optional("version", STRING, "which version, default the latest"),
+            optional("version", NUMBER_OR_STRING, "which version, `v2` or 2, default the latest"),
             optional("params", OBJECT, "its params"),
             optional("wait", BOOLEAN, "wait for its end, default true"),
+            optional("agent_id", STRING, "its agent, default the run's own"),
+            optional("context", OBJECT, "its context, beside the run's own intent"),
+            optional("labels", OBJECT, "its labels, name to text"),
         ],
         "Runs another workflow as a child.",
     ),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::child::{Outcome, Parent};
 use crate::definition::Definition;
 use crate::error::Fault;
 use crate::event::Event;
@@ -36,6 +37,8 @@ pub struct Start {
     pub start_at: Option<Timestamp>,
     /// Hash of the submission's body, for idempotent submission; only with an id from the client.
     pub body_hash: Option<u64>,
+    /// The run that starts it, when one does.
+    pub parent: Option<Box<Parent>>,
 }
 
 /// One attempt of one step: what a result must name, so that a late one is told apart.
@@ -94,6 +97,22 @@ pub enum Command {
         /// Its value, or why there is none.
         result: Result<Value, Fault>,
     },
+    /// The child of an attempt of `workflow.run` has been started, and its end is waited for.
+    ChildStarted(StepHandle),
+    /// The child of an attempt has ended. One that no attempt waits for is passed over.
+    ChildEnded {
+        /// The child.
+        child: WorkflowId,
+        /// Full id of the step.
+        step_id: Arc<str>,
+        /// Its attempt.
+        attempt: u32,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// The parent no longer wants this run, its child. What is no child of that attempt, or ends
+    /// already, passes it over.
+    CalledOff(Parent),
     /// Time has come: whatever is due by now happens.
     Wake,
     /// This process has just replayed the run as its leader: what was in flight was interrupted.

@@ -6,6 +6,7 @@
 //! want done in the world goes out as [`command::Effect`]s.
 
 pub mod catalogue;
+pub mod child;
 pub mod command;
 pub mod dag;
 mod decide;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::event::EventType;
@@ -50,6 +51,8 @@ pub enum Change {
     },
     /// All pending decisions of the run are withdrawn (it ended).
     DecisionsWithdrawn,
+    /// The event leaves a message to another run owed ([`crate::child::owed`]).
+    MessageOwed,
 }
 
 /// The columns of a new `workflows` row.
@@ -169,13 +172,16 @@ fn run_changes(event_type: EventType, data: &[u8], at: Timestamp) -> serde_json:
         }
         EventType::WorkflowCompleted => {
             let e: Output = serde_json::from_slice(data)?;
-            ended(WorkflowStatus::Completed, at, e.output, None)
+            ended(WorkflowStatus::Completed, at, e.output, None).chain(owed(e.parent)).collect()
         }
         EventType::WorkflowFailed => {
             let e: Error = serde_json::from_slice(data)?;
-            ended(WorkflowStatus::Failed, at, None, e.error)
+            ended(WorkflowStatus::Failed, at, None, e.error).chain(owed(e.parent)).collect()
         }
-        EventType::WorkflowCancelled => ended(WorkflowStatus::Cancelled, at, None, None),
+        EventType::WorkflowCancelled => {
+            let e: Output = serde_json::from_slice(data)?;
+            ended(WorkflowStatus::Cancelled, at, None, None).chain(owed(e.parent)).collect()
+        }
         EventType::WorkflowSuspended => vec![run(WorkflowStatus::Suspended)],
         EventType::WorkflowResumed => {
             let e: payload::WorkflowResumed = serde_json::from_slice(data)?;
@@ -225,18 +231,18 @@ fn step_changes(event_type: EventType, data: &[u8], at: Timestamp) -> serde_json
             let status = if is_failed { StepStatus::Failed } else { StepStatus::Skipped };
             let done = step_change(status, None);
             let change = StepChange { completed_at: Some(at), error: e.error, ..done };
-            closed(e.decision_id, "cancelled").chain([Change::Step(change)]).collect()
+            closed(e.decision_id, "cancelled").chain([Change::Step(change)]).chain(owed(e.child)).collect()
         }
         EventType::StepRetrying => {
             let e: Retrying = serde_json::from_slice(data)?;
             let resting = step_change(StepStatus::Retrying, Some(e.at));
             let change = StepChange { error: e.error, ..resting };
-            closed(e.decision_id, "cancelled").chain([Change::Step(change)]).collect()
+            closed(e.decision_id, "cancelled").chain([Change::Step(change)]).chain(owed(e.child)).collect()
         }
         EventType::StepIgnored => {
             let e: Error = serde_json::from_slice(data)?;
             let change = StepChange { error: e.error, ..step_change(StepStatus::Running, None) };
-            closed(e.decision_id, "cancelled").chain([Change::Step(change)]).collect()
+            closed(e.decision_id, "cancelled").chain([Change::Step(change)]).chain(owed(e.child)).collect()
         }
         EventType::StepSuspended => {
             let e: Due = serde_json::from_slice(data)?;
@@ -288,7 +294,7 @@ fn ended(
     at: Timestamp,
     output: Option<Box<RawValue>>,
     error: Option<Box<RawValue>>,
-) -> Vec<Change> {
+) -> impl Iterator<Item = Change> {
     let ended = Change::Run {
         status,
         started_at: None,
@@ -297,7 +303,7 @@ fn ended(
         error: error.map(Some),
         due: Some(None),
     };
-    vec![ended, Change::DecisionsWithdrawn]
+    [ended, Change::DecisionsWithdrawn].into_iter()
 }
 
 fn step_change(status: StepStatus, due: Option<Timestamp>) -> StepChange {
@@ -322,16 +328,24 @@ fn closed(decision_id: Option<String>, status: &'static str) -> impl Iterator<It
         .into_iter()
 }
 
+/// A message is owed when the event names whom to.
+fn owed(whom: Option<IgnoredAny>) -> Option<Change> {
+    whom.map(|_| Change::MessageOwed)
+}
+
 /// The parts of payloads that rows are made of; values stay text.
 #[derive(Deserialize)]
 struct Output {
     output: Option<Box<RawValue>>,
+    parent: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
 struct Error {
     error: Option<Box<RawValue>>,
     decision_id: Option<String>,
+    parent: Option<IgnoredAny>,
+    child: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -340,6 +354,7 @@ struct Retrying {
     at: Timestamp,
     error: Option<Box<RawValue>>,
     decision_id: Option<String>,
+    child: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@
 //! so no message repeats a URL's path, a header or a command's environment.
 
 mod assert;
+pub(crate) mod child;
 mod crypto;
 mod expr;
 mod fs;
@@ -239,6 +240,7 @@ impl Actions {
         let runner = Arc::clone(&self.jq);
         let work = off_loop(move || match call.action.as_ref() {
             "jq" => Outcome::of(jq::run(Params::new("jq", &call.params), runner.as_ref())),
+            // A child is the shard's to start, which never asks here for it.
             "workflow.run" | "workflow.notify" => {
                 let message = format!("{} is not available on this node", call.action);
                 Outcome::of(Err(Fault::new(Code::ActionUnavailable, message)))

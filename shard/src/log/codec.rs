@@ -1,5 +1,8 @@
 //! Batches as bytes: a version byte, then one frozen struct per version, in bincode's format.
 //!
+//! Version 1 has no term, version 3 may also say which messages are delivered. A batch that says
+//! nothing of the kind is written as version 2, so that nodes of the release before read it.
+//!
 //! The bytes go to disk and to other nodes, and this family of formats tolerates no added field:
 //! so a struct here never changes; a new shape is a new version beside it. JSON payloads pass
 //! through unread. Integrity is the log frame's affair (a checksum around these bytes), yet
@@ -17,16 +20,18 @@ use wincode::{SchemaRead, SchemaWrite};
 
 use crate::record::{EventRecord, Record, TemplateRecord};
 
-/// The version that is written: the term it was decided in, then the records as in version 1.
-const VERSION: u8 = 2;
-/// The version before: without a term.
+/// The newest version: as version 2, with records of more kinds.
+const VERSION: u8 = 3;
+/// The version before: the term it was decided in, then the records as in version 1.
+const VERSION_2: u8 = 2;
+/// The first version: without a term.
 const VERSION_1: u8 = 1;
 
 /// Largest encoded batch: the largest entry of the log.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Fewest bytes of a record of version 1, which bounds what a count may claim.
-const RECORD_V1_BYTES_MIN: usize = 4;
+/// Fewest bytes of a record of any version, which bounds what a count may claim.
+const RECORD_BYTES_MIN: usize = 3;
 
 /// bincode's standard configuration: little-endian, variable-length integers.
 pub(super) type Standard = Configuration<true, BATCH_BYTES_MAX, BincodeLen, LittleEndian, VarInt, u32>;
@@ -56,9 +61,17 @@ enum RecordV1<'a> {
     },
 }
 
-impl<'a> From<&'a Record> for RecordV1<'a> {
-    fn from(record: &'a Record) -> Self {
-        match record {
+/// Frozen.
+#[derive(SchemaRead, SchemaWrite)]
+enum RecordV3<'a> {
+    Known(RecordV1<'a>),
+    Delivered { no: u64, sequence: u64 },
+}
+
+impl<'a> RecordV1<'a> {
+    /// `None` for a record that only later versions have.
+    fn of(record: &'a Record) -> Option<Self> {
+        Some(match record {
             Record::Event(event) => Self::Event {
                 no: event.no.0,
                 sequence: event.sequence.0,
@@ -76,11 +89,40 @@ impl<'a> From<&'a Record> for RecordV1<'a> {
                 source: &template.source,
                 created_at_ms: template.created_at.0,
             },
+            Record::Delivered { .. } => return None,
+        })
+    }
+}
+
+impl<'a> From<&'a Record> for RecordV3<'a> {
+    fn from(record: &'a Record) -> Self {
+        match (RecordV1::of(record), record) {
+            (Some(known), _) => Self::Known(known),
+            (None, Record::Delivered { no, sequence }) => Self::Delivered { no: no.0, sequence: sequence.0 },
+            (None, Record::Event(_) | Record::Definition { .. } | Record::Template(_)) => {
+                unreachable!("version 1 has them")
+            }
         }
     }
 }
 
-impl RecordV1<'_> {
+/// A record of some version.
+trait Versioned<'a>: SchemaRead<'a, Standard, Dst = Self> {
+    fn into_record(self, texts: &mut Texts) -> Result<Record, String>;
+}
+
+impl<'a> Versioned<'a> for RecordV3<'a> {
+    fn into_record(self, texts: &mut Texts) -> Result<Record, String> {
+        match self {
+            Self::Known(record) => record.into_record(texts),
+            Self::Delivered { no, sequence } => {
+                Ok(Record::Delivered { no: RunNo(no), sequence: Sequence(sequence) })
+            }
+        }
+    }
+}
+
+impl<'a> Versioned<'a> for RecordV1<'a> {
     fn into_record(self, texts: &mut Texts) -> Result<Record, String> {
         Ok(match self {
             Self::Event { no, sequence, event_type, step_id, data, agent_id, timestamp_ms } => {
@@ -148,16 +190,21 @@ pub fn encode(records: &[Record], term: u64) -> Result<Vec<u8>, String> {
             Record::Event(event) => event.size_bytes() + event.agent_id.as_ref().map_or(0, |a| a.len()),
             Record::Definition { source, .. } => 48 + source.len(),
             Record::Template(template) => 64 + template.name.len() + template.source.len(),
+            Record::Delivered { .. } => 20,
         })
         .sum();
     let mut bytes = Vec::with_capacity(16 + about);
-    bytes.push(VERSION);
+    let is_plain = !records.iter().any(|record| matches!(record, Record::Delivered { .. }));
+    bytes.push(if is_plain { VERSION_2 } else { VERSION });
     bytes.extend(term.to_le_bytes());
     let count = u32::try_from(records.len()).map_err(|_| "a batch of over 4 billion records".to_owned())?;
     bytes.extend(count.to_le_bytes());
     for record in records {
-        wincode::config::serialize_into(&mut bytes, &RecordV1::from(record), Standard::new())
-            .map_err(|error| format!("a record cannot be encoded: {error}"))?;
+        let written = match RecordV1::of(record).filter(|_| is_plain) {
+            Some(known) => wincode::config::serialize_into(&mut bytes, &known, Standard::new()),
+            None => wincode::config::serialize_into(&mut bytes, &RecordV3::from(record), Standard::new()),
+        };
+        written.map_err(|error| format!("a record cannot be encoded: {error}"))?;
     }
     if bytes.len() > BATCH_BYTES_MAX {
         return Err(format!("a batch of {} bytes is over the limit of {BATCH_BYTES_MAX}", bytes.len()));
@@ -168,26 +215,32 @@ pub fn encode(records: &[Record], term: u64) -> Result<Vec<u8>, String> {
 /// Decodes a batch of any version known; the error says what is broken.
 pub fn decode(bytes: &[u8]) -> Result<Decoded, String> {
     match bytes {
-        [VERSION_1, records @ ..] => Ok(Decoded { term: None, records: decode_records(records)? }),
-        [VERSION, rest @ ..] => {
+        [VERSION_1, records @ ..] => {
+            Ok(Decoded { term: None, records: decode_records::<RecordV1<'_>>(records)? })
+        }
+        [version @ (VERSION_2 | VERSION), rest @ ..] => {
             let (term, records) = rest.split_first_chunk::<8>().ok_or("a batch without a term")?;
-            Ok(Decoded { term: Some(u64::from_le_bytes(*term)), records: decode_records(records)? })
+            let records = match *version {
+                VERSION_2 => decode_records::<RecordV1<'_>>(records)?,
+                _ => decode_records::<RecordV3<'_>>(records)?,
+            };
+            Ok(Decoded { term: Some(u64::from_le_bytes(*term)), records })
         }
         [version, ..] => Err(format!("a batch of version {version}; this build knows up to {VERSION}")),
         [] => Err("an empty batch".into()),
     }
 }
 
-fn decode_records(bytes: &[u8]) -> Result<Vec<Record>, String> {
+fn decode_records<'a, R: Versioned<'a>>(bytes: &'a [u8]) -> Result<Vec<Record>, String> {
     let (count, mut rest) = bytes.split_first_chunk::<4>().ok_or("a batch without a count")?;
     let count = u32::from_le_bytes(*count) as usize;
-    if count > rest.len() / RECORD_V1_BYTES_MIN {
+    if count > rest.len() / RECORD_BYTES_MIN {
         return Err(format!("a batch that claims {count} records in {} bytes", rest.len()));
     }
     let mut records = Vec::with_capacity(count);
     let mut texts = Texts::default();
     for number in 0..count {
-        let record: RecordV1<'_> = <RecordV1<'_> as SchemaRead<'_, Standard>>::get(&mut rest)
+        let record = <R as SchemaRead<'a, Standard>>::get(&mut rest)
             .map_err(|error| format!("record {number} of {count} is broken: {error}"))?;
         records.push(record.into_record(&mut texts)?);
     }
@@ -246,18 +299,42 @@ mod tests {
         assert_eq!(before, Decoded { term: None, records: samples() });
     }
 
+    fn samples_v3() -> Vec<Record> {
+        let delivered = Record::Delivered { no: RunNo(300), sequence: Sequence(9) };
+        [&samples()[..1], &[delivered]].concat()
+    }
+
+    #[test]
+    fn the_bytes_of_version_3_never_change() {
+        let golden = concat!(
+            "030700000000000000",
+            "02000000",
+            "0001",
+            "0707070707070707070707070707070707070707070707070707070707070707",
+            "027b7d",
+            "01fb2c0109",
+        );
+        assert_eq!(hex::encode(encode(&samples_v3(), 7).unwrap()), golden);
+        let decoded = decode(&hex::decode(golden).unwrap()).unwrap();
+        assert_eq!(decoded, Decoded { term: Some(7), records: samples_v3() });
+    }
+
     #[test]
     fn every_truncation_is_an_error() {
-        let bytes = encode(&samples(), 1).unwrap();
+        every_truncation_of(&encode(&samples(), 1).unwrap());
+        every_truncation_of(&encode(&samples_v3(), 1).unwrap());
+    }
+
+    fn every_truncation_of(bytes: &[u8]) {
         for end in 0..bytes.len() {
             decode(&bytes[..end]).unwrap_err();
         }
-        decode(&[bytes.as_slice(), &[0]].concat()).unwrap_err();
+        decode(&[bytes, &[0]].concat()).unwrap_err();
     }
 
     #[test]
     fn a_newer_version_and_a_mad_count_are_refused() {
-        assert!(decode(&[3, 0, 0, 0, 0]).unwrap_err().contains("version 3"));
+        assert!(decode(&[4, 0, 0, 0, 0]).unwrap_err().contains("version 4"));
         assert!(decode(&[2, 0, 0, 0, 0]).unwrap_err().contains("without a term"));
         assert!(decode(&[1, 255, 255, 255, 255, 0, 0]).unwrap_err().contains("claims"));
         assert!(decode(&[1, 1, 0, 0, 0, 1, 2, 3, 4]).unwrap_err().contains("record 0 of 1"));
@@ -288,6 +365,10 @@ mod tests {
                         timestamp: Timestamp(ms),
                     })
                 }),
+            1 => any::<(u64, u64)>().prop_map(|(no, sequence)| Record::Delivered {
+                no: RunNo(no),
+                sequence: Sequence(sequence),
+            }),
             1 => (any::<[u8; 32]>(), text())
                 .prop_map(|(hash, source)| Record::Definition { hash: DefinitionHash(hash), source }),
             1 => (text(), any::<(u32, [u8; 32], i64)>(), text()).prop_map(
@@ -316,6 +397,7 @@ mod tests {
         fn any_bytes_end_in_records_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let _ = decode(&bytes);
             let _ = decode(&[&[1, 2, 0, 0, 0], bytes.as_slice()].concat());
+            let _ = decode(&[&[3, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0], bytes.as_slice()].concat());
         }
 
         #[test]

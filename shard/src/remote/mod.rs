@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use opcode_engine::Rejected;
+use opcode_engine::child::Parent;
 use opcode_engine::command::Command;
 use opcode_engine::definition::Definition;
 use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
@@ -32,6 +33,7 @@ const ROWS_MAX: usize = 20_000;
 pub enum Request {
     Submit(Vec<Submission>),
     Command(WorkflowId, Command),
+    CallOff(WorkflowId, Parent),
     Status(WorkflowId),
     Wait(WorkflowId, Duration),
     Why(WorkflowId),
@@ -95,11 +97,13 @@ impl Request {
     /// Whether asking twice does what asking once does.
     pub fn may_repeat(&self) -> bool {
         match self {
-            Self::Submit(submissions) => submissions.iter().all(|s| s.body_hash.is_some()),
-            Self::Command(_, command) => {
-                matches!(command, Command::Signal(signal) if signal.signal_id.is_some())
+            Self::Submit(submissions) => {
+                submissions.iter().all(|s| s.body_hash.is_some() || s.parent.is_some())
             }
+            Self::Command(_, Command::Signal(signal)) => signal.signal_id.is_some(),
+            Self::Command(_, command) => matches!(command, Command::ChildEnded { .. }),
             Self::DefineTemplate { .. }
+            | Self::CallOff(..)
             | Self::Status(_)
             | Self::Wait(..)
             | Self::Why(_)
@@ -120,6 +124,7 @@ impl Request {
         match self {
             Self::Submit(_)
             | Self::Command(..)
+            | Self::CallOff(..)
             | Self::DefineTemplate { .. }
             | Self::Wait(..)
             | Self::Info => false,
@@ -145,6 +150,7 @@ impl Request {
         Ok(match self {
             Self::Submit(submissions) => Answer::Submitted(handle.submit(submissions).await?),
             Self::Command(id, command) => Answer::Commanded(handle.command(&id, command).await?),
+            Self::CallOff(child, parent) => Answer::Commanded(handle.call_off(&child, parent).await?),
             Self::Status(id) => Answer::View(handle.status(&id).await?),
             Self::Wait(id, wait) => {
                 let view = handle.wait(&id, wait.min(WAIT_MAX)).await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use opcode_engine::Rejected;
+use opcode_engine::child::{Outcome, Parent};
 use opcode_engine::command::{Command, Reason, Signal};
 use opcode_engine::definition::Definition;
 use opcode_engine::event::EventType;
@@ -45,6 +46,14 @@ enum RequestV1 {
         reason: Reason,
     },
     Extend(WorkflowId, Value, Reason),
+    CallOff(WorkflowId, Parent),
+    ChildEnded {
+        parent: WorkflowId,
+        child: WorkflowId,
+        step_id: Arc<str>,
+        attempt: u32,
+        outcome: Outcome,
+    },
     Status(WorkflowId),
     Wait(WorkflowId, u64),
     Why(WorkflowId),
@@ -76,6 +85,8 @@ struct SubmissionV1 {
     context: Value,
     labels: BTreeMap<String, String>,
     start_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent: Option<Box<Parent>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -171,9 +182,24 @@ pub(super) fn encode_request(request: &Request) -> Result<Bytes, String> {
         Request::Command(of, Command::Extend { mutation, reason }) => {
             RequestV1::Extend(id(of), mutation.clone(), reason.clone())
         }
+        Request::Command(of, Command::ChildEnded { child, step_id, attempt, outcome }) => {
+            RequestV1::ChildEnded {
+                parent: id(of),
+                child: id(child),
+                step_id: step_id.clone(),
+                attempt: *attempt,
+                outcome: outcome.clone(),
+            }
+        }
+        Request::CallOff(of, parent) => RequestV1::CallOff(id(of), parent.clone()),
         Request::Command(
             _,
-            Command::Finished { .. } | Command::Evaluated { .. } | Command::Wake | Command::Recover,
+            Command::Finished { .. }
+            | Command::Evaluated { .. }
+            | Command::ChildStarted(_)
+            | Command::CalledOff(_)
+            | Command::Wake
+            | Command::Recover,
         ) => return Err("a command of the shard's own does not travel".into()),
         Request::Status(of) => RequestV1::Status(id(of)),
         Request::Wait(of, wait) => {
@@ -221,6 +247,7 @@ fn submit(submissions: &[Submission]) -> RequestV1 {
                 context: submission.context.clone(),
                 labels: submission.labels.clone(),
                 start_at: submission.start_at,
+                parent: submission.parent.clone(),
             }
         })
         .collect();
@@ -244,6 +271,7 @@ pub(super) fn decode_request(bytes: &[u8], cache: &Definitions) -> Result<Reques
                     context: s.context,
                     labels: s.labels,
                     start_at: s.start_at,
+                    parent: s.parent,
                 })
             };
             Request::Submit(submissions.into_iter().map(submission).collect::<Result<_, _>>()?)
@@ -260,6 +288,10 @@ pub(super) fn decode_request(bytes: &[u8], cache: &Definitions) -> Result<Reques
             Request::Command(id, Command::Retry { from_step, params, definition, reason })
         }
         RequestV1::Extend(id, mutation, reason) => Request::Command(id, Command::Extend { mutation, reason }),
+        RequestV1::CallOff(id, parent) => Request::CallOff(id, parent),
+        RequestV1::ChildEnded { parent, child, step_id, attempt, outcome } => {
+            Request::Command(parent, Command::ChildEnded { child, step_id, attempt, outcome })
+        }
         RequestV1::Status(id) => Request::Status(id),
         RequestV1::Wait(id, ms) => Request::Wait(id, Duration::from_millis(ms)),
         RequestV1::Why(id) => Request::Why(id),

@@ -6,8 +6,9 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Instant;
 
+use opcode_engine::child::Owed;
 use opcode_engine::command::StepHandle;
-use opcode_engine::ids::{RunNo, ShardId};
+use opcode_engine::ids::{RunNo, Sequence, ShardId};
 use tokio::sync::broadcast;
 
 use crate::batch::{Batch, Committed, Position};
@@ -26,6 +27,10 @@ pub(super) enum Release {
     Answer(Box<dyn FnOnce(Result<Position, CallError>) + Send>),
     /// A step with a side effect may start.
     Step(RunNo, StepHandle),
+    /// A step's child may be started.
+    Child(RunNo, StepHandle),
+    /// A message that an event leaves owed may be sent.
+    Message(RunNo, Sequence, Box<Owed>),
 }
 
 /// The number of a portion of records in this process, from 1: what tells whether a run's last
@@ -151,6 +156,7 @@ impl Committer {
             Record::Event(event) => event.size_bytes(),
             Record::Definition { source, .. } => source.len() + 64,
             Record::Template(template) => template.source.len() + 64,
+            Record::Delivered { .. } => 32,
         };
         self.open.push(record);
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use opcode_engine::child;
 use opcode_engine::command::{Command, Effect, Emission, PreparedParams, StepHandle};
 use opcode_engine::expr::interpolate::Template;
 use opcode_engine::expr::{Budget, EvalError, OwnedScope};
@@ -18,9 +19,9 @@ use crate::workers::pool::Permit;
 const PURE_STEPS_PER_TURN: usize = 128;
 
 /// An attempt made ready: what to call, and what is left to render for it.
-struct Job {
-    call: Call,
-    costly: Option<(Arc<Template>, Arc<OwnedScope>)>,
+pub(super) struct Job {
+    pub(super) call: Call,
+    pub(super) costly: Option<(Arc<Template>, Arc<OwnedScope>)>,
 }
 
 impl Loop {
@@ -44,7 +45,13 @@ impl Loop {
                         self.step_out(no);
                         self.continuing.push_back((no, handle));
                     }
-                    Effect::Execute { handle, is_pure: false, .. } => self.after_commit(no, handle),
+                    Effect::Execute { handle, is_pure: false, action } => {
+                        let release = match &*action {
+                            child::ACTION => Release::Child(no, handle),
+                            _ => Release::Step(no, handle),
+                        };
+                        self.after_commit(no, release);
+                    }
                     Effect::Evaluate { handle, template, scope } => {
                         self.evaluate(no, handle, template, scope)
                     }
@@ -65,13 +72,12 @@ impl Loop {
         }
     }
 
-    fn after_commit(&mut self, no: RunNo, handle: StepHandle) {
+    fn after_commit(&mut self, no: RunNo, release: Release) {
         self.step_out(no);
         let after = self.runs.slots[&no].last_portion;
-        if let Some(Release::Step(no, handle)) =
-            self.committer.release_after(after, Release::Step(no, handle))
-        {
-            self.ready.push_back((no, handle));
+        let position = self.committer.position();
+        if let Some(release) = self.committer.release_after(after, release) {
+            self.release(release, position);
         }
     }
 
@@ -84,7 +90,7 @@ impl Loop {
             Err(fault) => Some(Outcome { result: Err(fault), emissions: Vec::new() }),
         };
         let Some(outcome) = outcome else {
-            self.after_commit(no, handle);
+            self.after_commit(no, Release::Step(no, handle));
             return;
         };
         let Outcome { result, emissions } = outcome;
@@ -157,7 +163,7 @@ impl Loop {
     }
 
     /// The attempt, ready to be called; `None` when it is no longer current.
-    fn job(&self, no: RunNo, handle: StepHandle) -> Option<Result<Job, Fault>> {
+    pub(super) fn job(&self, no: RunNo, handle: StepHandle) -> Option<Result<Job, Fault>> {
         let slot = self.runs.slots.get(&no)?;
         let prepared = slot.run.prepare(handle)?;
         let (params, costly) = match prepared.params {
@@ -218,7 +224,7 @@ fn with_data(action: &str, mut params: Value, scope: &OwnedScope) -> Value {
 }
 
 /// Renders with a worker's budget, on a thread that may block.
-async fn render(
+pub(super) async fn render(
     actions: &Arc<Actions>,
     template: Arc<Template>,
     scope: Arc<OwnedScope>,

@@ -2,12 +2,14 @@
 //!
 //! It decides commands on runs in memory and folds the events in at once, ahead of the disk
 //! ([`turn`]); gathers records into batches and releases what rests on them once they are
-//! committed ([`commit`]); hands steps to workers ([`dispatch`]); loads runs that are not in
+//! committed ([`commit`]); hands steps to workers ([`dispatch`]) and messages to other shards
+//! ([`outbox`]); loads runs that are not in
 //! memory and lets go of idle ones ([`runs`]). If the log is lost, everything optimistic is
 //! dropped and loaded again. On a replica that does not lead, the loop refuses and waits.
 
 mod commit;
 mod dispatch;
+mod outbox;
 mod removal;
 mod runs;
 mod templates;
@@ -32,6 +34,7 @@ use crate::handle::ShardHandle;
 use crate::log::{Group, GroupOptions, LogStore, Role};
 use crate::peer::Peers;
 use crate::queue::{Door, Gauges, Message, QUEUE_MESSAGES_MAX};
+use crate::relay::Relay;
 use crate::replica::sync_server::SyncServer;
 use crate::store::{Store, StoreOptions};
 use crate::workers::Workers;
@@ -39,6 +42,7 @@ use crate::workers::Workers;
 pub use removal::{finish_removals, remove};
 
 use commit::Committer;
+use outbox::{Outbox, Sent};
 use runs::{Key, Loaded, Parked, Runs};
 use templates::Templates;
 
@@ -84,6 +88,8 @@ pub struct Shared {
     pub clock: Arc<Clock>,
     /// The way to other nodes.
     pub peers: Arc<dyn Peers>,
+    /// The way to other shards.
+    pub relay: Arc<dyn Relay>,
 }
 
 impl ShardOptions {
@@ -167,6 +173,8 @@ impl Shard {
             ready: VecDeque::new(),
             continuing: VecDeque::new(),
             tasks: HashMap::new(),
+            outbox: Outbox::new(options.shard),
+            relay: shared.relay,
             epoch: 0,
             now: Timestamp(0),
             draining: false,
@@ -229,6 +237,8 @@ enum Inbox {
     Loaded { key: Key, epoch: u64, result: Result<Option<Box<Loaded>>, ShardError> },
     /// Ids of a submission have been looked up.
     Checked { submission: turn::CheckedSubmission, epoch: u64 },
+    /// What came of a message, or of looking some up.
+    Sent { sent: Sent, epoch: u64 },
     /// A worker's result.
     Result { no: RunNo, handle: StepHandle, epoch: u64, command: opcode_engine::command::Command },
 }
@@ -258,6 +268,9 @@ struct Loop {
     continuing: VecDeque<(RunNo, StepHandle)>,
     /// Steps in workers' hands.
     tasks: HashMap<(RunNo, StepHandle), AbortHandle>,
+    /// What this shard's runs have to say to others.
+    outbox: Outbox,
+    relay: Arc<dyn Relay>,
     /// Grows at every reload: what was begun before it no longer counts.
     epoch: u64,
     now: Timestamp,

@@ -159,6 +159,7 @@ impl Loop {
         self.tasks.drain().for_each(|(_, task)| task.abort());
         self.ready.clear();
         self.continuing.clear();
+        self.outbox.clear();
         for item in std::mem::take(&mut self.loading).into_values().flatten() {
             if let Parked::Ask(ask) = item {
                 ask.refuse(refusal());
@@ -181,6 +182,7 @@ impl Loop {
         for (due, no) in timers {
             self.runs.timers.set(no, None, Some(due));
         }
+        self.outbox.begin(self.store.outbox().await?);
         self.templates_portion = PortionNo::default();
         self.templates = super::templates::Templates::load(self.store.templates().await?);
         self.now = self.clock.now();

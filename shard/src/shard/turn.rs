@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use opcode_engine::child;
 use opcode_engine::command::{Command, Decision, Start};
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::ids::{RunNo, Sequence};
@@ -72,6 +73,7 @@ impl Loop {
             self.on_message(message);
         }
         self.dispatch_ready();
+        self.send_messages();
         self.committer.flush();
         self.recover_some();
         self.recover_interrupted();
@@ -119,6 +121,11 @@ impl Loop {
                     );
                 }
             }
+            Inbox::Sent { sent, epoch } => {
+                if epoch == self.epoch {
+                    self.on_sent(sent);
+                }
+            }
             Inbox::Result { no, handle, epoch, command } => {
                 if epoch == self.epoch {
                     self.step_done(no, handle);
@@ -134,6 +141,8 @@ impl Loop {
         match release {
             Release::Answer(answer) => answer(Ok(position)),
             Release::Step(no, handle) => self.ready.push_back((no, handle)),
+            Release::Child(no, handle) => self.start_child(no, handle),
+            Release::Message(no, sequence, owed) => self.owe(no, sequence, *owed),
         }
     }
 
@@ -245,7 +254,7 @@ impl Loop {
     fn on_submit(&mut self, submissions: Vec<Submission>, reply: Reply<Vec<Result<Submitted, Rejected>>>) {
         let unknown: Vec<_> = submissions
             .iter()
-            .filter(|s| s.body_hash.is_some() && !self.runs.ids.contains_key(&s.id))
+            .filter(|s| (s.body_hash.is_some() || s.parent.is_some()) && !self.runs.ids.contains_key(&s.id))
             .map(|s| s.id.clone())
             .collect();
         if unknown.is_empty() {
@@ -314,6 +323,15 @@ impl Loop {
     fn start_one(&mut self, submission: Submission) -> Result<(RunNo, bool), Rejected> {
         if let Some(no) = self.runs.ids.get(&submission.id) {
             let slot = &self.runs.slots[no];
+            if let Some(parent) = &submission.parent {
+                return match slot.run.parent() {
+                    Some(known) if known.is_same(parent) => Ok((*no, false)),
+                    Some(_) | None => Err(Rejected::new(
+                        Code::Conflict,
+                        format!("workflow {} exists already and is no child of this step", submission.id),
+                    )),
+                };
+            }
             return if slot.run.body_hash().is_some() && slot.run.body_hash() == submission.body_hash {
                 Ok((*no, false))
             } else {
@@ -337,6 +355,7 @@ impl Loop {
             labels: submission.labels,
             start_at: submission.start_at,
             body_hash: submission.body_hash,
+            parent: submission.parent,
         };
         let (run, decision) = Run::start(start, self.now)?;
         self.runs.last_no = no.0;
@@ -382,6 +401,12 @@ impl Loop {
         }
         for event in &decision.events {
             self.committer.push(Record::Event(EventRecord::encode(no, event)));
+            if let Some(owed) = child::owed(event) {
+                let release = Release::Message(no, event.sequence, Box::new(owed));
+                let after = self.committer.open_no();
+                let early = self.committer.release_after(after, release);
+                assert!(early.is_none(), "an open portion is not committed");
+            }
         }
         let slot = self.runs.slots.get_mut(&no).expect("decided by a run in memory");
         slot.last_portion = self.committer.open_no();

@@ -38,6 +38,8 @@ struct Statements {
     last_sequence: StatementId,
     insert_definition: StatementId,
     insert_template: StatementId,
+    insert_owed: StatementId,
+    delete_owed: StatementId,
     set_applied: StatementId,
     folded: FoldedStatements,
 }
@@ -159,6 +161,8 @@ impl Applier {
                 .prepare("INSERT INTO definitions(hash, source) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?,
             insert_template: connection
                 .prepare(&insert("templates", "name, version, definition, source, created_at"))?,
+            insert_owed: connection.prepare(&insert("outbox", "workflow_no, sequence"))?,
+            delete_owed: connection.prepare("DELETE FROM outbox WHERE workflow_no = ?1 AND sequence = ?2")?,
             set_applied: connection.prepare(
                 "INSERT INTO applied(one, term, position, log_id, membership) VALUES (1, ?1, ?2, ?3, ?4)
                  ON CONFLICT DO UPDATE SET term = ?1, position = ?2, log_id = ?3, membership = ?4",
@@ -236,6 +240,7 @@ impl Applier {
 
     fn write(&mut self, entries: &[CommittedEntry], standing: &Standing) -> Result<(), ShardError> {
         let mut events: Vec<&EventRecord> = Vec::new();
+        let mut delivered = Vec::new();
         for record in entries.iter().flat_map(|entry| entry.batch.records().iter()) {
             match record {
                 Record::Event(event) => events.push(event),
@@ -244,11 +249,17 @@ impl Applier {
                     self.connection.run(self.statements.insert_definition, &binds)?;
                 }
                 Record::Template(template) => self.write_template(template)?,
+                Record::Delivered { no, sequence } => delivered.push((*no, *sequence)),
             }
         }
         events.sort_unstable_by_key(|event| (event.no, event.sequence));
         for run in events.chunk_by(|a, b| a.no == b.no) {
             self.write_run(run)?;
+        }
+        // A delivery comes after its event, so all events first.
+        for (no, sequence) in delivered {
+            let binds = [no_bind(no), Bind::Int(integer(sequence.0))];
+            self.connection.run(self.statements.delete_owed, &binds)?;
         }
         let binds = [
             Bind::Int(integer(standing.position.term)),
@@ -296,6 +307,10 @@ impl Applier {
             fold.fold(event)?;
         }
         self.statements.folded.write(&mut self.connection, no, &fold)?;
+        for sequence in &fold.owed {
+            let binds = [no_bind(no), Bind::Int(integer(sequence.0))];
+            self.connection.run(self.statements.insert_owed, &binds)?;
+        }
         if fold.has_ended() {
             self.sequences.remove(&no);
         } else {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use opcode_engine::fsm::WorkflowStatus;
-use opcode_engine::ids::{DefinitionHash, RunNo, Timestamp};
+use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp};
 use opcode_engine::view::{self, Change, DecisionRequested, RunStarted, StepChange};
 use serde_json::value::RawValue;
 
@@ -41,6 +41,8 @@ pub(super) struct RunFold<'e> {
     due: Option<Option<Timestamp>>,
     /// Last state of each step, by full id.
     pub(super) steps: BTreeMap<&'e str, StepChange>,
+    /// Events that leave a message owed, in order.
+    pub(super) owed: Vec<Sequence>,
     /// What happened to decisions, in order.
     pub(super) decisions: Vec<DecisionFold>,
 }
@@ -63,6 +65,9 @@ impl<'e> RunFold<'e> {
         for change in changes {
             if matches!(change, Change::Step(_)) && event.step_id.is_none() {
                 return Err(damaged(event, "it names no step"));
+            }
+            if matches!(change, Change::MessageOwed) {
+                self.owed.push(event.sequence);
             }
             self.take(event.step_id.as_deref().unwrap_or_default(), change);
         }
@@ -88,6 +93,8 @@ impl<'e> RunFold<'e> {
                 self.decisions.push(DecisionFold::Closed { decision_id, status, resolution });
             }
             Change::DecisionsWithdrawn => self.decisions.push(DecisionFold::Withdrawn),
+            // It is no row of the run's.
+            Change::MessageOwed => {}
         }
     }
 

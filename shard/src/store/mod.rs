@@ -276,6 +276,19 @@ impl Store {
         self.inner.readers.read(reader::timers).await
     }
 
+    /// Keys of the messages that are owed to other runs, ascending.
+    pub async fn outbox(&self) -> Result<Vec<(RunNo, Sequence)>, ShardError> {
+        self.inner.readers.read(reader::outbox).await
+    }
+
+    /// The events of some of these keys, each with its run's id.
+    pub async fn owed(
+        &self,
+        keys: Vec<(RunNo, Sequence)>,
+    ) -> Result<Vec<(WorkflowId, EventRecord)>, ShardError> {
+        self.inner.readers.read(move |connection| reader::owed(connection, &keys)).await
+    }
+
     /// A definition's canonical text.
     pub async fn definition(&self, hash: DefinitionHash) -> Result<Option<Arc<str>>, ShardError> {
         self.inner.readers.read(move |connection| reader::definition(connection, hash)).await

@@ -161,6 +161,42 @@ pub(super) fn timers(connection: &mut Connection) -> Result<Vec<(Timestamp, RunN
     Ok(timers)
 }
 
+/// Keys of the messages that are owed, oldest run first.
+pub(super) fn outbox(connection: &mut Connection) -> Result<Vec<(RunNo, Sequence)>, ShardError> {
+    let sql = "SELECT workflow_no, sequence FROM outbox ORDER BY workflow_no, sequence";
+    let mut rows = connection.select(sql, &[])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        keys.push((RunNo(row.unsigned(0)?), Sequence(row.unsigned(1)?)));
+    }
+    Ok(keys)
+}
+
+/// The events of some keys, each with its run's id.
+pub(super) fn owed(
+    connection: &mut Connection,
+    keys: &[(RunNo, Sequence)],
+) -> Result<Vec<(WorkflowId, EventRecord)>, ShardError> {
+    let mut found = Vec::with_capacity(keys.len());
+    for (no, sequence) in keys {
+        let id = {
+            let binds = [no_bind(*no)];
+            let mut rows = connection.select("SELECT id FROM workflows WHERE no = ?1", &binds)?;
+            rows.next()?.map(|row| codec::workflow_id(row.text(0)?)).transpose()?
+        };
+        let before = Sequence(sequence.0.saturating_sub(1));
+        let event = events(connection, *no, before, 1)?.pop();
+        match (id, event) {
+            (Some(id), Some(event)) if event.sequence == *sequence => found.push((id, event)),
+            _ => {
+                let why = format!("event {} of run {} owes a message and is not there", sequence.0, no.0);
+                return Err(ShardError::Damaged(why));
+            }
+        }
+    }
+    Ok(found)
+}
+
 pub(super) fn definition(
     connection: &mut Connection,
     hash: DefinitionHash,

@@ -102,6 +102,7 @@ fn rewrite(connection: &mut Connection) -> Result<(), ShardError> {
     connection.execute("BEGIN IMMEDIATE")?;
     schema::empty_folded(connection)?;
     let statements = FoldedStatements::prepare(connection)?;
+    let has_outbox = schema::has_table(connection, "outbox")?;
     let mut last = RunNo(0);
     while let Some(no) = next_run(connection, last)? {
         let events = reader::events(connection, no, Sequence(0), usize::MAX)?;
@@ -110,6 +111,13 @@ fn rewrite(connection: &mut Connection) -> Result<(), ShardError> {
             fold.fold(event)?;
         }
         statements.write(connection, no, &fold)?;
+        if has_outbox {
+            for sequence in strays_of(connection, no, &fold)? {
+                let delete =
+                    connection.cached("DELETE FROM outbox WHERE workflow_no = ?1 AND sequence = ?2")?;
+                connection.run(delete, &[no_bind(no), Bind::Int(codec::integer(sequence.0))])?;
+            }
+        }
         last = no;
     }
     connection.execute("COMMIT")?;
@@ -118,6 +126,25 @@ fn rewrite(connection: &mut Connection) -> Result<(), ShardError> {
         return Err(ShardError::Refused("the tables are in use by another process".into()));
     }
     Ok(())
+}
+
+/// Messages of a run that stand in the outbox and that no event owes. One that is owed and does
+/// not stand there may have been delivered.
+fn strays_of(
+    connection: &mut Connection,
+    no: RunNo,
+    fold: &RunFold<'_>,
+) -> Result<Vec<Sequence>, ShardError> {
+    let binds = [no_bind(no)];
+    let mut rows = connection.select("SELECT sequence FROM outbox WHERE workflow_no = ?1", &binds)?;
+    let mut strays = Vec::new();
+    while let Some(row) = rows.next()? {
+        let sequence = Sequence(row.unsigned(0)?);
+        if !fold.owed.contains(&sequence) {
+            strays.push(sequence);
+        }
+    }
+    Ok(strays)
 }
 
 fn next_run(connection: &mut Connection, after: RunNo) -> Result<Option<RunNo>, ShardError> {
@@ -133,6 +160,8 @@ struct Checker {
     run: StatementId,
     steps: StatementId,
     decisions: StatementId,
+    /// False in a file of a release that had no outbox.
+    has_outbox: bool,
     definitions: HashMap<DefinitionHash, Option<Arc<Definition>>>,
     labels: u64,
     report: RebuildReport,
@@ -144,6 +173,7 @@ type Expected<'b> = (String, Vec<Bind<'b>>);
 impl Checker {
     fn check(mut connection: Connection) -> Result<RebuildReport, ShardError> {
         connection.execute("BEGIN")?;
+        let has_outbox = schema::has_table(&mut connection, "outbox")?;
         let mut checker = Self {
             run: connection.prepare(&format!("SELECT {RUN_COLUMNS} FROM workflows WHERE no = ?1"))?,
             steps: connection.prepare(&format!(
@@ -152,6 +182,7 @@ impl Checker {
             decisions: connection.prepare(&format!(
                 "SELECT {DECISION_COLUMNS} FROM decision_rows WHERE workflow_no = ?1 ORDER BY decision_id"
             ))?,
+            has_outbox,
             connection,
             definitions: HashMap::new(),
             labels: 0,
@@ -190,6 +221,7 @@ impl Checker {
         }
         self.compare_run(no, &fold)?;
         self.compare_labels(no, &fold)?;
+        self.compare_outbox(no, &fold)?;
         self.replay(no, &fold, &events)
     }
 
@@ -280,6 +312,22 @@ impl Checker {
                     found: "no row".into(),
                 });
             }
+        }
+        Ok(())
+    }
+
+    fn compare_outbox(&mut self, no: RunNo, fold: &RunFold<'_>) -> Result<(), ShardError> {
+        if !self.has_outbox {
+            return Ok(());
+        }
+        for sequence in strays_of(&mut self.connection, no, fold)? {
+            self.differ(Difference {
+                table: "outbox",
+                key: format!("{}/{}", no.0, sequence.0),
+                column: "*".into(),
+                expected: "no row, the event owes nothing".into(),
+                found: "a row".into(),
+            });
         }
         Ok(())
     }

@@ -39,6 +39,16 @@ CREATE TABLE templates(
     PRIMARY KEY (name, version));
 ";
 
+/// Messages to other runs that events leave owed and nobody has taken yet: an event's key until it
+/// is delivered. Not a view of the events alone, since a delivery is no event: the rebuild leaves
+/// it as it is, and only finds rows that no event stands for. Made also in a file that was there
+/// before it.
+const OUTBOX: &str = "
+CREATE TABLE IF NOT EXISTS outbox(
+    workflow_no INTEGER NOT NULL, sequence INTEGER NOT NULL,
+    PRIMARY KEY (workflow_no, sequence)) WITHOUT ROWID;
+";
+
 /// The tables that are views of the events; the rebuild writes them anew.
 pub(super) const FOLDED_TABLES: &str = "
 CREATE TABLE workflows(
@@ -109,6 +119,7 @@ pub(super) fn open_for_writing(options: &StoreOptions) -> Result<Connection, Sha
     if !has_table(&mut connection, "meta")? {
         create(&mut connection, options)?;
     }
+    connection.execute(OUTBOX)?;
     name_event_types(&mut connection)?;
     Ok(connection)
 }
@@ -146,7 +157,7 @@ pub(super) fn set_up(connection: &mut Connection) -> Result<(), ShardError> {
     Ok(())
 }
 
-fn has_table(connection: &mut Connection, name: &str) -> Result<bool, ShardError> {
+pub(super) fn has_table(connection: &mut Connection, name: &str) -> Result<bool, ShardError> {
     let binds = [Bind::Text(name)];
     let mut rows =
         connection.select("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1", &binds)?;
@@ -164,7 +175,7 @@ fn create(connection: &mut Connection, options: &StoreOptions) -> Result<(), Sha
 }
 
 fn create_objects(connection: &Connection) -> Result<(), ShardError> {
-    [TABLES, FOLDED_TABLES, VIEWS].iter().try_for_each(|sql| connection.execute(sql))
+    [TABLES, OUTBOX, FOLDED_TABLES, VIEWS].iter().try_for_each(|sql| connection.execute(sql))
 }
 
 /// Refuses a file whose tables, indexes, views and triggers are not the very ones of this build:
@@ -172,6 +183,11 @@ fn create_objects(connection: &Connection) -> Result<(), ShardError> {
 pub(super) fn check_schema(connection: &mut Connection, path: &Path) -> Result<(), ShardError> {
     let mut wanted = Connection::open(Path::new(":memory:"), Access::Create)?;
     create_objects(&wanted)?;
+    if !has_table(connection, "outbox")? {
+        // From a member of the release before, whose runs had nothing to say to each other. Who
+        // opens it next makes the table.
+        wanted.execute("DROP TABLE outbox")?;
+    }
     let (wanted, found) = (schema_of(&mut wanted)?, schema_of(connection)?);
     let strange = found.symmetric_difference(&wanted).next();
     match strange {

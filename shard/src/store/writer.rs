@@ -329,6 +329,7 @@ fn record_bytes(record: &Record) -> usize {
         Record::Event(event) => event.size_bytes(),
         Record::Definition { source, .. } => source.len(),
         Record::Template(template) => template.source.len(),
+        Record::Delivered { .. } => 32,
     }
 }
 

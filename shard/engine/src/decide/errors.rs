@@ -34,6 +34,7 @@ impl Run {
         let instance = self.state.get(ix);
         let spec = definition.step(instance.spec);
         let decision_id = instance.open_decision();
+        let child = self.child_to_call_off(ix);
         let policy = match (&spec.retry, spec.on_error) {
             (Some(policy), _) => Some(policy),
             (None, OnError::Retry) => Some(&retry::DEFAULT_POLICY),
@@ -53,6 +54,7 @@ impl Run {
                 error: Some(fault),
                 interrupted: false,
                 decision_id,
+                child,
             };
             self.emit(Some(ix), Body::StepRetrying(Box::new(retrying)));
             return;
@@ -61,7 +63,10 @@ impl Run {
         match spec.on_error {
             OnError::Ignore => {
                 self.invoke_handler(ix, HandlerStrategy::Ignore, fault.clone());
-                self.emit(Some(ix), Body::StepIgnored(Box::new(StepIgnored { error: fault, decision_id })));
+                self.emit(
+                    Some(ix),
+                    Body::StepIgnored(Box::new(StepIgnored { error: fault, decision_id, child })),
+                );
             }
             OnError::Fallback(_) if self.fallback_of(ix).is_some() => {
                 self.invoke_handler(ix, HandlerStrategy::FallbackStep, fault.clone());
@@ -77,13 +82,21 @@ impl Run {
     /// A step fails and the run with it, whatever stands around it.
     pub(super) fn fail_fatally(&mut self, ix: InstanceIx, fault: Fault) {
         let error = self.place_fault(ix, fault);
-        let failed = StepFailed { error, exhausted: false, fatal: true, handled: false, decision_id: None };
+        let failed = StepFailed {
+            error,
+            exhausted: false,
+            fatal: true,
+            handled: false,
+            decision_id: None,
+            child: self.child_to_call_off(ix),
+        };
         self.emit(Some(ix), Body::StepFailed(Box::new(failed)));
     }
 
     fn emit_failed(&mut self, ix: InstanceIx, error: Fault, exhausted: bool, handled: bool) {
         let decision_id = self.state.get(ix).open_decision();
-        let failed = StepFailed { error, exhausted, fatal: false, handled, decision_id };
+        let child = self.child_to_call_off(ix);
+        let failed = StepFailed { error, exhausted, fatal: false, handled, decision_id, child };
         self.emit(Some(ix), Body::StepFailed(Box::new(failed)));
     }
 

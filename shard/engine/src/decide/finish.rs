@@ -53,7 +53,8 @@ impl Run {
             return;
         }
         self.work.output = None;
-        self.emit(None, Body::WorkflowCompleted(WorkflowCompleted { output }));
+        let parent = self.waiting_parent();
+        self.emit(None, Body::WorkflowCompleted(WorkflowCompleted { output, parent }));
     }
 
     fn end_badly(&mut self) {
@@ -66,13 +67,14 @@ impl Run {
         if !self.state.forced && !self.compensate() {
             return;
         }
+        let parent = self.waiting_parent();
         match ending {
             Ending::Cancelled { reason, agent_id } => {
-                self.emit_by(None, Body::WorkflowCancelled(WorkflowCancelled { reason }), agent_id);
+                self.emit_by(None, Body::WorkflowCancelled(WorkflowCancelled { reason, parent }), agent_id);
             }
             Ending::Failed(error) => {
                 if self.state.forced || self.run_hook(Hook::OnError) {
-                    self.emit(None, Body::WorkflowFailed(Box::new(WorkflowFailed { error })));
+                    self.emit(None, Body::WorkflowFailed(Box::new(WorkflowFailed { error, parent })));
                 }
             }
             Ending::Completed => unreachable!("its caller has another ending"),

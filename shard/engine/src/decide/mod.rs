@@ -8,6 +8,7 @@
 //!
 //! Nothing here reads a clock: `now` comes with the command.
 
+mod children;
 mod compensation;
 mod condition;
 mod errors;
@@ -35,7 +36,7 @@ use serde_json::Value;
 pub(crate) use evaluate::Purpose;
 pub(crate) use start::start;
 
-use crate::command::{Command, Decision, Effect};
+use crate::command::{Command, Decision, Effect, StepHandle};
 use crate::definition::Definition;
 use crate::error::{Code, Fault, Rejected};
 use crate::event::payload::{
@@ -69,6 +70,8 @@ pub(crate) struct Work {
     pub(crate) asked: BTreeMap<InstanceIx, Purpose>,
     /// All that was under way when the run's ending was decided has been stopped.
     pub(crate) swept: bool,
+    /// The attempt that has no child to call off: it has ended, or was never started.
+    pub(crate) childless: Option<StepHandle>,
     /// The run's output while its hook runs.
     pub(crate) output: Option<Arc<Value>>,
     /// A definition to be taken by the next event.
@@ -80,6 +83,7 @@ pub(crate) struct Work {
 impl Run {
     pub(crate) fn decide(&mut self, command: Command, now: Timestamp) -> Result<Decision, Rejected> {
         self.work.now = now.max(self.state.last_at);
+        self.work.childless = None;
         let decided = match command {
             Command::Finished { handle, result, emissions } => {
                 self.finished(handle, result, emissions);
@@ -87,6 +91,18 @@ impl Run {
             }
             Command::Evaluated { handle, result } => {
                 self.evaluated(handle, result);
+                Ok(None)
+            }
+            Command::ChildStarted(handle) => {
+                self.child_started(handle);
+                Ok(None)
+            }
+            Command::ChildEnded { child, step_id, attempt, outcome } => {
+                self.child_ended(&child, &step_id, attempt, outcome);
+                Ok(None)
+            }
+            Command::CalledOff(parent) => {
+                self.called_off(&parent);
                 Ok(None)
             }
             Command::Wake => {

@@ -5,6 +5,7 @@
 //! `on_interrupt`. Pure actions and evaluations are simply raised again.
 
 use crate::catalogue;
+use crate::child;
 use crate::definition::{OnInterrupt, StepKind};
 use crate::error::{Code, Fault};
 use crate::event::Body;
@@ -51,7 +52,8 @@ impl Run {
             && !instance.flags.gone;
         let spec = self.state.definition.step(instance.spec);
         let StepKind::Action { action, .. } = &spec.kind else { return None };
-        let is_pure = catalogue::find(action).is_some_and(|a| a.is_pure);
+        // To start a child twice is to start it once, so that is simply raised again too.
+        let is_pure = catalogue::find(action).is_some_and(|a| a.is_pure) || &**action == child::ACTION;
         (is_under_way && !is_pure).then_some(spec.on_interrupt)
     }
 
@@ -71,6 +73,7 @@ impl Run {
                     error: None,
                     interrupted: true,
                     decision_id: None,
+                    child: None,
                 };
                 self.emit(Some(ix), Body::StepRetrying(Box::new(retrying)));
             }

@@ -44,6 +44,7 @@ pub(crate) fn start(start: Start, now: Timestamp) -> Result<(Run, Decision), Rej
         labels: start.labels,
         body_hash: start.body_hash,
         due,
+        parent: start.parent,
     };
     let state = State::new(start.no, start.id, definition, &body, now);
     let event = Event {

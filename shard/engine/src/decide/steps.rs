@@ -106,7 +106,8 @@ impl Run {
 
     pub(super) fn skip(&mut self, ix: InstanceIx, reason: SkipReason) {
         let decision_id = self.state.get(ix).open_decision();
-        self.emit(Some(ix), Body::StepSkipped(StepSkipped { reason, decision_id }));
+        let child = self.child_to_call_off(ix);
+        self.emit(Some(ix), Body::StepSkipped(StepSkipped { reason, decision_id, child }));
     }
 
     /// Does what a running step does next, found from how far it has come.
@@ -128,6 +129,7 @@ impl Run {
         }
         let definition = self.state.definition.clone();
         match &definition.step(instance.spec).kind {
+            StepKind::Action { action, .. } if self.runs_child(ix) => self.execute_child(ix, action.clone()),
             StepKind::Action { action, .. } => self.execute(ix, action.clone()),
             StepKind::Condition { .. } => self.go_on_condition(ix),
             StepKind::Loop { mode, .. } => self.go_on_loop(ix, mode),
@@ -139,7 +141,7 @@ impl Run {
     }
 
     /// Asks for the action to be run, once for each attempt.
-    fn execute(&mut self, ix: InstanceIx, action: Arc<str>) {
+    pub(super) fn execute(&mut self, ix: InstanceIx, action: Arc<str>) {
         let handle = self.handle_of(ix);
         if self.work.running.insert(ix, handle.attempt) != Some(handle.attempt) {
             let is_pure = catalogue::find(&action).is_some_and(|a| a.is_pure);
@@ -160,6 +162,8 @@ impl Run {
     ) {
         let Some(ix) = self.running_action(handle) else { return };
         self.work.running.remove(&ix);
+        // What could not be started leaves no child behind.
+        self.work.childless = Some(handle);
         let mut result = result;
         let mut fatal = false;
         for emission in emissions {
@@ -194,7 +198,7 @@ impl Run {
     }
 
     /// The instance whose action this attempt is, while it is under way.
-    fn running_action(&self, handle: StepHandle) -> Option<InstanceIx> {
+    pub(super) fn running_action(&self, handle: StepHandle) -> Option<InstanceIx> {
         let instance = self.state.instances.get(handle.instance as usize)?;
         let is_action = matches!(self.state.definition.step(instance.spec).kind, StepKind::Action { .. });
         let is_current = instance.attempt == handle.attempt

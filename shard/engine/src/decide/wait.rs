@@ -74,7 +74,7 @@ impl Run {
         let until = until.map(|at| at.min(super::TIME_MAX));
         let deadline = self.state.get(ix).deadline;
         let due = until.into_iter().chain(deadline).min();
-        self.emit(Some(ix), Body::WaitStarted(WaitStarted { until, signal, due }));
+        self.emit(Some(ix), Body::WaitStarted(WaitStarted { until, signal, child: None, due }));
     }
 
     fn end_wait(&mut self, ix: InstanceIx, output: Value, mail: Option<&Mail>) {

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::child::{ChildRef, Parent};
 use crate::command::SignalType;
 use crate::definition::DecisionOption;
 use crate::error::Fault;
 use crate::fsm::WorkflowStatus;
-use crate::ids::{DefinitionHash, Sequence, Timestamp};
+use crate::ids::{DefinitionHash, Sequence, Timestamp, WorkflowId};
 
 fn is_false(value: &bool) -> bool {
     !*value
@@ -138,15 +139,28 @@ payloads! {
         /// The run's timeout, or its `start_at` while it is pending.
         #[serde(default, with = "time_option", skip_serializing_if = "Option::is_none")]
         due: Option<Timestamp>,
+        /// Who started it, when a run did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<Box<Parent>>,
     }
-    /// A run has ended well.
-    WorkflowCompleted { output: Arc<Value> }
+    /// A run has ended well; `parent`, here and below: who is to be told.
+    WorkflowCompleted {
+        output: Arc<Value>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<Box<Parent>>,
+    }
     /// A run has ended badly.
-    WorkflowFailed { error: Fault }
+    WorkflowFailed {
+        error: Fault,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<Box<Parent>>,
+    }
     /// A run was called off.
     WorkflowCancelled {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<Box<Parent>>,
     }
     /// A run moves no more by itself; `held`: until an operator says so.
     WorkflowSuspended {
@@ -208,12 +222,18 @@ payloads! {
         /// The decision that is no longer pending.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         decision_id: Option<Arc<str>>,
+        /// The child that is called off.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child: Option<ChildRef>,
     }
     /// A step will not run.
     StepSkipped {
         reason: SkipReason,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         decision_id: Option<Arc<str>>,
+        /// The child that is called off.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child: Option<ChildRef>,
     }
     /// A step rests before its next attempt.
     StepRetrying {
@@ -226,6 +246,9 @@ payloads! {
         interrupted: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         decision_id: Option<Arc<str>>,
+        /// The child that is called off.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child: Option<ChildRef>,
     }
     /// A step waits for the outside.
     StepSuspended {
@@ -252,6 +275,9 @@ payloads! {
         /// The decision that is no longer pending.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         decision_id: Option<Arc<str>>,
+        /// The child that is called off.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child: Option<ChildRef>,
     }
     /// What answers an error: a step's strategy, or (without a step) the failure of the run.
     ErrorHandlerInvoked {
@@ -342,12 +368,14 @@ payloads! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         winner: Option<u32>,
     }
-    /// A wait begins.
+    /// A wait begins; `child`: the step's child runs, and its end is waited for.
     WaitStarted {
         #[serde(default, with = "time_option", skip_serializing_if = "Option::is_none")]
         until: Option<Timestamp>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signal: Option<Arc<str>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child: Option<WorkflowId>,
         /// The earliest of the step's timers.
         #[serde(default, with = "time_option", skip_serializing_if = "Option::is_none")]
         due: Option<Timestamp>,

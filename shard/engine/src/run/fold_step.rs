@@ -68,6 +68,7 @@ impl State {
             instance.uncounted += u32::from(e.interrupted);
         }
         instance.flags.interrupted = false;
+        instance.flags.waits_for_child = false;
         self.agenda.push_back(Look::Step(ix));
         Ok(())
     }
@@ -117,6 +118,10 @@ impl State {
     }
 
     pub(super) fn fold_wait_started(&mut self, ix: InstanceIx, e: &WaitStarted, at: Timestamp) {
+        if e.child.is_some() {
+            self.get_mut(ix).flags.waits_for_child = true;
+            return;
+        }
         let deadline = self.get(ix).deadline;
         self.set_timers(ix, deadline, e.until, false);
         let wait = Waiting { signal: e.signal.clone(), since: at, output: None };
@@ -162,6 +167,7 @@ impl State {
         instance.uncounted = e.attempt - 1;
         instance.started_at = Some(at);
         instance.flags.guard_pending = e.guard_pending;
+        instance.flags.waits_for_child = false;
         if let Place::Hook(Hook::OnComplete) = instance.place {
             self.end(Ending::Completed);
         }

@@ -97,6 +97,8 @@ pub(crate) struct Flags {
     /// Skipped since what is around it ended, so a retry of the run runs it.
     pub(crate) cut_off: bool,
     pub(crate) compensated: bool,
+    /// Its child runs, and it waits for the child's end.
+    pub(crate) waits_for_child: bool,
 }
 
 /// What an instance knows by its type, while it runs and after.

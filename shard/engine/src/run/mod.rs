@@ -20,13 +20,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::child::Parent;
 use crate::command::{Command, Decision, Effect, Prepared, Start, StepHandle};
 use crate::decide::Work;
 pub use crate::decide::{EVENT_BYTES_MAX, EVENTS_MAX, EVENTS_PER_COMMAND_MAX};
 use crate::definition::Definition;
 use crate::error::Rejected;
 use crate::event::{Body, Event};
-use crate::fsm::WorkflowStatus;
+use crate::fsm::{StepStatus, WorkflowStatus};
 use crate::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId};
 use state::State;
 
@@ -131,6 +132,28 @@ impl Run {
     /// Hash of the submission's body, when the client gave the id.
     pub fn body_hash(&self) -> Option<u64> {
         self.state.body_hash
+    }
+
+    /// The run that started it, when one did.
+    pub fn parent(&self) -> Option<&Parent> {
+        self.state.parent.as_deref()
+    }
+
+    /// Full id of the step whose attempt this is; `None` when it is no longer under way.
+    pub fn step_of(&self, handle: StepHandle) -> Option<Arc<str>> {
+        let instance = self.state.instances.get(handle.instance as usize)?;
+        let is_current = instance.attempt == handle.attempt && instance.current() == StepStatus::Running;
+        is_current.then(|| instance.id.clone())
+    }
+
+    /// The agent that started it.
+    pub fn agent_id(&self) -> Option<&Arc<str>> {
+        self.state.agent_id.as_ref()
+    }
+
+    /// The root `context` of expressions: intent, agent, variables.
+    pub fn context(&self) -> &Value {
+        &self.state.context
     }
 
     /// What it runs now (mutations included).

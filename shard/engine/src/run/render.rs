@@ -7,12 +7,14 @@ use serde_json::{Map, Value, json};
 
 use super::instance::{Instance, Place};
 use super::state::State;
+use crate::child::{self, child_id};
+use crate::definition::StepKind;
 use crate::fsm::StepStatus;
 use crate::ids::Timestamp;
 
 impl State {
     pub(crate) fn render(&self) -> Value {
-        json!({
+        let mut document = json!({
             "workflow_id": self.id.as_str(),
             "status": self.status,
             "template": self.template,
@@ -29,7 +31,13 @@ impl State {
             "created_at": self.created_at.to_rfc3339(),
             "started_at": self.started_at.map(Timestamp::to_rfc3339),
             "completed_at": self.completed_at.map(Timestamp::to_rfc3339),
-        })
+        });
+        if let Some(parent) = &self.parent {
+            document["parent"] = json!({
+                "workflow_id": parent.workflow_id, "step_id": &*parent.step_id, "attempt": parent.attempt,
+            });
+        }
+        document
     }
 
     /// Every step by full id. Hooks are shown from when they begin; a step of an earlier round
@@ -44,10 +52,20 @@ impl State {
                 false => is_idle && matches!(instance.place, Place::Hook(_)),
             };
             if !is_hidden {
-                steps.insert(instance.id.to_string(), render_step(instance));
+                let mut step = render_step(instance);
+                if instance.attempt > 0 && self.runs_child(instance) {
+                    step["child"] = json!(child_id(&self.id, &instance.id, instance.attempt));
+                }
+                steps.insert(instance.id.to_string(), step);
             }
         }
         steps
+    }
+
+    /// Whether a step runs a child, whose id is then shown with it.
+    pub(super) fn runs_child(&self, instance: &Instance) -> bool {
+        let kind = &self.definition.step(instance.spec).kind;
+        !instance.flags.gone && matches!(kind, StepKind::Action { action, .. } if &**action == child::ACTION)
     }
 
     /// The pending decisions, as they stand in the API.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::instance::{Flags, Hook, Instance, InstanceIx, LaneState, Mail, Place, RUN_ITSELF};
+use crate::child::Parent;
 use crate::definition::{Definition, SpecIx, StepKind};
 use crate::error::{Code, Fault};
 use crate::event::payload::WorkflowStarted;
@@ -53,6 +54,8 @@ pub(crate) struct State {
     pub(crate) version: Option<Arc<str>>,
     pub(crate) agent_id: Option<Arc<str>>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// The run that started it.
+    pub(crate) parent: Option<Box<Parent>>,
     pub(crate) body_hash: Option<u64>,
     pub(crate) params: Arc<Value>,
     pub(crate) context: Arc<Value>,
@@ -118,6 +121,7 @@ impl State {
             version: started.version.clone(),
             agent_id: started.agent_id.clone(),
             labels: started.labels.clone(),
+            parent: started.parent.clone(),
             body_hash: started.body_hash,
             params: started.params.clone(),
             context: Arc::new(started.context.clone()),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::instance::{Detail, Instance};
 use super::state::{Ending, State};
+use crate::child::child_id;
 use crate::definition::StepKind;
 use crate::fsm::{StepStatus, WorkflowStatus};
 use crate::ids::Timestamp;
@@ -70,6 +71,7 @@ impl State {
         let spec = self.definition.step(instance.spec);
         let mut until = instance.timer;
         let mut who = None;
+        let mut child = None;
         let (kind, detail, repair) = match (instance.current(), &spec.kind, &instance.detail) {
             (StepStatus::Suspended, _, Detail::Decision(decision)) => {
                 who.clone_from(&decision.target_agent);
@@ -92,14 +94,23 @@ impl State {
                 ("retry", format!("attempt {} follows{error}", instance.attempt + 1), None)
             }
             (StepStatus::Running, StepKind::Wait(_), _) => ("timer", "the wait is not over".to_owned(), None),
+            (StepStatus::Running, StepKind::Action { .. }, _) if self.runs_child(instance) => {
+                until = instance.deadline;
+                let id = child_id(&self.id, &instance.id, instance.attempt);
+                let detail = match instance.flags.waits_for_child {
+                    true => format!("child {id} has not ended"),
+                    false => format!("child {id} is being started"),
+                };
+                child = Some(id.clone());
+                ("child", detail, Some(format!("GET /v1/workflows/{id}/why")))
+            }
             (StepStatus::Running, StepKind::Action { action, .. }, _) => {
                 until = instance.deadline;
-                let kind = if &**action == "workflow.run" { "child" } else { "action" };
-                (kind, format!("{action} has run for {} ms", now.since_ms(instance.since)), None)
+                ("action", format!("{action} has run for {} ms", now.since_ms(instance.since)), None)
             }
             _ => return None,
         };
-        Some(json!({
+        let mut waits = json!({
             "kind": kind,
             "step_id": &*instance.id,
             "since": instance.since.to_rfc3339(),
@@ -107,6 +118,10 @@ impl State {
             "who": who,
             "detail": detail,
             "repair": repair,
-        }))
+        });
+        if let Some(child) = child {
+            waits["child"] = json!(child);
+        }
+        Some(waits)
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod children;
 mod composites;
 mod definition;
 mod endings;

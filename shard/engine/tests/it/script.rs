@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 
+use opcode_engine::child;
 use opcode_engine::command::{
     Command, Decision, Effect, Emission, Reason, Signal, SignalType, Start, StepHandle,
 };
@@ -95,6 +96,7 @@ impl World {
             labels: BTreeMap::new(),
             start_at: None,
             body_hash: None,
+            parent: None,
         };
         change(&mut start);
         let (run, decision) = Run::start(start, START).unwrap();
@@ -183,6 +185,7 @@ impl World {
         let mut run_status = None;
         let mut steps: BTreeMap<String, StepStatus> = BTreeMap::new();
         let mut decisions: Vec<String> = Vec::new();
+        let mut owed = 0;
         for Stored { event, data } in &self.log {
             let changes =
                 view::changes(event.body.event_type(), event.step_id.as_ref(), data, event.timestamp)
@@ -199,10 +202,16 @@ impl World {
                     Change::DecisionRequested(decision) => decisions.push(decision.decision_id),
                     Change::DecisionClosed { decision_id, .. } => decisions.retain(|d| *d != decision_id),
                     Change::DecisionsWithdrawn => decisions.clear(),
+                    Change::MessageOwed => {
+                        assert!(child::owed(event).is_some(), "{}", line(event));
+                        owed += 1;
+                    }
                     Change::Definition(hash) => assert!(self.definitions.contains_key(&hash)),
                 }
             }
         }
+        let said = self.log.iter().filter(|stored| child::owed(&stored.event).is_some()).count();
+        assert_eq!(owed, said, "the tables miss a message\n{}", self.trace);
         assert_eq!(json!(run_status.unwrap()), shown["status"]);
         for (id, step) in shown["steps"].as_object().unwrap() {
             let status = steps.remove(id).unwrap_or(StepStatus::Pending);

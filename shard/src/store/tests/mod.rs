@@ -2,6 +2,7 @@
 
 mod copies;
 mod lists;
+mod outbox;
 mod runs;
 mod writing;
 
