@@ -118,6 +118,9 @@ pub(super) struct Runs {
     recovering: VecDeque<RunNo>,
     /// Runs with steps that another leader may still have in its hands.
     interrupted: Vec<RunNo>,
+    /// Ids that are being looked up in the tables, and how often: a run of such an id stays, since
+    /// the look-up may have come before it, and would have it started again.
+    pinned: HashMap<WorkflowId, usize>,
     next_eviction: Timestamp,
     /// Definitions that this process has written to the log.
     pub(super) recorded: HashSet<DefinitionHash>,
@@ -135,6 +138,25 @@ impl Runs {
             self.slots.insert(no, slot);
         }
         no
+    }
+
+    /// Keeps runs of these ids in memory while the tables are asked for them.
+    pub(super) fn pin(&mut self, ids: &[WorkflowId]) {
+        for id in ids {
+            *self.pinned.entry(id.clone()).or_default() += 1;
+        }
+    }
+
+    /// Ends what [`Self::pin`] began.
+    pub(super) fn unpin(&mut self, ids: &[WorkflowId]) {
+        for id in ids {
+            if let Some(count) = self.pinned.get_mut(id) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pinned.remove(id);
+                }
+            }
+        }
     }
 
     /// Marks a run as a candidate for letting go.
@@ -374,7 +396,8 @@ impl Loop {
         let now = self.now;
         let Some(slot) = self.runs.slots.get_mut(&no) else { return false };
         slot.watchers.retain(|w| !w.is_closed());
-        if slot.steps_out > 0 || !slot.watchers.is_empty() {
+        let is_pinned = !self.runs.pinned.is_empty() && self.runs.pinned.contains_key(slot.run.id());
+        if slot.steps_out > 0 || !slot.watchers.is_empty() || is_pinned {
             return false;
         }
         let is_idle = crowded || now.since_ms(slot.touched) >= IDLE_MS;

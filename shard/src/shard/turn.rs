@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use opcode_engine::child;
 use opcode_engine::command::{Command, Decision, Start};
 use opcode_engine::fsm::WorkflowStatus;
-use opcode_engine::ids::{RunNo, Sequence};
+use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
 use opcode_engine::run::Run;
 use opcode_engine::{Code, Rejected};
 
@@ -46,6 +46,8 @@ impl Ask {
 /// A submission whose ids have been looked up in the tables.
 pub(super) struct CheckedSubmission {
     submissions: Vec<Submission>,
+    /// What was looked up.
+    ids: Vec<WorkflowId>,
     found: Result<Vec<Run>, ShardError>,
     reply: Reply<Vec<Result<Submitted, Rejected>>>,
 }
@@ -261,24 +263,26 @@ impl Loop {
             self.start_all(submissions, reply);
             return;
         }
+        self.runs.pin(&unknown);
         let (store, definitions) = (self.store.clone(), self.definitions.clone());
         let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
         tokio::spawn(async move {
             let found = async {
                 let mut found = Vec::new();
-                for stored in store.load_runs(unknown).await? {
+                for stored in store.load_runs(unknown.clone()).await? {
                     found.push(definitions.replay(&store, stored).await?);
                 }
                 Ok(found)
             }
             .await;
-            let submission = CheckedSubmission { submissions, found, reply };
+            let submission = CheckedSubmission { submissions, ids: unknown, found, reply };
             // A loop that is gone has dropped every reply with it.
             let _ = inbox.send(Inbox::Checked { submission, epoch });
         });
     }
 
     fn on_checked(&mut self, checked: CheckedSubmission) {
+        self.runs.unpin(&checked.ids);
         match checked.found {
             Ok(found) => {
                 for run in found {
