@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod bad_input;
+mod children;
 mod cli;
 mod cluster;
 mod crash;
@@ -15,4 +16,5 @@ mod failover;
 mod many;
 mod membership;
 mod service;
+mod takeover;
 mod tidy;

@@ -1,7 +1,7 @@
 //! A loopback HTTP service for workflows to call: answers JSON, remembers every call.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -11,6 +11,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+
+/// How long the path `slow` takes.
+const SLOW: Duration = Duration::from_millis(300);
 
 /// One call that came in.
 #[derive(Clone, Debug)]
@@ -67,6 +70,10 @@ async fn answer(
         body: body.clone(),
         at_ms,
     });
+    if path == "slow" {
+        // Long enough for whoever called to be stopped in between.
+        tokio::time::sleep(SLOW).await;
+    }
     match path.as_str() {
         "stock" => axum::Json(json!({"available": true, "quantity": 7})).into_response(),
         "no-stock" => axum::Json(json!({"available": false})).into_response(),
