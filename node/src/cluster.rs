@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
 use opcode_router::{LocalShards, ShardRelay};
 use opcode_shard::actions::{ActionOptions, Actions};
@@ -14,30 +14,26 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::addresses::{self, Addresses};
 use crate::config::Config;
 use crate::membership::agent::Agent;
 use crate::membership::change::Change;
 use crate::membership::{Begin, Membership, controller, step};
 use crate::replicas::{Keeper, Wanted};
 use crate::services::Services;
-use crate::shards::{DataDir, Identity, Joined, NewData, Starter};
+use crate::shards::{DataDir, Identity, NewData, Starter};
 use crate::transport::{self, Transport};
+use crate::{incarnation, join, token_file};
 
 /// Processes that run jq, at most.
 const JQ_WORKERS_MAX: usize = 4;
-/// How far the peers' port is from the HTTP port when nothing is said.
-const PEER_PORT_OFFSET: u16 = 1_000;
-/// Longest wait for a cluster to take a node in.
-const JOIN_MAX: Duration = Duration::from_secs(60);
-/// How often it is asked until then.
-const JOIN_EVERY: Duration = Duration::from_millis(500);
 /// How often a node that hears of no leader asks around.
 const ASK_AROUND_EVERY: Duration = Duration::from_secs(2);
 
 /// A running part in a cluster.
 pub(crate) struct Cluster {
     pub(crate) identity: Identity,
-    pub(crate) peer_address: SocketAddr,
+    pub(crate) addresses: Addresses,
     pub(crate) agent: Agent,
     pub(crate) map: watch::Receiver<Arc<ShardMap>>,
     /// The shards' way to each other, open once the router is there.
@@ -47,17 +43,27 @@ pub(crate) struct Cluster {
     _data: DataDir,
 }
 
+async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(wanted).await.with_context(|| {
+        format!("{wanted} cannot be listened on for other nodes: name another with --peer-listen")
+    })?;
+    let address = listener.local_addr().context("a bound listener has an address")?;
+    Ok((listener, address))
+}
+
 impl Cluster {
     /// Founds, joins or goes on; returns once the node knows the map and its replicas have begun.
     pub(crate) async fn start(config: &Config, address: SocketAddr) -> Result<Self> {
-        let listener = listen(config, address).await?;
-        let peer_address = listener.local_addr().context("a bound listener has an address")?;
+        let (listener, peer_address) = listen(addresses::peer_listen(config, address)).await?;
+        let addresses = addresses::advertised(config, address, peer_address)?;
+        let security = addresses::security(config, peer_address, &addresses)?;
         let new = match config.join.is_empty() || DataDir::is_used(&config.data_dir) {
             true => NewData::Cluster(config.shards),
-            false => NewData::Joined(Box::new(join(config, address, peer_address).await?)),
+            false => NewData::Joined(Box::new(join::join(config, &addresses, &security).await?)),
         };
         let data = DataDir::open(&config.data_dir, new)?;
         let identity = data.identity.clone();
+        join::check_same_cluster(config, &identity).await?;
         let local = Arc::new(LocalShards::default());
         let definitions = Arc::default();
         let services = Arc::new(Services {
@@ -68,14 +74,13 @@ impl Cluster {
         let me = transport::Identity {
             cluster_id: identity.cluster_id.clone(),
             node_id: identity.node_id,
-            incarnation: incarnation(),
+            start: incarnation::next(&config.data_dir)?,
         };
-        let transport = Transport::start(listener, me, services.clone());
+        let transport = Transport::start(listener, me, security, services.clone());
         let relay = Arc::new(ShardRelay::default());
         let actions = Actions::new(action_options(config)?);
         let shared = crate::shards::shared(config, actions, transport.clone(), definitions, relay.clone())?;
         opcode_shard::finish_removals(&shared.log, &config.data_dir.join("shards")).await?;
-        let addresses = (address.to_string(), peer_address.to_string());
         let begin = match identity.joined {
             true => Begin::Joined(identity.map.clone().map(Arc::new)),
             false => Begin::Found(Box::new(first_map(&identity, &addresses, config))),
@@ -102,7 +107,7 @@ impl Cluster {
             wanted: Wanted::parse(&config.replicas)?,
             map: map.clone(),
             node_id: identity.node_id,
-            auth_token: String::new(),
+            auth_token: config.token_file.as_deref().map(token_file::first).transpose()?.unwrap_or_default(),
             local: local.clone(),
             data_dir: config.data_dir.clone(),
         };
@@ -113,9 +118,9 @@ impl Cluster {
             tokio::spawn(follow_maps(membership.clone(), map_in)),
             tokio::spawn(find_leader(membership.clone())),
             tokio::spawn(replicas.run()),
-            tokio::spawn(tell_addresses(membership, identity.node_id, addresses)),
+            tokio::spawn(tell_addresses(membership, identity.node_id, addresses.clone())),
         ];
-        Ok(Self { identity, peer_address, agent, map, relay, tasks, _data: data })
+        Ok(Self { identity, addresses, agent, map, relay, tasks, _data: data })
     }
 
     /// Gives away what it leads and stops.
@@ -139,92 +144,17 @@ impl Cluster {
     }
 }
 
-/// Grows with every start.
-fn incarnation() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-async fn listen(config: &Config, address: SocketAddr) -> Result<TcpListener> {
-    let wanted = config.peer_listen.unwrap_or_else(|| {
-        let port = if config.listen.port() == 0 {
-            0
-        } else {
-            address.port().checked_add(PEER_PORT_OFFSET).unwrap_or(0)
-        };
-        SocketAddr::new(address.ip(), port)
-    });
-    if !wanted.ip().is_loopback() {
-        bail!(
-            "{wanted} is not a loopback address, and nodes do not prove to each other who they are yet: \
-             have peers listen on 127.0.0.1"
-        );
-    }
-    TcpListener::bind(wanted).await.with_context(|| {
-        format!("{wanted} cannot be listened on for other nodes: name another with --peer-listen")
-    })
-}
-
 /// The map of a cluster that this node founds.
-fn first_map(identity: &Identity, (addr, peer_addr): &(String, String), config: &Config) -> ShardMap {
-    let entry =
-        NodeEntry { addr: addr.clone(), peer_addr: peer_addr.clone(), state: NodeState::Active, voter: true };
+fn first_map(identity: &Identity, addresses: &Addresses, config: &Config) -> ShardMap {
+    let entry = NodeEntry {
+        addr: addresses.http.clone(),
+        peer_addr: addresses.peer.clone(),
+        state: NodeState::Active,
+        voter: true,
+    };
     let mut map = ShardMap::of_one(identity.cluster_id.clone(), identity.node_id, entry, identity.shards);
     map.replication_factor = config.replication_factor;
     map
-}
-
-/// Asks the nodes named to be taken in, until one does.
-async fn join(config: &Config, address: SocketAddr, peer_address: SocketAddr) -> Result<Joined> {
-    // One that is installed already will do.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(Duration::from_secs(10))
-        .build()
-        .context("an HTTP client can be made")?;
-    let body = serde_json::json!({
-        "request": DataDir::join_request(&config.data_dir)?,
-        "addr": address.to_string(), "peer_addr": peer_address.to_string(),
-    });
-    let deadline = tokio::time::Instant::now() + JOIN_MAX;
-    let mut why = String::new();
-    loop {
-        for node in &config.join {
-            let base = node.trim_end_matches('/');
-            let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
-            let sent = client.post(format!("{base}/v1/cluster/nodes")).json(&body).send().await;
-            let answer = match sent {
-                Ok(response) => (response.status(), response.bytes().await.unwrap_or_default()),
-                Err(error) => {
-                    why = format!("{base}: {error}");
-                    continue;
-                }
-            };
-            match answer {
-                (status, bytes) if status.is_success() => {
-                    return serde_json::from_slice(&bytes).with_context(|| {
-                        format!("{base} answered something else than a place in a cluster")
-                    });
-                }
-                (status, bytes) => {
-                    let problem: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-                    why = format!(
-                        "{base}: {status}: {}",
-                        problem["detail"].as_str().unwrap_or("no reason given")
-                    );
-                    if status.is_client_error() {
-                        bail!("the cluster does not take this node in: {why}");
-                    }
-                }
-            }
-        }
-        if tokio::time::Instant::now() >= deadline {
-            bail!("no cluster took this node in within {JOIN_MAX:?}: {why}");
-        }
-        tracing::info!(why, "waiting for the cluster to take this node in");
-        tokio::time::sleep(JOIN_EVERY).await;
-    }
 }
 
 /// Asks around while nobody is heard to lead the membership.
@@ -250,7 +180,8 @@ async fn follow_maps(membership: Arc<Membership>, map: watch::Sender<Arc<ShardMa
 }
 
 /// Tells the cluster where this node is now, if that is elsewhere than the map says.
-async fn tell_addresses(membership: Arc<Membership>, node: NodeId, (addr, peer_addr): (String, String)) {
+async fn tell_addresses(membership: Arc<Membership>, node: NodeId, addresses: Addresses) {
+    let Addresses { http: addr, peer: peer_addr } = addresses;
     let mut maps = membership.maps();
     loop {
         let entry = maps.borrow_and_update().as_ref().and_then(|map| map.nodes.get(&node).cloned());

@@ -24,6 +24,14 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// Address for other nodes; default the HTTP address with its port and 1 000.
     pub(crate) peer_listen: Option<SocketAddr>,
+    /// Where clients and nodes are told that this node's HTTP API is: `HOST[:PORT]`; default `listen`.
+    pub(crate) advertise: Option<String>,
+    /// Where other nodes are told that it is: `HOST[:PORT]`; default `peer_listen`.
+    pub(crate) peer_advertise: Option<String>,
+    /// Folder of the node's certificate, its key, and the cluster's CA; needed beyond loopback.
+    pub(crate) peer_tls_dir: Option<PathBuf>,
+    /// File of bearer tokens, of which HTTP calls must show one; needed beyond loopback.
+    pub(crate) token_file: Option<PathBuf>,
     /// HTTP addresses of nodes of a cluster that a new node joins.
     pub(crate) join: Vec<String>,
     /// Replicas of a shard in a new cluster, when it has nodes enough.
@@ -55,6 +63,10 @@ impl Default for Config {
             log_dir: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 4100)),
             peer_listen: None,
+            advertise: None,
+            peer_advertise: None,
+            peer_tls_dir: None,
+            token_file: None,
             join: Vec::new(),
             replication_factor: opcode_router::shard_map::REPLICATION_FACTOR_DEFAULT,
             shards: None,
@@ -75,6 +87,10 @@ const KEYS: &[&str] = &[
     "log_dir",
     "listen",
     "peer_listen",
+    "advertise",
+    "peer_advertise",
+    "peer_tls_dir",
+    "token_file",
     "join",
     "replication_factor",
     "shards",
@@ -106,6 +122,22 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     peer_listen: Option<SocketAddr>,
+    /// Where clients and nodes are told that the HTTP API is [default: as --listen]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+    /// Where other nodes are told that this one is [default: as --peer-listen, or --advertise]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_advertise: Option<String>,
+    /// Folder of ca.pem, node.pem and node.key, as `opcode cluster certs` makes it
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_tls_dir: Option<PathBuf>,
+    /// Set by the flag of all commands.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<PathBuf>,
     /// HTTP address of a node of the cluster that this new node joins; repeat for more
     #[arg(long, value_name = "HTTP_ADDR")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

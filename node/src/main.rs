@@ -7,15 +7,20 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod addresses;
 mod cli;
 mod cluster;
 mod config;
+mod incarnation;
+mod join;
 mod membership;
 mod node;
 mod replicas;
+mod secret_file;
 mod services;
 mod shards;
 mod telemetry;
+mod token_file;
 mod transport;
 
 use std::process::ExitCode;
@@ -79,10 +84,14 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let with_tokens = |mut node: Box<NodeFlags>| {
+        node.token_file.clone_from(&cli.global.token_file);
+        node
+    };
     let result = match cli.command {
-        Command::Dev { node } => run_node(&node, true),
-        Command::Serve { node } => run_node(&node, false),
-        Command::Config { node } => print_config(&node),
+        Command::Dev { node } => run_node(&with_tokens(node), true),
+        Command::Serve { node } => run_node(&with_tokens(node), false),
+        Command::Config { node } => print_config(&with_tokens(node)),
         Command::Rebuild(rebuild) => in_runtime(cli::rebuild::run(rebuild)),
         Command::Client(command) => match runtime() {
             Ok(runtime) => return runtime.block_on(cli::run(command, &cli.global)),

@@ -10,12 +10,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::addresses;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::membership::agent::Ended;
 use crate::services::Control;
 use crate::shards::Identity;
-use crate::telemetry;
+use crate::{telemetry, token_file};
 
 /// Longest time a stop may take; a supervisor kills the process soon after.
 const STOP_MAX: Duration = Duration::from_secs(14);
@@ -25,13 +26,8 @@ const REQUESTS_END_MAX: Duration = Duration::from_secs(2);
 /// Runs a node until it is told to stop, or a shard fails. `ready` is told the URL when requests
 /// are served.
 pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> {
-    if !config.listen.ip().is_loopback() {
-        bail!(
-            "{} is not a loopback address, and this node cannot check tokens yet: listen on 127.0.0.1 \
-             and put a proxy that authenticates in front of it",
-            config.listen
-        );
-    }
+    addresses::check_listen(&config)?;
+    let tokens = config.token_file.as_deref().map(token_file::all).transpose()?;
     let metrics = telemetry::start_metrics()?;
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind(config.listen)
@@ -57,14 +53,15 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         node: NodeInfo {
             node_id: cluster.identity.node_id.to_string(),
             cluster_id: cluster.identity.cluster_id.clone(),
-            addr: address.to_string(),
-            peer_addr: Some(cluster.peer_address.to_string()),
+            addr: cluster.addresses.http.clone(),
+            peer_addr: Some(cluster.addresses.peer.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
         ready: ready_out,
         shutdown: stop_out.clone(),
         metrics: Arc::new(move || metrics.render()),
-        listener_is_loopback: true,
+        listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
+        tokens,
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());

@@ -85,6 +85,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, Code::NotFound.as_str(), detail)
     }
 
+    /// 401.
+    pub fn unauthenticated(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", detail)
+    }
+
     /// 403.
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, Code::PermissionDenied.as_str(), detail)

@@ -37,9 +37,11 @@ pub(crate) struct ShardClient {
 /// What came of one try.
 enum Try {
     Done(Box<Result<Answer, CallError>>),
-    /// Certainly not applied: another node may do it.
+    /// Another node may do it. What is in doubt may have been applied by this one nevertheless, and
+    /// is only tried again when that does no harm.
     Again {
         leader: Option<NodeId>,
+        is_in_doubt: bool,
         why: String,
     },
 }
@@ -66,10 +68,13 @@ impl ShardClient {
     pub(crate) async fn ask(&self, request: Request, extra: Duration) -> Result<Answer, CallError> {
         let deadline = Instant::now() + LEADER_MAX;
         let mut hint = None;
+        // One try of unknown fate leaves the whole in doubt, whatever comes of the later ones.
+        let mut applied_unknown = false;
         for turn in 0_u32.. {
             let why = match self.attempt(&request, hint, turn, ANSWER_MAX + extra).await {
                 Try::Done(answer) => return *answer,
-                Try::Again { leader, why } => {
+                Try::Again { leader, is_in_doubt, why } => {
+                    applied_unknown |= is_in_doubt;
                     // A leader that was named is asked at once.
                     let is_news = leader.is_some() && leader != hint;
                     hint = leader;
@@ -81,7 +86,7 @@ impl ShardClient {
             };
             if Instant::now() >= deadline {
                 let message = format!("shard {} has no leader that can be reached: {why}", self.shard);
-                return Err(CallError::Unavailable { applied_unknown: false, message });
+                return Err(CallError::Unavailable { applied_unknown, message });
             }
             let pause = PAUSE * (1 << turn.min(3));
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
@@ -110,15 +115,16 @@ impl ShardClient {
             request.clone().answer(&handle).await
         } else {
             let Some(node) = self.candidate(hint, turn) else {
-                return Try::Again { leader: None, why: "nobody else holds it".into() };
+                let why = "nobody else holds it".into();
+                return Try::Again { leader: None, is_in_doubt: false, why };
             };
             match self.call(node, request, within).await {
                 Ok(answered) => answered,
                 Err(error @ (PeerError::Unreachable { .. } | PeerError::Refused { .. })) => {
-                    return Try::Again { leader: None, why: error.to_string() };
+                    return Try::Again { leader: None, is_in_doubt: false, why: error.to_string() };
                 }
                 Err(error @ PeerError::Lost { .. }) if request.may_repeat() => {
-                    return Try::Again { leader: None, why: error.to_string() };
+                    return Try::Again { leader: None, is_in_doubt: true, why: error.to_string() };
                 }
                 Err(error) => {
                     let message = error.to_string();
@@ -128,12 +134,13 @@ impl ShardClient {
         };
         match answered {
             Err(CallError::NotLeader { leader, .. }) => {
-                Try::Again { leader, why: "who was asked does not lead it".into() }
+                let why = "who was asked does not lead it".into();
+                Try::Again { leader, is_in_doubt: false, why }
             }
             Err(CallError::Unavailable { applied_unknown, message })
                 if !applied_unknown || request.may_repeat() =>
             {
-                Try::Again { leader: None, why: message }
+                Try::Again { leader: None, is_in_doubt: applied_unknown, why: message }
             }
             other => Try::Done(Box::new(other)),
         }

@@ -1,5 +1,5 @@
 //! Routes and layers. From the outside in: the trace id and the writing of problem documents,
-//! a net for panics, the guard against other sites' pages, then the handlers.
+//! a net for panics, the guard against other sites' pages, the check of tokens, then the handlers.
 
 use std::any::Any;
 use std::time::Instant;
@@ -16,6 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::auth::authenticate;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
@@ -47,6 +48,7 @@ pub fn app(state: RouterState) -> Router {
         )
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(state.clone(), authenticate))
         .layer(from_fn_with_state(state.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(outermost))

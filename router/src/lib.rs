@@ -4,6 +4,7 @@
 //! Any node answers any request. The router decides nothing about a workflow and stores nothing;
 //! it never touches the log or the tables except through a shard's handle.
 
+mod auth;
 mod control;
 mod definitions;
 mod embedded;
@@ -26,6 +27,7 @@ mod strict;
 mod submission;
 mod wire;
 
+pub use auth::Tokens;
 pub use control::{ClusterChange, ClusterControl, ClusterError};
 pub use error::ApiError;
 pub use http::{app, openapi};

@@ -8,6 +8,7 @@ use opcode_engine::ids::{ShardId, WorkflowId};
 use opcode_shard::peer::{NodeId, Peers};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::auth::Tokens;
 use crate::control::ClusterControl;
 use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
@@ -88,6 +89,8 @@ pub struct RouterParts {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// The listener is on a loopback address and asks for no token.
     pub listener_is_loopback: bool,
+    /// The tokens that callers must show one of; without, any caller is taken.
+    pub tokens: Option<Tokens>,
     /// Limits.
     pub options: RouterOptions,
 }
@@ -170,6 +173,10 @@ impl RouterState {
 
     pub(crate) fn listener_is_loopback(&self) -> bool {
         self.inner.parts.listener_is_loopback
+    }
+
+    pub(crate) fn tokens(&self) -> Option<&Tokens> {
+        self.inner.parts.tokens.as_ref()
     }
 
     pub(crate) fn metrics(&self) -> String {

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Context;
+use super::certs::{self, Certs};
 use super::failure::Failure;
 use super::force_recover::{self, ForceRecover};
 use super::output::{Column, facts, rows, shown};
@@ -66,6 +67,8 @@ pub(crate) enum Cluster {
         #[arg(long)]
         to: u64,
     },
+    /// Make the cluster's CA and certificates of nodes, here, without a node
+    Certs(Certs),
     /// Place every shard anew, for the nodes there are
     #[command(after_help = "Examples:\n  opcode cluster rebalance")]
     Rebalance,
@@ -106,6 +109,7 @@ pub(crate) async fn run(command: Cluster, context: &Context) -> Result<(), Failu
         Cluster::Shards => return shards(context).await,
         Cluster::ForceRecover(args) => return force_recover::run(args, context).await,
         Cluster::Join(args) => return join(args, context).await,
+        Cluster::Certs(args) => return certs::run(&args, &context.output),
         Cluster::Drain { node, wait } => {
             let answer = client.post(&format!("/v1/cluster/nodes/{node}/drain"), &json!({})).await?;
             if wait {

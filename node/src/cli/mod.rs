@@ -5,6 +5,7 @@
 //! 0 ok, 1 error, 2 usage, 3 the workflow failed, 4 not found, 5 not allowed, 6 timeout,
 //! 7 unavailable, 8 conflict.
 
+mod certs;
 mod client;
 mod cluster;
 mod completions;
@@ -22,6 +23,7 @@ mod validate;
 mod wf;
 mod wf_commands;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -45,6 +47,9 @@ pub(crate) struct GlobalArgs {
     /// Bearer token, where the node asks for one
     #[arg(long, global = true, value_name = "TOKEN", env = "OPCODE_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// File of bearer tokens: a client shows the first, a node takes each
+    #[arg(long, global = true, value_name = "FILE", env = "OPCODE_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Form of the output
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -89,7 +94,8 @@ struct Context {
 /// Runs a client command to its exit code.
 pub(crate) async fn run(command: ClientCommand, global: &GlobalArgs) -> ExitCode {
     let output = Output::new(global.output, global.quiet);
-    let result = match Client::new(&global.server, global.token.as_deref()) {
+    let client = token(global).and_then(|token| Client::new(&global.server, token.as_deref()));
+    let result = match client {
         Ok(client) => dispatch(command, &Context { client, output }).await,
         Err(failure) => Err(failure),
     };
@@ -99,6 +105,18 @@ pub(crate) async fn run(command: ClientCommand, global: &GlobalArgs) -> ExitCode
             failure.print(global.output);
             failure.exit_code()
         }
+    }
+}
+
+/// The token to show, if any: the one given, or the first of the file.
+fn token(global: &GlobalArgs) -> Result<Option<String>, Failure> {
+    match (&global.token, &global.token_file) {
+        (Some(token), _) => Ok(Some(token.clone())),
+        (None, Some(file)) => {
+            let first = crate::token_file::first(file);
+            first.map(Some).map_err(|error| Failure::local(format!("{error:#}")))
+        }
+        (None, None) => Ok(None),
     }
 }
 

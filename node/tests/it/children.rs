@@ -44,9 +44,8 @@ async fn define(node: &Node, service: &Service) {
 async fn submit(node: &Node, ids: &[String]) -> BTreeSet<String> {
     let mut taken = BTreeSet::new();
     for id in ids {
-        match node.try_post("/v1/workflows", &parent(id)).await {
-            Ok((200 | 201, _)) => drop(taken.insert(id.clone())),
-            Ok(_) | Err(_) => {}
+        if let Ok((200 | 201, _)) = node.try_post("/v1/workflows", &parent(id)).await {
+            taken.insert(id.clone());
         }
     }
     taken

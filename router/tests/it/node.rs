@@ -119,6 +119,7 @@ impl Node {
             shutdown,
             metrics: Arc::new(|| "# no metrics\n".to_owned()),
             listener_is_loopback: true,
+            tokens: None,
             options: RouterOptions { heartbeat: Duration::from_millis(50), ..RouterOptions::default() },
         });
         relay.open(state.clone());

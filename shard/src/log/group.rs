@@ -19,6 +19,7 @@ use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
 
 use super::copies::{Copy, IncomingCopy, Taken, remove_leftovers};
+use super::floor::{Floor, watch_floor};
 use super::index::GroupState;
 use super::lag::Lag;
 use super::network::Network;
@@ -111,7 +112,7 @@ pub struct Group {
     copies_dir: PathBuf,
     /// What this node had before it gave the group away once; `None` when it never did, or has
     /// come as far again.
-    floor: Arc<Mutex<Option<LogId<u64>>>>,
+    pub(super) floor: Floor,
 }
 
 pub(super) fn stopped(error: impl std::fmt::Display) -> ShardError {
@@ -369,23 +370,6 @@ impl Group {
         encode_answer(&answer)
     }
 
-    /// Refuses to vote for a candidate whose log ends before what this node has once had.
-    ///
-    /// A voter that gives the group away and gets it back begins with an empty log; yet a majority
-    /// may have counted on it for entries that it had. Were it to vote as its log now says, it
-    /// could, with one that lags, elect a leader that lacks what was acknowledged. So the log store
-    /// keeps how far it had come, beside its vote (which it must not give twice in a term either),
-    /// and until it has come as far again it neither stands, which an old membership in the part
-    /// of the log that it has might have it do, even alone, nor votes for who lacks those entries.
-    pub(super) fn heed_floor(&self, candidate: Option<LogId<u64>>) -> Result<(), String> {
-        match *self.floor.lock() {
-            Some(floor) if candidate < Some(floor) => {
-                Err(format!("this node has had entries up to {floor}: it votes for nobody without them"))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     /// Takes a piece of a copy, and the copy itself once it is whole.
     async fn take_piece(&self, piece: Piece) -> Result<Answer, String> {
         let (incoming, dir, id) = (self.incoming.clone(), self.copies_dir.clone(), self.id);
@@ -567,19 +551,6 @@ async fn watch_role(
             return;
         }
     }
-}
-
-/// Waits until this node has come as far as it was before it gave the group away; from then on it
-/// is a member as any other.
-async fn watch_floor(raft: Raft<TypeConfig>, floor: Arc<Mutex<Option<LogId<u64>>>>) {
-    let mut metrics = raft.metrics();
-    let Some(wanted) = *floor.lock() else { return };
-    let has_come = metrics.wait_for(|metrics| metrics.last_applied >= Some(wanted)).await.is_ok();
-    if !has_come {
-        return;
-    }
-    *floor.lock() = None;
-    raft.runtime_config().elect(true);
 }
 
 /// Waits for openraft's core to end, and stops the process unless it was told to.

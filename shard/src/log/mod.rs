@@ -12,6 +12,7 @@
 mod alone;
 pub mod codec;
 pub mod copies;
+mod floor;
 mod frame;
 mod group;
 mod hand_over;

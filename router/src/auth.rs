@@ -1,0 +1,180 @@
+//! Bearer tokens, as a file lists them: a caller that shows one of them may do everything.
+//!
+//! This is the least that a listener beyond loopback can do with. Tokens with scopes, tokens of
+//! agents, and `/v1/tokens` are not here yet. A token goes over HTTP as it is: beyond a network
+//! that is trusted, a proxy has to speak TLS in front of the node. Tokens are kept as their
+//! SHA-256 hashes, compared in constant time, and never shown, not even in an error.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::error::ApiError;
+use crate::state::RouterState;
+
+/// Shortest token: what 32 characters hold cannot be guessed.
+const TOKEN_CHARS_MIN: usize = 32;
+/// Longest token.
+const TOKEN_CHARS_MAX: usize = 512;
+/// Tokens of one file.
+const TOKENS_MAX: usize = 1_000;
+/// What anybody may ask: whether the node is there, and how to talk to it.
+const OPEN: &[&str] = &["/healthz", "/readyz", "/openapi.json"];
+
+/// The tokens that a node takes.
+#[derive(Clone)]
+pub struct Tokens(Vec<[u8; 32]>);
+
+impl Tokens {
+    /// Reads a file's text: `TOKEN` or `NAME TOKEN` a line; what follows a `#` and empty lines count
+    /// for nothing.
+    ///
+    /// # Errors
+    /// Says which line is wrong and why, and never what stands in it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut hashes: Vec<[u8; 32]> = Vec::new();
+        for (number, line) in lines(text) {
+            let token = token_of(line).map_err(|why| format!("line {number}: {why}"))?;
+            let hash = Sha256::digest(token).into();
+            if hashes.contains(&hash) {
+                return Err(format!("line {number}: the token stands further up already"));
+            }
+            hashes.push(hash);
+            if hashes.len() > TOKENS_MAX {
+                return Err(format!("line {number}: more than {TOKENS_MAX} tokens"));
+            }
+        }
+        if hashes.is_empty() {
+            return Err("there is no token in it: one a line, `TOKEN` or `NAME TOKEN`".into());
+        }
+        Ok(Self(hashes))
+    }
+
+    /// The first token of a file's text, for a caller that shows it.
+    ///
+    /// # Errors
+    /// As [`Tokens::parse`].
+    pub fn first(text: &str) -> Result<&str, String> {
+        let (number, line) = lines(text).next().ok_or("there is no token in it")?;
+        token_of(line).map_err(|why| format!("line {number}: {why}"))
+    }
+
+    /// Whether a token is one of these. Every one is compared, whichever it is.
+    fn contains(&self, token: &str) -> bool {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        let equal = |all: Choice, known: &[u8; 32]| all | known[..].ct_eq(&hash[..]);
+        self.0.iter().fold(Choice::from(0), equal).into()
+    }
+}
+
+/// The lines that say something, numbered from 1.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line.split('#').next().unwrap_or_default().trim()))
+        .filter(|(_, line)| !line.is_empty())
+}
+
+fn token_of(line: &str) -> Result<&str, String> {
+    let mut words = line.split_whitespace();
+    let (first, second) = (words.next().unwrap_or_default(), words.next());
+    if words.next().is_some() {
+        return Err("more than a name and a token".into());
+    }
+    let token = second.unwrap_or(first);
+    if token.len() < TOKEN_CHARS_MIN {
+        return Err(format!(
+            "a token of {} characters; it takes {TOKEN_CHARS_MIN}: `openssl rand -hex 32` makes one",
+            token.len()
+        ));
+    }
+    // What RFC 6750 lets stand in a header.
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    if token.len() > TOKEN_CHARS_MAX || !token.bytes().all(is_allowed) {
+        return Err(format!("a token has at most {TOKEN_CHARS_MAX} letters, digits, or of - . _ ~ + / ="));
+    }
+    Ok(token)
+}
+
+/// The layer: where the node has tokens, every call but a few must show one.
+pub(crate) async fn authenticate(State(state): State<RouterState>, request: Request, next: Next) -> Response {
+    let Some(tokens) = state.tokens() else { return next.run(request).await };
+    if OPEN.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    match bearer(request.headers()) {
+        Some(token) if tokens.contains(token) => next.run(request).await,
+        shown => {
+            let detail = match shown {
+                Some(_) => "this node does not know the token",
+                None => "this node asks for `Authorization: Bearer TOKEN`",
+            };
+            let mut response = ApiError::unauthenticated(detail).into_response();
+            let challenge = HeaderValue::from_static("Bearer realm=\"opcode\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            response
+        }
+    }
+}
+
+/// The token that a request shows; none when it shows none, or several.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let (only, None) = (all.next()?, all.next()) else { return None };
+    let (scheme, token) = only.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "0123456789abcdef0123456789abcdef";
+    const TWO: &str = "fedcba9876543210fedcba9876543210";
+
+    #[test]
+    fn a_file_of_tokens() {
+        let text = format!("# ours\n\n  alice {ONE}  # until spring\n{TWO}\n");
+        let tokens = Tokens::parse(&text).unwrap();
+        assert!(tokens.contains(ONE) && tokens.contains(TWO));
+        assert!(!tokens.contains("") && !tokens.contains(&ONE[1..]) && !tokens.contains("alice"));
+        assert_eq!(Tokens::first(&text), Ok(ONE));
+    }
+
+    #[test]
+    fn errors_name_the_line_and_never_the_token() {
+        let short = &ONE[1..];
+        for (text, why) in [
+            (String::new(), "no token"),
+            ("# nothing\n".into(), "no token"),
+            (format!("{ONE}\nbob {short}"), "line 2: a token of 31 characters"),
+            (format!("a b {ONE}"), "line 1: more than"),
+            (format!("{ONE}\n\n{ONE}"), "line 3: the token stands"),
+            (format!("{ONE}\u{e9}"), "line 1: a token has at most"),
+            (ONE.repeat(17), "line 1: a token has at most"),
+        ] {
+            let error = Tokens::parse(&text).err().unwrap();
+            assert!(error.contains(why), "{error}");
+            assert!(!error.contains(short), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_header_with_the_scheme_is_taken() {
+        let shown = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, value.parse().unwrap());
+            }
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(shown(&["Bearer abc"]).as_deref(), Some("abc"));
+        assert_eq!(shown(&["bearer abc"]).as_deref(), Some("abc"));
+        for none in [&[][..], &["abc"], &["Basic abc"], &["Bearer abc", "Bearer abc"]] {
+            assert_eq!(shown(none), None, "{none:?}");
+        }
+    }
+}
