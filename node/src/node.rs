@@ -76,12 +76,12 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     ready(&format!("http://{address}"));
 
     let outcome = tokio::select! {
-        () = signals.stop() => Ok(()),
+        () = signals.stop() => Ok(true),
         ended = cluster.agent.run() => match ended {
             Ended::Failed(error) => Err(error),
             Ended::Removed => {
                 say_removed(&cluster.identity, &config.data_dir);
-                Ok(())
+                Ok(false)
             }
         },
         result = &mut server => {
@@ -90,8 +90,8 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     };
     ready_in.send_replace(false);
     stop_in.send_replace(true);
-    outcome?;
-    stop(cluster, server, &mut signals).await
+    let was_asked = outcome?;
+    stop(cluster, server, &mut signals, was_asked).await
 }
 
 /// A node that was taken out holds no part in the cluster any more, and never will again.
@@ -110,6 +110,7 @@ async fn stop(
     cluster: Cluster,
     server: JoinHandle<std::io::Result<()>>,
     signals: &mut Signals,
+    was_asked: bool,
 ) -> Result<()> {
     tracing::info!("stopping: requests and steps under way may end");
     let stop = async {
@@ -117,11 +118,18 @@ async fn stop(
         let _ = tokio::time::timeout(REQUESTS_END_MAX, server).await;
         cluster.stop().await
     };
+    // One that stops by itself and is then asked to does what it is asked; a second time is in haste.
+    let asked_again = async {
+        if !was_asked {
+            signals.stop().await;
+        }
+        signals.stop().await;
+    };
     tokio::select! {
         result = tokio::time::timeout(STOP_MAX, stop) => {
             result.context("the shards did not stop in time; what was acknowledged is durable")??;
         }
-        () = signals.stop() => bail!("stopped at once, as asked; what was acknowledged is durable"),
+        () = asked_again => bail!("stopped at once, as asked; what was acknowledged is durable"),
     }
     tracing::info!("stopped");
     Ok(())

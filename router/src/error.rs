@@ -116,6 +116,14 @@ impl ApiError {
         error
     }
 
+    /// 503, certainly not applied.
+    pub fn storage_full(detail: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "STORAGE_FULL", detail);
+        error.0.applied = Some(Applied::No);
+        error.0.retry_after_s = Some(10);
+        error
+    }
+
     fn with_errors(mut self, errors: Vec<Problem>) -> Self {
         self.0.errors = errors;
         self.0.errors.truncate(ERRORS_MAX);
@@ -252,6 +260,9 @@ impl From<CallError> for ApiError {
             CallError::Overloaded => {
                 Self::overloaded("the shard has more work queued than it takes; try again shortly")
             }
+            CallError::StorageFull => Self::storage_full(
+                "the disk of the node that leads the shard is full: make room, or move the shard",
+            ),
             CallError::NotLeader { shard, .. } => {
                 Self::unavailable(Applied::No, format!("shard {shard} has no leader that can be reached"))
             }

@@ -1,10 +1,8 @@
-//! Event streams (`text/event-stream`): a run's log from any sequence and then live, and the
-//! firehose of every shard.
+//! Event streams (`text/event-stream`): a run's log from any sequence and then live.
 //!
 //! Only committed events are shown. A reader that is too slow falls back to reading the log; it
 //! never slows the shard down, and never misses an event of the run it follows.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -14,8 +12,9 @@ use axum::response::{IntoResponse, Response};
 use opcode_engine::event::EventType;
 use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
 use opcode_shard::CallError;
-use opcode_shard::batch::{Batch, Committed};
+use opcode_shard::batch::{Batch, Committed, Position};
 use opcode_shard::record::{EventRecord, Record};
+use opcode_shard::remote::Freshness;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::broadcast::error::RecvError;
@@ -24,7 +23,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::ApiError;
-use crate::forward::ShardClient;
+use crate::forward::{Seen, ShardClient};
 use crate::state::RouterState;
 
 /// Events read from the log at a time; each may have data of 1 MiB.
@@ -33,10 +32,8 @@ const PAGE: usize = 100;
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Chunks that wait for a slow connection before its stream waits too.
 const CHUNKS_WAITING_MAX: usize = 16;
-/// How often a run that is led elsewhere is looked at, and whether it still is led here.
+/// How often a run is looked at that no replica here knows, and whether the one here keeps up.
 const POLL_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
-/// Run ids that a firehose remembers for one shard.
-const NAMES_MAX: usize = 10_000;
 
 /// An event as the contract shows it.
 #[derive(Serialize)]
@@ -79,32 +76,38 @@ pub(crate) async fn read(
     id: &WorkflowId,
     after: Sequence,
     limit: usize,
-) -> Result<(Vec<EventRecord>, bool), CallError> {
+    freshness: Freshness,
+) -> Result<Seen<(Vec<EventRecord>, bool)>, CallError> {
     let mut records: Vec<EventRecord> = Vec::new();
     let (mut last, mut bytes) = (after, 0);
-    loop {
+    let (mut position, mut lag_ms) = (Position::default(), None);
+    let has_more = 'pages: loop {
         // One more than is wanted tells whether there are more.
         let wanted = PAGE.min(limit + 1 - records.len());
-        let page = shard.events(id, last, wanted).await?;
-        let is_whole = page.len() < wanted;
-        for record in page {
+        let page = shard.events(id, last, wanted, freshness).await?;
+        // The pages may come from several replicas: together they show what the furthest shows.
+        position = position.max(page.position);
+        lag_ms = lag_ms.max(page.lag_ms);
+        let is_whole = page.value.len() < wanted;
+        for record in page.value {
             if records.len() == limit || (bytes > PAGE_BYTES_MAX && !records.is_empty()) {
-                return Ok((records, true));
+                break 'pages true;
             }
             bytes += record.data.len();
             last = record.sequence;
             records.push(record);
         }
         if is_whole {
-            return Ok((records, false));
+            break false;
         }
-    }
+    };
+    Ok(Seen { value: (records, has_more), position, lag_ms })
 }
 
-type Chunks = mpsc::Sender<Result<Bytes, Infallible>>;
+pub(crate) type Chunks = mpsc::Sender<Result<Bytes, Infallible>>;
 
 /// The stream's answer and where to write its chunks.
-fn open() -> (Response, Chunks) {
+pub(crate) fn open() -> (Response, Chunks) {
     let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -115,7 +118,7 @@ fn open() -> (Response, Chunks) {
 }
 
 /// Appends one event in the stream's format.
-fn write_event(out: &mut Vec<u8>, document: &EventDocument<'_>, with_id: bool) {
+pub(crate) fn write_event(out: &mut Vec<u8>, document: &EventDocument<'_>, with_id: bool) {
     if with_id {
         out.extend_from_slice(format!("id: {}\n", document.sequence).as_bytes());
     }
@@ -138,32 +141,30 @@ pub(crate) async fn follow_run(
 ) -> Result<Response, ApiError> {
     let place = state.enter_stream()?;
     let shard = state.shard_of(&id);
-    let has_ended = shard.status(&id).await?.status.is_terminal();
-    if has_ended && shard.events(&id, after, 1).await?.is_empty() {
+    let has_ended = shard.status(&id, Freshness::Strong).await?.value.status.is_terminal();
+    if has_ended && shard.events(&id, after, 1, Freshness::Strong).await?.value.is_empty() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let (response, chunks) = open();
     let follower = Follower { shard, id, last: after, chunks, beats: beats(state) };
-    let stopping = state.stopping();
-    tokio::spawn(run_until(follower.follow(), stopping, place));
+    tokio::spawn(run_until(follower.follow(), state.stopping(), place));
     Ok(response)
 }
 
-async fn run_until(
-    work: impl Future<Output = Result<(), CallError>>,
+/// Works on a stream until its reader is gone, or the node stops.
+pub(crate) async fn run_until(
+    work: impl Future<Output = ()>,
     stopping: impl Future<Output = ()>,
     _place: OwnedSemaphorePermit,
 ) {
     tokio::select! {
-        ended = work => {
-            if let Err(error) = ended {
-                tracing::warn!(%error, "an event stream ended early");
-            }
-        }
+        () = work => {}
         () = stopping => {}
     }
 }
 
+/// A stream of one run's events, from whatever replica has them: it goes on whoever leads the
+/// shard, and waits while nobody does.
 struct Follower {
     shard: ShardClient,
     id: WorkflowId,
@@ -172,7 +173,7 @@ struct Follower {
     beats: Interval,
 }
 
-/// What is committed from now on of a run in a shard that is led here.
+/// What is committed from now on, as the replica of this node hears of it.
 struct Live {
     no: RunNo,
     batches: broadcast::Receiver<Batch<Committed>>,
@@ -182,38 +183,42 @@ struct Live {
 enum Pause {
     /// Events were missed, or the run has perhaps ended: read the log again.
     ReadAgain,
-    /// The reader or the shard is gone.
+    /// The reader is gone.
     Gone,
 }
 
 impl Follower {
-    async fn follow(mut self) -> Result<(), CallError> {
+    async fn follow(mut self) {
         loop {
             // Subscribed before anything is read, so that nothing falls between log and stream.
             let live = self.live().await;
-            let has_ended = self.shard.status(&self.id).await?.status.is_terminal();
-            if !self.catch_up().await? || has_ended {
-                return Ok(());
-            }
-            let pause = match live {
-                Some(live) => self.go_live(live).await,
-                None => self.wait_a_moment().await,
+            let pause = match self.catch_up().await {
+                Ok(Caught::Gone | Caught::End) => return,
+                Ok(Caught::Up) => match live {
+                    Some(live) => self.go_live(live).await,
+                    None => self.wait_a_moment().await,
+                },
+                Err(error) => {
+                    tracing::debug!(run = %self.id, %error, "an event stream waits for its shard");
+                    self.wait_a_moment().await
+                }
             };
             match pause {
                 Pause::ReadAgain => {}
-                Pause::Gone => return Ok(()),
+                Pause::Gone => return,
             }
         }
     }
 
-    /// A subscription, when the shard is led by this node.
+    /// A subscription, when this node has a replica that keeps up and knows the run.
     async fn live(&self) -> Option<Live> {
-        let handle = self.shard.leading()?;
+        let handle = self.shard.here()?;
         let batches = handle.subscribe();
-        Some(Live { no: handle.run_no(&self.id).await.ok()?, batches })
+        let no = handle.stored_run_no(&self.id).await.ok()??;
+        Some(Live { no, batches })
     }
 
-    /// Elsewhere the log is asked again and again, wherever it is led by then.
+    /// Without one the log is asked again and again, wherever it is.
     async fn wait_a_moment(&mut self) -> Pause {
         tokio::select! {
             () = tokio::time::sleep(POLL_EVERY) => Pause::ReadAgain,
@@ -225,15 +230,18 @@ impl Follower {
         }
     }
 
-    /// Sends everything that the log holds by now; false when the reader is gone.
-    async fn catch_up(&mut self) -> Result<bool, CallError> {
+    /// Sends everything that there is by now, and says whether the run has ended with it.
+    async fn catch_up(&mut self) -> Result<Caught, CallError> {
+        // Before the events, so that none can follow those that are read after it.
+        let status = self.shard.status(&self.id, Freshness::Any).await?;
+        let freshness = Freshness::Reached(status.position);
         loop {
-            let (page, has_more) = read(&self.shard, &self.id, self.last, PAGE).await?;
+            let (page, has_more) = read(&self.shard, &self.id, self.last, PAGE, freshness).await?.value;
             if !self.send(page.iter()).await {
-                return Ok(false);
+                return Ok(Caught::Gone);
             }
             if !has_more {
-                return Ok(true);
+                return Ok(if status.value.status.is_terminal() { Caught::End } else { Caught::Up });
             }
         }
     }
@@ -258,7 +266,7 @@ impl Follower {
                 received = live.batches.recv() => received,
                 () = self.chunks.closed() => return Pause::Gone,
                 _ = look.tick() => {
-                    if self.shard.leading().is_none() { return Pause::ReadAgain }
+                    if self.shard.here().is_none() { return Pause::ReadAgain }
                     continue;
                 }
                 _ = self.beats.tick() => {
@@ -272,7 +280,10 @@ impl Follower {
             };
             let records = Arc::clone(batch.records());
             let (no, last) = (live.no, self.last);
-            let own = || events(&records).filter(move |record| record.no == no && record.sequence > last);
+            let own = || {
+                let events = records.iter().filter_map(Record::as_event);
+                events.filter(move |record| record.no == no && record.sequence > last)
+            };
             let Some(first) = own().next() else { continue };
             if first.sequence != self.last.next() {
                 return Pause::ReadAgain;
@@ -288,104 +299,18 @@ impl Follower {
     }
 }
 
-/// Every event of every shard that this node leads, from now on; the others are named in an
-/// `event: elsewhere`, never silently missing. A reader that is too slow is told how many batches it
-/// missed (`event: lagged`): the firehose has no place to resume from.
-pub(crate) fn firehose(state: &RouterState) -> Result<Response, ApiError> {
-    let place = state.enter_stream()?;
-    let (response, chunks) = open();
-    let (here, elsewhere): (Vec<_>, Vec<_>) = state.shards().into_iter().partition(|s| s.leading().is_some());
-    let pours: Vec<_> = here
-        .into_iter()
-        .filter_map(|shard| {
-            let live = shard.leading()?.subscribe();
-            Some(pour(shard, live, chunks.clone(), beats(state)))
-        })
-        .collect();
-    let elsewhere: Vec<u32> = elsewhere.iter().map(|shard| shard.id().0).collect();
-    let work = async move {
-        if !elsewhere.is_empty() {
-            let text = format!("event: elsewhere\ndata: {{\"shards\":{elsewhere:?}}}\n\n");
-            if chunks.send(Ok(text.into())).await.is_err() {
-                return Ok(());
-            }
-        }
-        futures::future::try_join_all(pours).await.map(|_| ())
-    };
-    tokio::spawn(run_until(work, state.stopping(), place));
-    Ok(response)
-}
-
-/// Pours one shard's events into a stream until its reader is gone.
-async fn pour(
-    shard: ShardClient,
-    mut live: broadcast::Receiver<Batch<Committed>>,
-    chunks: Chunks,
-    mut beats: Interval,
-) -> Result<(), CallError> {
-    let mut names = RunNames::default();
-    loop {
-        let received = tokio::select! {
-            received = live.recv() => received,
-            () = chunks.closed() => return Ok(()),
-            _ = beats.tick() => {
-                if !beat(&chunks).await { return Ok(()) }
-                continue;
-            }
-        };
-        let mut chunk = Vec::new();
-        match received {
-            Ok(batch) => {
-                for record in events(batch.records()) {
-                    let name = names.of(&shard, record).await;
-                    let shown = EventDocument {
-                        workflow_id: name.as_ref().map(WorkflowId::as_str),
-                        shard: Some(shard.id().0),
-                        ..document(record)
-                    };
-                    write_event(&mut chunk, &shown, false);
-                }
-            }
-            Err(RecvError::Lagged(batches)) => {
-                let lagged =
-                    format!("event: lagged\ndata: {{\"shard\":{},\"batches\":{batches}}}\n\n", shard.id());
-                chunk.extend_from_slice(lagged.as_bytes());
-            }
-            Err(RecvError::Closed) => return Ok(()),
-        }
-        if !chunk.is_empty() && chunks.send(Ok(chunk.into())).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-/// Ids of runs by number, as far as they were seen lately.
-#[derive(Default)]
-struct RunNames {
-    ids: HashMap<RunNo, WorkflowId>,
-}
-
-impl RunNames {
-    /// The id of a record's run; `None` only when the shard does not answer.
-    async fn of(&mut self, shard: &ShardClient, record: &EventRecord) -> Option<WorkflowId> {
-        if let Some(id) = self.ids.get(&record.no) {
-            return Some(id.clone());
-        }
-        let id = match record.started_run() {
-            Some(id) => id,
-            None => shard.run_id(record.no).await.ok().flatten()?,
-        };
-        if self.ids.len() >= NAMES_MAX {
-            // Runs that still move are looked up again.
-            self.ids.clear();
-        }
-        self.ids.insert(record.no, id.clone());
-        Some(id)
-    }
+/// How far catching up has come.
+enum Caught {
+    /// All that there is was sent.
+    Up,
+    /// The same, and the run has ended.
+    End,
+    /// The reader is gone.
+    Gone,
 }
 
 /// When a silent stream says that it lives; the first time is one period from now.
-fn beats(state: &RouterState) -> Interval {
+pub(crate) fn beats(state: &RouterState) -> Interval {
     let mut beats = tokio::time::interval(state.options().heartbeat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     beats.reset();
@@ -393,15 +318,8 @@ fn beats(state: &RouterState) -> Interval {
 }
 
 /// A comment that keeps the connection alive; false when the reader is gone.
-async fn beat(chunks: &Chunks) -> bool {
+pub(crate) async fn beat(chunks: &Chunks) -> bool {
     chunks.send(Ok(Bytes::from_static(b": alive\n\n"))).await.is_ok()
-}
-
-fn events(records: &[Record]) -> impl Iterator<Item = &EventRecord> {
-    records.iter().filter_map(|record| match record {
-        Record::Event(event) => Some(event),
-        Record::Definition { .. } | Record::Template(_) | Record::Delivered { .. } => None,
-    })
 }
 
 fn ends_run(event_type: EventType) -> bool {

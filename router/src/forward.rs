@@ -1,23 +1,26 @@
 //! The way to a shard wherever it is led: this node's replica when it leads, else the leader's node.
 //!
 //! A node that is asked answers for itself and never asks on; who leads is learnt from those that
-//! do not. What was certainly not applied is tried again until somebody leads, within a bound.
+//! do not. What was certainly not applied is tried again until somebody leads, within a bound. What
+//! need not be linearizable is first asked of the replica here, and last of whoever holds one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use opcode_engine::Rejected;
 use opcode_engine::command::Command;
 use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
-use opcode_shard::CallError;
 use opcode_shard::batch::Position;
 use opcode_shard::handle::{CommandReply, PinnedDefinition, RunView, ShardInfo, Submission, Submitted};
 use opcode_shard::peer::{NodeId, PeerError, Service};
 use opcode_shard::record::{EventRecord, TemplateRecord};
-use opcode_shard::remote::{Answer, Asked, Request};
+use opcode_shard::remote::{Answer, Answered, Asked, Freshness, Request, Tail};
 use opcode_shard::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
+use opcode_shard::{CallError, ShardHandle};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::embedded;
 use crate::state::RouterState;
 
 /// How long a call looks for somebody who leads.
@@ -26,6 +29,14 @@ const LEADER_MAX: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Longest wait for an answer that waits for nothing but the log.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
+/// The same for a replica's, which waits for its tables at most.
+const REPLICA_MAX: Duration = Duration::from_secs(3);
+/// How often a node that was asked is looked at, whether it may still lead.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long one that leads no more has for its answer.
+const GRACE: Duration = Duration::from_millis(300);
+/// How far behind a replica may be to be asked before the leader, in ms.
+const FRESH_MS: u64 = 1_000;
 
 /// A shard, from anywhere in the cluster.
 #[derive(Clone)]
@@ -34,9 +45,26 @@ pub(crate) struct ShardClient {
     shard: ShardId,
 }
 
+/// What was read, and what it reflects.
+#[derive(Debug)]
+pub(crate) struct Seen<T> {
+    pub(crate) value: T,
+    /// Where the log stands with all that it shows.
+    pub(crate) position: Position,
+    /// How far the replica that was read lies behind, in ms; none when the leader was.
+    pub(crate) lag_ms: Option<u64>,
+}
+
+impl<T> Seen<T> {
+    fn of(answered: Answered, take: impl FnOnce(Answer) -> Result<T, CallError>) -> Result<Self, CallError> {
+        let Answered { answer, position, lag_ms } = answered;
+        Ok(Self { value: take(answer)?, position, lag_ms })
+    }
+}
+
 /// What came of one try.
 enum Try {
-    Done(Box<Result<Answer, CallError>>),
+    Done(Box<Result<Answered, CallError>>),
     /// Another node may do it. What is in doubt may have been applied by this one nevertheless, and
     /// is only tried again when that does no harm.
     Again {
@@ -55,23 +83,35 @@ impl ShardClient {
         self.shard
     }
 
-    /// The last position known here to be committed.
-    pub(crate) fn committed(&self) -> Position {
-        self.state.local().get(self.shard).map_or_else(Position::default, |handle| handle.committed())
+    /// This node's replica, while it keeps up with the shard.
+    pub(crate) fn here(&self) -> Option<Arc<ShardHandle>> {
+        self.state.local().get(self.shard).filter(|handle| handle.keeps_up(Duration::from_millis(FRESH_MS)))
     }
 
     /// This node's replica, when it leads.
-    pub(crate) fn leading(&self) -> Option<std::sync::Arc<opcode_shard::ShardHandle>> {
+    fn leading(&self) -> Option<Arc<ShardHandle>> {
         self.state.local().get(self.shard).filter(|handle| handle.serves())
     }
 
-    pub(crate) async fn ask(&self, request: Request, extra: Duration) -> Result<Answer, CallError> {
+    /// Asks the leader. `extra` is how long the answer itself may wait for something.
+    pub(crate) async fn ask(&self, request: Request, extra: Duration) -> Result<Answered, CallError> {
+        let answered = self.ask_until_led(&request, extra).await;
+        match answered {
+            // What changes nothing was not applied, whatever came of it.
+            Err(CallError::Unavailable { message, .. }) if request.only_reads() => {
+                Err(CallError::Unavailable { applied_unknown: false, message })
+            }
+            other => other,
+        }
+    }
+
+    async fn ask_until_led(&self, request: &Request, extra: Duration) -> Result<Answered, CallError> {
         let deadline = Instant::now() + LEADER_MAX;
         let mut hint = None;
         // One try of unknown fate leaves the whole in doubt, whatever comes of the later ones.
         let mut applied_unknown = false;
         for turn in 0_u32.. {
-            let why = match self.attempt(&request, hint, turn, ANSWER_MAX + extra).await {
+            let why = match self.attempt(request, hint, turn, ANSWER_MAX + extra).await {
                 Try::Done(answer) => return *answer,
                 Try::Again { leader, is_in_doubt, why } => {
                     applied_unknown |= is_in_doubt;
@@ -96,29 +136,27 @@ impl ShardClient {
 
     /// Whom to ask: whoever leads as far as this node knows, else the holders in turn.
     fn candidate(&self, hint: Option<NodeId>, turn: u32) -> Option<NodeId> {
-        let map = self.state.map();
         let known = hint.or_else(|| self.state.local().get(self.shard).and_then(|handle| handle.leader()));
         if let Some(node) = known.filter(|_| turn.is_multiple_of(2)) {
             return Some(node);
         }
-        let others: Vec<NodeId> = map
-            .shard(self.shard)
-            .into_iter()
-            .flat_map(|entry| entry.holders().collect::<Vec<_>>())
-            .filter(|node| *node != self.state.node_id())
-            .collect();
+        let others = self.others();
         others.get(turn as usize % others.len().max(1)).copied().or(known)
     }
 
     async fn attempt(&self, request: &Request, hint: Option<NodeId>, turn: u32, within: Duration) -> Try {
         let answered = if let Some(handle) = self.leading() {
-            request.clone().answer(&handle).await
+            request.clone().answer_at(&handle, Freshness::Strong).await
         } else {
             let Some(node) = self.candidate(hint, turn) else {
                 let why = "nobody else holds it".into();
                 return Try::Again { leader: None, is_in_doubt: false, why };
             };
-            match self.call(node, request, within).await {
+            let called = tokio::select! {
+                called = self.call(node, request, Freshness::Strong, within) => called,
+                why = self.deposed(node) => Err(PeerError::Lost { node, why }),
+            };
+            match called {
                 Ok(answered) => answered,
                 Err(error @ (PeerError::Unreachable { .. } | PeerError::Refused { .. })) => {
                     return Try::Again { leader: None, is_in_doubt: false, why: error.to_string() };
@@ -146,43 +184,118 @@ impl ShardClient {
         }
     }
 
+    /// Waits until `node` can lead no more, as far as this node knows: one that hangs, or is cut off,
+    /// would keep its callers waiting.
+    async fn deposed(&self, node: NodeId) -> String {
+        let why = self.seen_deposed(node).await;
+        // One that has handed over its lead still answers for what it has committed.
+        tokio::time::sleep(GRACE).await;
+        why
+    }
+
+    async fn seen_deposed(&self, node: NodeId) -> String {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            look.tick().await;
+            let leader = self.state.local().get(self.shard).and_then(|handle| match handle.serves() {
+                true => Some(self.state.node_id()),
+                false => handle.leader(),
+            });
+            if let Some(leader) = leader.filter(|leader| *leader != node) {
+                return format!("node {leader} leads in its place");
+            }
+            if leader.is_none() && !self.state.cluster().is_alive(node) {
+                return "it gives no sign of life".into();
+            }
+        }
+    }
+
     async fn call(
         &self,
         node: NodeId,
         request: &Request,
+        freshness: Freshness,
         within: Duration,
-    ) -> Result<Result<Answer, CallError>, PeerError> {
+    ) -> Result<Result<Answered, CallError>, PeerError> {
         let refused = |why| PeerError::Refused { node, why };
-        let body = request.encode().map_err(refused)?;
+        let body = request.encode(freshness).map_err(refused)?;
         let body = self.state.peers().call(node, Service::Shard, self.shard.0, body, within).await?;
         Asked::decode(&body).map_err(|why| PeerError::Lost { node, why })
+    }
+
+    /// Reads what need not be linearizable: from the replica here when it is good enough, else from
+    /// the leader, else from whatever replica can be reached.
+    async fn read(&self, request: Request, freshness: Freshness) -> Result<Answered, CallError> {
+        if freshness == Freshness::Strong || !request.is_for_replicas() {
+            return self.ask(request, Duration::ZERO).await;
+        }
+        if let Some(answered) = self.nearest(&request, freshness, FRESH_MS).await {
+            return Ok(answered);
+        }
+        let error = match self.ask(request.clone(), Duration::ZERO).await {
+            Err(error @ CallError::Unavailable { .. }) => error,
+            other => return other,
+        };
+        if let Some(answered) = self.nearest(&request, freshness, u64::MAX).await {
+            return Ok(answered);
+        }
+        for node in self.others() {
+            if let Ok(Ok(answered)) = self.call(node, &request, freshness, REPLICA_MAX).await {
+                return Ok(answered);
+            }
+        }
+        Err(error)
+    }
+
+    /// The answer of a replica on this node that lies at most `lag_ms_max` behind. That something is
+    /// not there, only the leader is to say.
+    async fn nearest(&self, request: &Request, freshness: Freshness, lag_ms_max: u64) -> Option<Answered> {
+        let answered = match self.state.local().get(self.shard) {
+            Some(handle) => request.clone().answer_at(&handle, freshness).await.ok()?,
+            None => embedded::answer(&*self.state.local().replica(self.shard)?, request, freshness).await?,
+        };
+        Some(answered).filter(|answered| {
+            // One that was waited for until it had what the caller has seen is good, however old.
+            matches!(freshness, Freshness::Reached(_)) || answered.lag_ms.unwrap_or(0) <= lag_ms_max
+        })
+    }
+
+    /// The nodes that hold the shard, other than this one.
+    fn others(&self) -> Vec<NodeId> {
+        let map = self.state.map();
+        let holders = map.shard(self.shard).into_iter().flat_map(|entry| entry.holders().collect::<Vec<_>>());
+        holders.filter(|node| *node != self.state.node_id()).collect()
     }
 
     pub(crate) async fn submit(
         &self,
         submissions: Vec<Submission>,
     ) -> Result<Vec<Result<Submitted, Rejected>>, CallError> {
-        self.ask(Request::Submit(submissions), Duration::ZERO).await?.submitted()
+        self.ask(Request::Submit(submissions), Duration::ZERO).await?.answer.submitted()
     }
 
     pub(crate) async fn command(&self, id: &WorkflowId, command: Command) -> Result<CommandReply, CallError> {
-        self.ask(Request::Command(id.clone(), command), Duration::ZERO).await?.commanded()
+        self.ask(Request::Command(id.clone(), command), Duration::ZERO).await?.answer.commanded()
     }
 
-    pub(crate) async fn status(&self, id: &WorkflowId) -> Result<RunView, CallError> {
-        self.ask(Request::Status(id.clone()), Duration::ZERO).await?.view()
+    pub(crate) async fn status(
+        &self,
+        id: &WorkflowId,
+        freshness: Freshness,
+    ) -> Result<Seen<RunView>, CallError> {
+        Seen::of(self.read(Request::Status(id.clone()), freshness).await?, Answer::view)
     }
 
-    pub(crate) async fn wait(&self, id: &WorkflowId, wait: Duration) -> Result<RunView, CallError> {
-        self.ask(Request::Wait(id.clone(), wait), wait).await?.view()
+    pub(crate) async fn wait(&self, id: &WorkflowId, wait: Duration) -> Result<Seen<RunView>, CallError> {
+        Seen::of(self.ask(Request::Wait(id.clone(), wait), wait).await?, Answer::view)
     }
 
-    pub(crate) async fn why(&self, id: &WorkflowId) -> Result<Vec<Value>, CallError> {
-        self.ask(Request::Why(id.clone()), Duration::ZERO).await?.values()
+    pub(crate) async fn why(&self, id: &WorkflowId) -> Result<Seen<Vec<Value>>, CallError> {
+        Seen::of(self.ask(Request::Why(id.clone()), Duration::ZERO).await?, Answer::values)
     }
 
-    pub(crate) async fn definition(&self, id: &WorkflowId) -> Result<PinnedDefinition, CallError> {
-        self.ask(Request::Definition(id.clone()), Duration::ZERO).await?.definition()
+    pub(crate) async fn definition(&self, id: &WorkflowId) -> Result<Seen<PinnedDefinition>, CallError> {
+        Seen::of(self.ask(Request::Definition(id.clone()), Duration::ZERO).await?, Answer::definition)
     }
 
     pub(crate) async fn events(
@@ -190,49 +303,68 @@ impl ShardClient {
         id: &WorkflowId,
         after: Sequence,
         limit: usize,
-    ) -> Result<Vec<EventRecord>, CallError> {
-        self.ask(Request::Events(id.clone(), after, limit), Duration::ZERO).await?.events()
+        freshness: Freshness,
+    ) -> Result<Seen<Vec<EventRecord>>, CallError> {
+        let request = Request::Events(id.clone(), after, limit);
+        Seen::of(self.read(request, freshness).await?, Answer::events)
     }
 
-    pub(crate) async fn run_id(&self, no: RunNo) -> Result<Option<WorkflowId>, CallError> {
-        self.ask(Request::RunId(no), Duration::ZERO).await?.run_id()
+    pub(crate) async fn run_id(&self, no: RunNo, at: Position) -> Result<Option<WorkflowId>, CallError> {
+        self.read(Request::RunId(no), Freshness::Reached(at)).await?.answer.run_id()
     }
 
-    pub(crate) async fn list_runs(&self, filter: RunFilter) -> Result<Vec<RunSummary>, CallError> {
-        self.ask(Request::ListRuns(filter), Duration::ZERO).await?.runs()
+    /// Events committed after an entry of the log, from this node's replica when it keeps up.
+    pub(crate) async fn tail(&self, after: Option<u64>, wait: Duration) -> Result<Tail, CallError> {
+        if let Some(handle) = self.here() {
+            return handle.tail(after, wait).await;
+        }
+        self.ask(Request::Tail(after, wait), wait).await?.answer.tail()
     }
 
-    pub(crate) async fn list_decisions(&self, filter: DecisionFilter) -> Result<Vec<DecisionRow>, CallError> {
-        self.ask(Request::ListDecisions(filter), Duration::ZERO).await?.decisions()
+    pub(crate) async fn list_runs(
+        &self,
+        filter: RunFilter,
+        freshness: Freshness,
+    ) -> Result<Seen<Vec<RunSummary>>, CallError> {
+        Seen::of(self.read(Request::ListRuns(filter), freshness).await?, Answer::runs)
+    }
+
+    pub(crate) async fn list_decisions(
+        &self,
+        filter: DecisionFilter,
+        freshness: Freshness,
+    ) -> Result<Seen<Vec<DecisionRow>>, CallError> {
+        Seen::of(self.read(Request::ListDecisions(filter), freshness).await?, Answer::decisions)
     }
 
     pub(crate) async fn define_template(
         &self,
-        name: std::sync::Arc<str>,
-        source: std::sync::Arc<str>,
-        definition: std::sync::Arc<opcode_engine::definition::Definition>,
-    ) -> Result<(TemplateRecord, bool), CallError> {
+        name: Arc<str>,
+        source: Arc<str>,
+        definition: Arc<opcode_engine::definition::Definition>,
+    ) -> Result<Seen<(TemplateRecord, bool)>, CallError> {
         let request = Request::DefineTemplate { name, source, definition };
-        self.ask(request, Duration::ZERO).await?.defined()
+        Seen::of(self.ask(request, Duration::ZERO).await?, Answer::defined)
     }
 
     pub(crate) async fn template(
         &self,
         name: &str,
         version: Option<u32>,
-    ) -> Result<Option<TemplateRecord>, CallError> {
-        self.ask(Request::Template(name.to_owned(), version), Duration::ZERO).await?.template()
+    ) -> Result<Seen<Option<TemplateRecord>>, CallError> {
+        let request = Request::Template(name.to_owned(), version);
+        Seen::of(self.ask(request, Duration::ZERO).await?, Answer::template)
     }
 
-    pub(crate) async fn templates(&self) -> Result<Vec<TemplateRecord>, CallError> {
-        self.ask(Request::Templates, Duration::ZERO).await?.templates()
+    pub(crate) async fn templates(&self) -> Result<Seen<Vec<TemplateRecord>>, CallError> {
+        Seen::of(self.ask(Request::Templates, Duration::ZERO).await?, Answer::templates)
     }
 
-    pub(crate) async fn sql(&self, query: &str, limit: usize) -> Result<Vec<Value>, CallError> {
-        self.ask(Request::Sql(query.to_owned(), limit), Duration::ZERO).await?.values()
+    pub(crate) async fn sql(&self, query: &str, limit: usize) -> Result<Seen<Vec<Value>>, CallError> {
+        Seen::of(self.ask(Request::Sql(query.to_owned(), limit), Duration::ZERO).await?, Answer::values)
     }
 
-    pub(crate) async fn info(&self) -> Result<ShardInfo, CallError> {
-        self.ask(Request::Info, Duration::ZERO).await?.info()
+    pub(crate) async fn info(&self) -> Result<Seen<ShardInfo>, CallError> {
+        Seen::of(self.ask(Request::Info, Duration::ZERO).await?, Answer::info)
     }
 }

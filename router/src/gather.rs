@@ -11,7 +11,7 @@ use opcode_shard::batch::Position;
 use serde::Serialize;
 
 use crate::error::{ApiError, Applied};
-use crate::forward::ShardClient;
+use crate::forward::{Seen, ShardClient};
 use crate::query::Query;
 use crate::state::RouterState;
 
@@ -62,8 +62,31 @@ pub(crate) struct Missing {
 pub(crate) struct Gathered<T> {
     pub(crate) answers: Vec<(ShardId, T)>,
     pub(crate) missing: Vec<Missing>,
-    /// What each answer reflects at least.
+    /// What each answer reflects.
     pub(crate) positions: Vec<(ShardId, Position)>,
+    /// How far the replica lies behind that does so most, in ms; none when leaders alone answered.
+    pub(crate) lag_ms: Option<u64>,
+}
+
+impl<T> Gathered<T> {
+    /// The answer of one shard alone.
+    pub(crate) fn of_one(shard: ShardId, seen: Seen<T>) -> Self {
+        let mut gathered = Self::default();
+        gathered.add(shard, seen);
+        gathered
+    }
+
+    fn add(&mut self, shard: ShardId, seen: Seen<T>) {
+        self.positions.push((shard, seen.position));
+        self.lag_ms = self.lag_ms.max(seen.lag_ms);
+        self.answers.push((shard, seen.value));
+    }
+}
+
+impl<T> Default for Gathered<T> {
+    fn default() -> Self {
+        Self { answers: Vec::new(), missing: Vec::new(), positions: Vec::new(), lag_ms: None }
+    }
 }
 
 /// Asks every shard at once. An error when none answers, or when the question itself was refused.
@@ -72,20 +95,16 @@ pub(crate) async fn ask_all<T, F>(
     ask: impl Fn(ShardClient) -> F,
 ) -> Result<Gathered<T>, ApiError>
 where
-    F: Future<Output = Result<T, CallError>>,
+    F: Future<Output = Result<Seen<T>, CallError>>,
 {
     let asked = state.shards().into_iter().map(|shard| {
-        let position = shard.committed();
         let answer = ask(shard.clone());
-        async move { (shard.id(), position, answer.await) }
+        async move { (shard.id(), answer.await) }
     });
-    let mut gathered = Gathered { answers: Vec::new(), missing: Vec::new(), positions: Vec::new() };
-    for (shard, position, answer) in futures::future::join_all(asked).await {
+    let mut gathered = Gathered::default();
+    for (shard, answer) in futures::future::join_all(asked).await {
         match answer {
-            Ok(answer) => {
-                gathered.answers.push((shard, answer));
-                gathered.positions.push((shard, position));
-            }
+            Ok(seen) => gathered.add(shard, seen),
             Err(CallError::Rejected(rejected)) => return Err(rejected.into()),
             Err(error) => {
                 let error = ApiError::from(error);
@@ -168,7 +187,7 @@ mod tests {
         let (mut after, mut seen) = (None, Vec::new());
         loop {
             let answers = (0..3).map(|n| shard(n, &after)).collect();
-            let gathered = Gathered { answers, missing: Vec::new(), positions: Vec::new() };
+            let gathered = Gathered { answers, ..Gathered::default() };
             let key = |row: &(i64, &str)| Cursor { at: Timestamp(row.0), id: row.1.into() };
             let (page, next, _) = merge(gathered, 2, Order::NewestFirst, key);
             seen.extend(page.iter().map(|row| row.1));

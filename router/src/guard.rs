@@ -3,9 +3,10 @@
 //! from another site's page (`Origin`, `Sec-Fetch-Site`).
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use opcode_engine::Problem;
 
 use crate::error::ApiError;
 use crate::state::RouterState;
@@ -25,6 +26,9 @@ fn check(state: &RouterState, request: &Request) -> Result<(), ApiError> {
         .authority()
         .map(|authority| authority.as_str())
         .or_else(|| request.headers().get(header::HOST)?.to_str().ok());
+    if host.is_none() && request.version() == Version::HTTP_11 {
+        return Err(ApiError::malformed(Problem::at("", "the request has no Host, which HTTP/1.1 demands")));
+    }
     if state.listener_is_loopback()
         && let Some(host) = host
         && !is_own_host(host, &state.node().addr)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use opcode_engine::Problem;
 use opcode_engine::ids::{ShardId, WorkflowId};
@@ -16,12 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::error::ApiError;
 use crate::http::TraceId;
 use crate::query::{Consistency, Query};
+use crate::session::{Session, TOKEN};
 use crate::state::RouterState;
-
-/// The position that an answer reflects; sent back for session reads.
-pub(crate) const TOKEN: HeaderName = HeaderName::from_static("opcode-token");
-/// How far a replica's answer lies behind, in ms.
-pub(crate) const LAG_MS: HeaderName = HeaderName::from_static("opcode-lag-ms");
 
 /// A request with its whole body.
 pub(crate) struct Incoming {
@@ -131,16 +127,9 @@ impl Incoming {
         })
     }
 
-    /// A session read must name where it has come to.
-    pub(crate) fn check_session(&self, consistency: Consistency) -> Result<(), ApiError> {
-        let Some(token) = self.headers.get(TOKEN) else { return Ok(()) };
-        let is_valid = token.to_str().is_ok_and(|text| text.split(',').all(|one| parse_token(one).is_some()));
-        // On this node the leader itself answers, which has reached whatever the token says.
-        if consistency == Consistency::Session && !is_valid {
-            let message = "the header Opcode-Token must be SHARD:EPOCH:POSITION, as an answer gave it";
-            return Err(ApiError::malformed(Problem::at("", message)));
-        }
-        Ok(())
+    /// How fresh what is read must be.
+    pub(crate) fn session(&self, consistency: Consistency) -> Result<Session, ApiError> {
+        Session::of(&self.headers, consistency)
     }
 }
 
@@ -176,13 +165,6 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn parse_token(text: &str) -> Option<(ShardId, Position)> {
-    let mut parts = text.split(':');
-    let shard = ShardId(parts.next()?.parse().ok()?);
-    let position = Position { term: parts.next()?.parse().ok()?, index: parts.next()?.parse().ok()? };
-    parts.next().is_none().then_some((shard, position))
-}
-
 /// An answer in JSON.
 pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response {
     let body = serde_json::to_vec(document).expect("an answer is JSON");
@@ -214,26 +196,9 @@ pub(crate) fn with_tokens(
     response
 }
 
-/// Says how far the answer lies behind, where a replica might have given it.
-pub(crate) fn with_lag(mut response: Response, consistency: Consistency) -> Response {
-    if consistency == Consistency::Eventual {
-        // The leader itself answers on this node.
-        response.headers_mut().insert(LAG_MS, HeaderValue::from_static("0"));
-    }
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tokens_are_parsed_strictly() {
-        assert_eq!(parse_token("3:2:17"), Some((ShardId(3), Position { term: 2, index: 17 })));
-        for wrong in ["", "3", "3:2", "3:2:", "3:2:17:1", "a:b:c", "-1:2:3"] {
-            assert_eq!(parse_token(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn paths_are_decoded() {

@@ -40,7 +40,7 @@ impl Relay for ShardRelay {
                 let message = "the node is still starting".to_owned();
                 return Err(CallError::Unavailable { applied_unknown: false, message });
             };
-            ShardClient::new(state, shard).ask(request, Duration::ZERO).await
+            ShardClient::new(state, shard).ask(request, Duration::ZERO).await.map(|answered| answered.answer)
         })
     }
 }

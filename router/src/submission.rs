@@ -55,7 +55,7 @@ impl<'s> Templates<'s> {
 }
 
 async fn find_template(state: &RouterState, name: &str, version: Option<u32>) -> Result<Found, ApiError> {
-    let Some(record) = state.system().template(name, version).await? else {
+    let Some(record) = state.system().template(name, version).await?.value else {
         return Err(no_template(name, version));
     };
     let definition = state.definitions().compile(&record.source).await.map_err(|invalid| {

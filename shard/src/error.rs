@@ -53,6 +53,9 @@ pub enum CallError {
     /// The queue is full: not applied, try again.
     #[error("the shard's queue is full")]
     Overloaded,
+    /// The leader's disk is full: not applied, try again when there is room.
+    #[error("the disk of the node that leads the shard is full")]
+    StorageFull,
     /// This node does not lead the shard: not applied; ask the leader.
     #[error("this node does not lead shard {shard}")]
     NotLeader {

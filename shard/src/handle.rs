@@ -9,15 +9,16 @@ use opcode_engine::child::Parent;
 use opcode_engine::command::Command;
 use opcode_engine::definition::Definition;
 use opcode_engine::fsm::WorkflowStatus;
-use opcode_engine::ids::{Sequence, ShardId, Timestamp, WorkflowId};
+use opcode_engine::ids::{RunNo, Sequence, ShardId, Timestamp, WorkflowId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 
 use crate::batch::{Batch, Committed, Position};
-use crate::error::CallError;
+use crate::error::{CallError, ShardError};
 use crate::log::Group;
 use crate::peer::NodeId;
 use crate::record::{EventRecord, TemplateRecord};
+use crate::remote::Tail;
 use crate::replica::sync_server::SyncServer;
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
 
@@ -201,20 +202,34 @@ impl ShardHandle {
         self.inner.committed()
     }
 
-    /// Every batch committed from now on; a slow reader is told that it lagged and should read
-    /// [`ShardHandle::events`] again from where it was. Records carry run numbers; the id of a
-    /// run is in its first event, or from [`ShardHandle::run_no`].
+    /// Every entry committed from now on, whoever leads; a slow reader is told that it lagged and
+    /// should read the events again from where it was. One that was passed over, since a copy of the
+    /// tables came in its place, is missed by its index. Records carry run numbers; the id of a run
+    /// is in its first event, or from [`ShardHandle::run_id`].
     pub fn subscribe(&self) -> broadcast::Receiver<Batch<Committed>> {
         self.inner.subscribe()
     }
 
-    /// A run's number in this shard, to pick its records out of the stream.
-    pub async fn run_no(&self, id: &WorkflowId) -> Result<opcode_engine::ids::RunNo, CallError> {
-        self.inner.run_no(id).await
+    /// Events committed after an entry of the log, from whatever replica this is; waits up to `wait`
+    /// while there are none. After no entry: where the log stands.
+    pub async fn tail(&self, after: Option<u64>, wait: Duration) -> Result<Tail, CallError> {
+        self.inner.tail(after, wait).await
+    }
+
+    /// Whether this replica leads, or is at most so far behind.
+    pub fn keeps_up(&self, lag_max: Duration) -> bool {
+        let group = self.group();
+        group.behind(group.committed().index).is_some_and(|behind| behind <= lag_max)
+    }
+
+    /// A run's number in this shard, to pick its records out of the stream; from the tables alone,
+    /// so `None` also while they do not have it yet.
+    pub async fn stored_run_no(&self, id: &WorkflowId) -> Result<Option<RunNo>, ShardError> {
+        self.inner.store.find(id).await
     }
 
     /// The id of the run with this number, for records of the stream; `None` when there is none.
-    pub async fn run_id(&self, no: opcode_engine::ids::RunNo) -> Result<Option<WorkflowId>, CallError> {
+    pub async fn run_id(&self, no: RunNo) -> Result<Option<WorkflowId>, CallError> {
         self.inner.run_id(no).await
     }
 

@@ -17,11 +17,13 @@ use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::batch::{Batch, Committed, Position};
+use crate::definitions::Definitions;
 use crate::error::{CallError, ShardError};
 use crate::handle::{CommandReply, PinnedDefinition, ReplicaInfo, RunView, ShardInfo, Submission, Submitted};
 use crate::log::{Group, Role, Tables};
 use crate::peer::NodeId;
-use crate::record::{EventRecord, TemplateRecord};
+use crate::record::{EventRecord, Record, TemplateRecord};
+use crate::remote::Tail;
 use crate::replica::sync_server::SyncServer;
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary, Store};
 
@@ -68,6 +70,14 @@ pub(crate) enum Message {
 }
 
 impl Message {
+    /// Whether it makes the log grow.
+    fn is_work(&self) -> bool {
+        match self {
+            Self::Submit { .. } | Self::Command { .. } | Self::DefineTemplate { .. } => true,
+            Self::Query { .. } | Self::Template { .. } | Self::Templates { .. } => false,
+        }
+    }
+
     /// Answers that it is not taken.
     pub(crate) fn refuse(self, gauges: &Gauges, error: impl FnOnce() -> CallError) {
         match self {
@@ -127,7 +137,7 @@ pub(crate) struct Gauges {
 pub(crate) struct Door {
     pub(crate) id: ShardId,
     pub(crate) queue: mpsc::Sender<Message>,
-    pub(crate) committed: broadcast::Sender<Batch<Committed>>,
+    pub(crate) definitions: Arc<Definitions>,
     pub(crate) store: Store,
     pub(crate) group: Arc<Group>,
     pub(crate) gauges: Arc<Gauges>,
@@ -220,6 +230,9 @@ impl Door {
         }
         if !*self.serving.borrow() {
             return Err(self.not_leader());
+        }
+        if message.is_work() && !self.group.has_room() {
+            return Err(CallError::StorageFull);
         }
         self.queue.try_send(message).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => CallError::Overloaded,
@@ -334,15 +347,53 @@ impl Door {
         self.group.committed()
     }
 
-    /// From the run's first event, which says who it is.
+    /// A run as the tables have it, which reflect the log up to `position` at least.
+    pub(crate) async fn stored_view(
+        &self,
+        id: &WorkflowId,
+        position: Position,
+    ) -> Result<RunView, CallError> {
+        let stored = self.store.load_run(id).await.map_err(|e| unavailable(&e))?;
+        let stored = stored.ok_or_else(|| CallError::NotFound(id.to_string()))?;
+        let run = self.definitions.replay(&self.store, stored).await.map_err(|e| unavailable(&e))?;
+        Ok(RunView { document: run.render(), status: run.status(), position })
+    }
+
+    /// A run's events as the tables have them.
+    pub(crate) async fn stored_events(
+        &self,
+        id: &WorkflowId,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<EventRecord>, CallError> {
+        let no = self.store.find(id).await.map_err(|e| unavailable(&e))?;
+        let no = no.ok_or_else(|| CallError::NotFound(id.to_string()))?;
+        self.store.events(no, after, limit).await.map_err(|e| unavailable(&e))
+    }
+
     pub(crate) async fn run_id(&self, no: RunNo) -> Result<Option<WorkflowId>, CallError> {
         self.caught_up().await?;
+        self.stored_run_id(no).await
+    }
+
+    /// From the run's first event, which says who it is.
+    pub(crate) async fn stored_run_id(&self, no: RunNo) -> Result<Option<WorkflowId>, CallError> {
         let first = self.store.events(no, Sequence(0), 1).await.map_err(|e| unavailable(&e))?;
         Ok(first.first().and_then(EventRecord::started_run))
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Batch<Committed>> {
-        self.committed.subscribe()
+        self.store.subscribe()
+    }
+
+    pub(crate) async fn tail(&self, after: Option<u64>, wait: Duration) -> Result<Tail, CallError> {
+        let Some(after) = after else { return Ok(Tail { upto: self.committed(), ..Tail::default() }) };
+        let Some(batches) = self.group.tail(after, wait).await.map_err(|e| unavailable(&e))? else {
+            return Ok(Tail { upto: self.committed(), lagged: true, ..Tail::default() });
+        };
+        let upto = batches.last().map_or(Position { index: after, ..Position::default() }, Batch::position);
+        let events = batches.iter().flat_map(|batch| batch.records().iter().filter_map(Record::as_event));
+        Ok(Tail { events: events.cloned().collect(), upto, lagged: false })
     }
 
     pub(crate) async fn list_runs(&self, filter: RunFilter) -> Result<Vec<RunSummary>, CallError> {

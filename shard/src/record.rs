@@ -29,6 +29,16 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// The event that it is, if it is one.
+    pub fn as_event(&self) -> Option<&EventRecord> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Definition { .. } | Self::Template(_) | Self::Delivered { .. } => None,
+        }
+    }
+}
+
 /// An event as it is stored: `data` is JSON text, opaque here.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventRecord {

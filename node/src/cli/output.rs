@@ -178,15 +178,22 @@ fn field<'a>(item: &'a Value, name: &str) -> &'a Value {
     item.get(name).unwrap_or(&Value::Null)
 }
 
-/// A value in a cell: strings as they are, nothing for null, JSON for the rest. Control
-/// characters are shown escaped, so that data cannot steer the terminal.
+/// Whether a terminal does something for it other than show it: control characters, and those that
+/// turn the direction of what follows.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A value in a cell: strings as they are, nothing for null, JSON for the rest. Characters that
+/// would steer the terminal are shown escaped.
 pub(crate) fn shown(value: &Value) -> String {
     let text = match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     };
-    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text }
+    if text.chars().any(steers) { text.escape_debug().to_string() } else { text }
 }
 
 /// JSON with indentation.
@@ -276,5 +283,6 @@ mod tests {
     #[test]
     fn data_cannot_steer_the_terminal() {
         assert_eq!(shown(&Value::from("a\u{1b}[2Jb")), "a\\u{1b}[2Jb");
+        assert_eq!(shown(&Value::from("\u{202e}txt.exe")), "\\u{202e}txt.exe");
     }
 }

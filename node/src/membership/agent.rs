@@ -54,8 +54,7 @@ impl Agent {
     /// Works until a replica fails or the cluster has taken this node out. Dropped at any point, it
     /// leaves the replicas as they are.
     pub(crate) async fn run(&mut self) -> Ended {
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = opcode_shard::ticks::every(LOOK_EVERY);
         loop {
             tokio::select! {
                 _ = look.tick() => {}

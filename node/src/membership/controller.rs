@@ -24,8 +24,7 @@ const SYSTEM_REPLICAS_MAX: usize = 5;
 
 /// Looks for ever; acts where the group is led.
 pub(crate) async fn run(membership: Arc<Membership>, transport: Arc<Transport>) {
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut look = opcode_shard::ticks::every(LOOK_EVERY);
     loop {
         look.tick().await;
         // Its few entries would keep whole segments of the node's log otherwise.

@@ -256,8 +256,7 @@ async fn write_answers(out: WriteHalf<Stream>, mut answers: mpsc::Receiver<Frame
 
 /// Resolves when the other side, which pings, has not been heard for long.
 async fn watch(silent: &AtomicU32) {
-    let mut every = tokio::time::interval(LOOK_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut every = opcode_shard::ticks::every(LOOK_EVERY);
     loop {
         every.tick().await;
         if silent.fetch_add(1, Ordering::Relaxed) >= SILENT_LOOKS_MAX {

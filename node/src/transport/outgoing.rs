@@ -331,8 +331,7 @@ async fn read_answers(
 /// Asks for signs of life, and resolves when there are none. What is counted is pings and not
 /// time, so that a process that was paused itself gives nobody up for it.
 async fn watch(under_way: &UnderWay) {
-    let mut every = tokio::time::interval(PING_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut every = opcode_shard::ticks::every(PING_EVERY);
     loop {
         every.tick().await;
         if under_way.silent.fetch_add(1, Ordering::Relaxed) >= SILENT_PINGS_MAX {

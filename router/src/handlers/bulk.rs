@@ -9,6 +9,7 @@ use futures::StreamExt;
 use opcode_engine::command::{Command, Reason, Signal};
 use opcode_engine::ids::WorkflowId;
 use opcode_shard::CallError;
+use opcode_shard::remote::Freshness;
 use opcode_shard::store::{RunFilter, RunSummary};
 use serde::Serialize;
 
@@ -100,7 +101,7 @@ async fn go_through(
             answer.truncated = true;
             return Ok(());
         }
-        let page = shard.list_runs(filter.clone()).await?;
+        let page = shard.list_runs(filter.clone(), Freshness::Strong).await?.value;
         let Some(last) = page.last() else { return Ok(()) };
         filter.after = Some((last.created_at, last.workflow_id.clone()));
         answer.matched += page.len() as u64;
@@ -131,7 +132,10 @@ async fn apply_page(
             Err(CallError::Rejected(_) | CallError::NotFound(_)) => answer.refused += 1,
             // Others were applied before: it is not for this error to say that nothing was.
             Err(
-                error @ (CallError::Overloaded | CallError::NotLeader { .. } | CallError::Unavailable { .. }),
+                error @ (CallError::Overloaded
+                | CallError::StorageFull
+                | CallError::NotLeader { .. }
+                | CallError::Unavailable { .. }),
             ) => {
                 let detail = format!("{error}; {} were applied before", answer.applied);
                 return Err(ApiError::unavailable(crate::error::Applied::Unknown, detail));

@@ -139,7 +139,7 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
         members: members.collect(),
         leader: state.cluster().leader().map(|node| node.to_string()),
         shards: gathered.answers.iter().map(|(_, info)| Shard::of(info, &map)).collect(),
-        system_shard: system.ok().map(|info| Shard::of(&info, &map)),
+        system_shard: system.ok().map(|seen| Shard::of(&seen.value, &map)),
         recoveries: &map.recoveries,
         unreachable_shards: gathered.missing,
     };
@@ -324,7 +324,5 @@ async fn ask_one(
     let Some(shard) = shard else {
         return Err(invalid(vec![Problem::at("/shard", format!("there is no shard {id}"))]));
     };
-    let position = shard.committed();
-    let rows = shard.sql(query, limit).await?;
-    Ok(Gathered { answers: vec![(id, rows)], missing: Vec::new(), positions: vec![(id, position)] })
+    Ok(Gathered::of_one(id, shard.sql(query, limit).await?))
 }

@@ -10,6 +10,7 @@ use opcode_engine::command::{Command, Reason, Signal, SignalType};
 use opcode_engine::definition::Definition;
 use opcode_engine::ids::WorkflowId;
 use opcode_engine::{Code, Problem};
+use opcode_shard::remote::Freshness;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -162,7 +163,7 @@ async fn other_version(
     id: &WorkflowId,
     version: u32,
 ) -> Result<(Arc<Definition>, Arc<str>), ApiError> {
-    let view = state.shard_of(id).status(id).await?;
+    let view = state.shard_of(id).status(id, Freshness::Strong).await?.value;
     let Some(template) = view.document.get("template").and_then(Value::as_str) else {
         let message = "is of a template, and this workflow came from none";
         return Err(invalid(vec![Problem::at("/version", message)]));

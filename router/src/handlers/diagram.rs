@@ -7,6 +7,7 @@ use opcode_engine::diagram;
 use opcode_shard::handle::PinnedDefinition;
 
 use crate::error::{ApiError, Applied};
+use crate::forward::Seen;
 use crate::incoming::{Incoming, unsupported_accept, with_token};
 use crate::schema;
 use crate::state::RouterState;
@@ -53,8 +54,7 @@ pub(crate) async fn draw(State(state): State<RouterState>, incoming: Incoming) -
     query.finish()?;
     let id = incoming.workflow_id()?;
     let shard = state.shard_of(&id);
-    let position = shard.committed();
-    let pinned = shard.definition(&id).await?;
+    let Seen { value: pinned, position, .. } = shard.definition(&id).await?;
     // Ten thousand steps take a while: not on a thread that serves others.
     let text = tokio::task::spawn_blocking(move || format.draw(&pinned))
         .await

@@ -8,6 +8,7 @@ use opcode_engine::ids::Sequence;
 
 use crate::error::ApiError;
 use crate::event_stream;
+use crate::firehose;
 use crate::gather::Page;
 use crate::incoming::{Incoming, json, unsupported_accept, with_token};
 use crate::schema;
@@ -17,6 +18,7 @@ use crate::state::RouterState;
 #[utoipa::path(get, path = "/v1/workflows/{id}/events", tag = "workflows", operation_id = "listWorkflowEvents",
     params(("id" = String, Path), ("after" = Option<u64>, Query, description = "only events after this sequence"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000),
+        ("consistency" = Option<String>, Query, description = "of a list: `strong` (default), `session` or `eventual`"),
         ("Last-Event-ID" = Option<u64>, Header, description = "of a stream: goes on after this sequence")),
     responses((status = 200, content((schema::EventList = "application/json"), (String = "text/event-stream"))),
         (status = 204, description = "of a stream: the run has ended and has no more events"),
@@ -25,6 +27,7 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let mut query = incoming.query()?;
     let after = query.number("after", 0, i64::MAX.unsigned_abs());
     let limit = query.limit();
+    let consistency = query.consistency();
     query.finish()?;
     let id = incoming.workflow_id()?;
     if incoming.wants_events() {
@@ -32,12 +35,14 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
         return event_stream::follow_run(&state, id, Sequence(after)).await;
     }
     let shard = state.shard_of(&id);
-    let position = shard.committed();
-    let (records, has_more) = event_stream::read(&shard, &id, Sequence(after.unwrap_or(0)), limit).await?;
+    let session = incoming.session(consistency)?;
+    let after = Sequence(after.unwrap_or(0));
+    let read = event_stream::read(&shard, &id, after, limit, session.freshness(shard.id())).await?;
+    let (records, has_more) = read.value;
     let next_cursor = records.last().filter(|_| has_more).map(|record| record.sequence.0.to_string());
     let items = records.iter().map(event_stream::document).collect();
     let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() });
-    Ok(with_token(response, shard.id(), position))
+    Ok(session.with_lag(with_token(response, shard.id(), read.position), read.lag_ms))
 }
 
 /// Where a stream goes on.
@@ -65,5 +70,5 @@ pub(crate) async fn firehose(
     if !incoming.wants_events() && !incoming.accepts("*/*") && incoming.headers.contains_key("accept") {
         return Err(unsupported_accept("text/event-stream"));
     }
-    event_stream::firehose(&state)
+    firehose::firehose(&state).await
 }

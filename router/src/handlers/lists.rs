@@ -10,10 +10,9 @@ use opcode_shard::store::{RunFilter, RunSummary};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::embedded::{self, with_lag_ms};
 use crate::error::ApiError;
 use crate::gather::{self, Cursor, Order, Page};
-use crate::incoming::{Incoming, json, with_lag, with_tokens};
+use crate::incoming::{Incoming, json, with_tokens};
 use crate::query::Query;
 use crate::schema;
 use crate::state::RouterState;
@@ -76,18 +75,17 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
         limit: limit + 1,
     };
     query.finish()?;
-    incoming.check_session(consistency)?;
-    let gathered = gather::ask_all(&state, |shard| {
-        let (state, filter) = (&state, filter.clone());
-        async move { embedded::list_runs(state, &shard, filter, consistency).await }
+    let session = incoming.session(consistency)?;
+    let mut gathered = gather::ask_all(&state, |shard| {
+        let (filter, freshness) = (filter.clone(), session.freshness(shard.id()));
+        async move { shard.list_runs(filter, freshness).await }
     })
     .await?;
-    let (mut gathered, lag_ms) = embedded::split(gathered);
-    let positions = std::mem::take(&mut gathered.positions);
+    let (positions, lag_ms) = (std::mem::take(&mut gathered.positions), gathered.lag_ms);
     let (rows, next_cursor, unreachable_shards) = gather::merge(gathered, limit, Order::NewestFirst, run_key);
     let items = rows.into_iter().map(Line::from).collect();
     let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards });
-    Ok(with_lag_ms(with_lag(with_tokens(response, positions), consistency), lag_ms))
+    Ok(session.with_lag(with_tokens(response, positions), lag_ms))
 }
 
 /// A run's place in lists.

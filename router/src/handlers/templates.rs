@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
+use crate::forward::Seen;
 use crate::gather::{self, Cursor, Page};
 use crate::incoming::{Incoming, json, with_token};
 use crate::schema;
@@ -50,7 +51,8 @@ pub(crate) async fn define(
     let (name, source) = read_file(text, query_name)?;
     // The sent text is compiled, so that pointers are into what was sent.
     let definition = crate::definitions::parse(text.into()).await?;
-    let (record, is_new) = state.system().define_template(name, source, Arc::new(definition)).await?;
+    let defined = state.system().define_template(name, source, Arc::new(definition)).await?;
+    let (record, is_new) = defined.value;
     let document = Defined {
         name: &record.name,
         version: format!("v{}", record.version),
@@ -61,7 +63,7 @@ pub(crate) async fn define(
     let location = format!("/v1/templates/{}?version=v{}", record.name, record.version);
     let location = HeaderValue::try_from(location).expect("a template's name is visible ASCII");
     response.headers_mut().insert(header::LOCATION, location);
-    Ok(tokened(response, &state))
+    Ok(with_token(response, state.system().id(), defined.position))
 }
 
 /// The name of a template file and its text as it is kept: canonical, so that white space makes
@@ -130,7 +132,7 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let limit = query.limit();
     let after = Cursor::of(&mut query);
     query.finish()?;
-    let mut records = state.system().templates().await?;
+    let Seen { value: mut records, position, .. } = state.system().templates().await?;
     records.sort_by(|a, b| a.name.cmp(&b.name));
     records.retain(|record| after.as_ref().is_none_or(|after| *record.name > *after.id));
     let has_more = records.len() > limit;
@@ -141,7 +143,7 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let items =
         records.iter().map(|r| shown(r, SHOWN_IN_LISTS.into_iter())).collect::<Result<Vec<_>, _>>()?;
     let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() });
-    Ok(tokened(response, &state))
+    Ok(with_token(response, state.system().id(), position))
 }
 
 /// A template's newest version, or the one asked for.
@@ -158,16 +160,12 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
     if check_name(&name).is_err() {
         return Err(no_template(&wire::shortened(&name), version));
     }
-    let Some(record) = state.system().template(&name, version).await? else {
+    let Seen { value: record, position, .. } = state.system().template(&name, version).await?;
+    let Some(record) = record else {
         return Err(no_template(&name, version));
     };
     let fields = SHOWN_IN_LISTS.into_iter().chain(SHOWN_ALONE);
-    Ok(tokened(json(StatusCode::OK, &shown(&record, fields)?), &state))
-}
-
-/// The position may lie ahead of the answer, which only lets a later session read wait for more.
-fn tokened(response: Response, state: &RouterState) -> Response {
-    with_token(response, state.system().id(), state.system().committed())
+    Ok(with_token(json(StatusCode::OK, &shown(&record, fields)?), state.system().id(), position))
 }
 
 #[cfg(test)]

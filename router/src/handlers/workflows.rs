@@ -8,12 +8,13 @@ use axum::response::Response;
 use opcode_engine::ids::WorkflowId;
 use opcode_shard::CallError;
 use opcode_shard::handle::{RunView, Submitted};
+use opcode_shard::remote::Freshness;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::{ApiError, Applied};
-use crate::forward::ShardClient;
-use crate::incoming::{Incoming, json, json_bytes, with_lag, with_token};
+use crate::forward::{Seen, ShardClient};
+use crate::incoming::{Incoming, json, json_bytes, with_token};
 use crate::schema;
 use crate::state::RouterState;
 use crate::submission::{self, Templates};
@@ -59,7 +60,7 @@ pub(crate) async fn submit(
         None => None,
     };
     drop(place);
-    Ok(answer(&shard, &submitted, view.as_ref()))
+    Ok(answer(&shard, &submitted, view.as_ref().map(|seen| &seen.value)))
 }
 
 async fn submit_one(
@@ -96,11 +97,11 @@ async fn wait_for(
     shard: &ShardClient,
     id: &WorkflowId,
     wait: Duration,
-) -> Result<RunView, CallError> {
+) -> Result<Seen<RunView>, CallError> {
     let wait = wait.min(state.options().wait_max);
     tokio::select! {
         view = shard.wait(id, wait) => view,
-        () = state.stopping() => shard.status(id).await,
+        () = state.stopping() => shard.status(id, Freshness::Strong).await,
     }
 }
 
@@ -115,18 +116,18 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
     let wait = query.duration("wait");
     let consistency = query.consistency();
     query.finish()?;
-    incoming.check_session(consistency)?;
+    let session = incoming.session(consistency)?;
     let id = incoming.workflow_id()?;
     let shard = state.shard_of(&id);
-    let view = match wait {
+    let seen = match wait {
         Some(wait) => {
             let _place = state.enter_wait()?;
             wait_for(&state, &shard, &id, wait).await?
         }
-        None => shard.status(&id).await?,
+        None => shard.status(&id, session.freshness(shard.id())).await?,
     };
-    let response = json(StatusCode::OK, &view.document);
-    Ok(with_lag(with_token(response, shard.id(), view.position), consistency))
+    let response = json(StatusCode::OK, &seen.value.document);
+    Ok(session.with_lag(with_token(response, shard.id(), seen.position), seen.lag_ms))
 }
 
 /// The definition that a run is pinned to.
@@ -139,10 +140,9 @@ pub(crate) async fn definition(
     incoming.query()?.finish()?;
     let id = incoming.workflow_id()?;
     let shard = state.shard_of(&id);
-    let position = shard.committed();
     let pinned = shard.definition(&id).await?;
-    let response = json_bytes(StatusCode::OK, pinned.definition.source.to_string());
-    Ok(with_token(response, shard.id(), position))
+    let response = json_bytes(StatusCode::OK, pinned.value.definition.source.to_string());
+    Ok(with_token(response, shard.id(), pinned.position))
 }
 
 #[derive(Serialize)]
@@ -157,7 +157,7 @@ pub(crate) async fn why(State(state): State<RouterState>, incoming: Incoming) ->
     incoming.query()?.finish()?;
     let id = incoming.workflow_id()?;
     let shard = state.shard_of(&id);
-    let position = shard.committed();
-    let waiting_for = shard.why(&id).await?;
-    Ok(with_token(json(StatusCode::OK, &Why { waiting_for }), shard.id(), position))
+    let why = shard.why(&id).await?;
+    let response = json(StatusCode::OK, &Why { waiting_for: why.value });
+    Ok(with_token(response, shard.id(), why.position))
 }

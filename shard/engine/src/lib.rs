@@ -17,6 +17,7 @@ pub mod event;
 pub mod expr;
 pub mod fsm;
 pub mod ids;
+pub mod planted;
 pub mod retry;
 pub mod run;
 pub mod view;

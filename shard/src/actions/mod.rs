@@ -134,7 +134,14 @@ pub struct Actions {
     shell_dirs: Arc<FsGuard>,
     breakers: Arc<Breakers>,
     jq: Arc<JqPool>,
+    /// What stands for the world in a simulation.
+    #[cfg(feature = "sim")]
+    world: Option<World>,
 }
+
+/// The world of a simulation: takes a call with a side effect and tells what came of it.
+#[cfg(feature = "sim")]
+pub type World = Arc<dyn Fn(Call) -> futures::future::BoxFuture<'static, Outcome> + Send + Sync>;
 
 impl Actions {
     /// Makes them ready; nothing is started yet.
@@ -148,7 +155,25 @@ impl Actions {
             breakers: Arc::default(),
             jq: Arc::new(JqPool::new(options.jq_worker.clone(), options.jq_workers_max)),
             options,
+            #[cfg(feature = "sim")]
+            world: None,
         })
+    }
+
+    /// Actions whose side effects all go to `world`.
+    #[cfg(feature = "sim")]
+    pub fn simulated(world: World) -> Arc<Self> {
+        let options = ActionOptions {
+            allow_shell: false,
+            allow_private_network: false,
+            fs_roots: Vec::new(),
+            working_dir: PathBuf::new(),
+            jq_worker: Vec::new(),
+            jq_workers_max: 1,
+        };
+        let mut actions = Self::new(options);
+        Arc::get_mut(&mut actions).expect("nobody else has them yet").world = Some(world);
+        actions
     }
 
     /// Runs a pure action in place: bounded, no wait, no side effect. `None` when it must go to a
@@ -177,6 +202,10 @@ impl Actions {
     }
 
     async fn run_through_breaker(&self, call: Call) -> Outcome {
+        #[cfg(feature = "sim")]
+        if let Some(world) = &self.world {
+            return world(call).await;
+        }
         let Some(key) = breaker_key(&call) else { return self.run_in_worker(call).await };
         let ticket = match self.breakers.admit(&key, Instant::now()) {
             Ok(ticket) => ticket,
@@ -289,7 +318,7 @@ fn pure(call: &Call, budget: Budget) -> Option<Outcome> {
 
 /// Runs what blocks or computes off the async threads; its panic is a fault.
 async fn off_loop<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work)
+    crate::simulation::blocking(work)
         .await
         .map_err(|_| Fault::new(Code::ExecutionError, "the action stopped on a fault of its own"))
 }

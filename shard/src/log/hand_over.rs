@@ -20,7 +20,8 @@ use std::time::Duration;
 use openraft::{BasicNode, Raft, RaftMetrics, ServerState, Vote};
 use tokio::time::Instant;
 
-use super::group::{Group, HEARTBEAT_MS, Role, lease, stopped};
+use super::elections::LEASE;
+use super::group::{Group, HEARTBEAT_MS, Role, stopped};
 use super::type_config::{Proposal, TypeConfig};
 use super::wire::{Answer, Request};
 use crate::batch::Position;
@@ -84,12 +85,10 @@ impl Group {
         caught_up
             .map_err(|_| ShardError::Refused(format!("node {to} does not have the whole log in time")))?;
 
-        let others = members.voters.iter().filter(|node| **node != to && **node != self.node_id);
-        let majority = members.voters.len() / 2 + 1;
-        let needed = if majority > 2 { others.map(|node| lease(*node)).max() } else { None };
-        let _silence = needed.map(|_| Silence::keep(&self.raft));
-        if let Some(theirs) = needed {
-            tokio::time::sleep(theirs + LEASE_MARGIN).await;
+        let needs_others = members.voters.len() / 2 + 1 > 2;
+        let _silence = needs_others.then(|| Silence::keep(&self.raft));
+        if needs_others {
+            tokio::time::sleep(LEASE + LEASE_MARGIN).await;
         }
         let request = Request::Lead { term, last: index };
         match self.network.ask(to, Service::Raft, &request, STAND_MAX).await {
@@ -116,7 +115,7 @@ impl Group {
     /// How long this node, as leader, votes for nobody else yet.
     async fn own_lease(&self) -> Result<Duration, ShardError> {
         let since = self.raft.with_raft_state(|state| state.vote_last_modified()).await.map_err(stopped)?;
-        let ends = since.map(|since| since + lease(self.node_id));
+        let ends = since.map(|since| since + LEASE);
         Ok(ends.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(Instant::now())))
     }
 

@@ -1,7 +1,6 @@
 //! The log: the commit point of a shard, one openraft group each, over one store for the node.
 //!
 //! openraft 0.9 stays behind this module: no type of it is named outside `log/`.
-
 //!
 //! The files: [`codec`] makes bytes of a batch; `type_config` and `group` are openraft's side, with
 //! `storage` and `state_machine` between it and ours; `network` and [`copies`] lead to the other
@@ -12,18 +11,23 @@
 mod alone;
 pub mod codec;
 pub mod copies;
+mod elections;
 mod floor;
 mod frame;
 mod group;
 mod hand_over;
+mod heard;
 mod index;
 mod lag;
 mod network;
 mod recovery;
+mod rounds;
+mod runtime;
 mod segment;
 mod state_machine;
 mod storage;
 pub mod store;
+mod tail;
 mod type_config;
 mod wire;
 mod writer;

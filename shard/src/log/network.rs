@@ -210,5 +210,5 @@ impl Member {
 }
 
 async fn read_piece(copy: Arc<OutgoingCopy>, offset: u64) -> io::Result<Bytes> {
-    tokio::task::spawn_blocking(move || copy.read(offset, PIECE_BYTES)).await?
+    crate::simulation::blocking(move || copy.read(offset, PIECE_BYTES)).await?
 }

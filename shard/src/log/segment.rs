@@ -6,14 +6,13 @@
 //! only grow. Its header names the format, the log it belongs to and the number of its use, which
 //! seeds the checksum of all it holds. Every rename is synced before anything rests on it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::frame::{HEAD_BYTES, frame_bytes};
 use crate::crash;
+use crate::disk::{Disk, DiskFile, Opening};
 use crate::error::ShardError;
 
 /// The format written and the newest understood. 2 knows groups that were given away, and has
@@ -33,7 +32,7 @@ const ZEROS_BYTES: usize = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
     pub(super) number: u64,
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<dyn DiskFile>,
     pub(super) path: PathBuf,
     /// Bytes of the file.
     pub(super) bytes: u32,
@@ -60,6 +59,7 @@ impl Segment {
 /// The folder of one log, and how its files are made.
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     /// Bytes of an ordinary segment.
     pub(super) segment_bytes: u32,
@@ -82,11 +82,10 @@ pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Shard
 }
 
 /// Lists the log's files in `dir`.
-pub(super) fn list(dir: &Path) -> Result<Listing, ShardError> {
+pub(super) fn list(disk: &dyn Disk, dir: &Path) -> Result<Listing, ShardError> {
     let mut listing = Listing::default();
-    let entries = std::fs::read_dir(dir).map_err(failed(format!("listing {}", dir.display())))?;
-    for entry in entries {
-        let path = entry.map_err(failed(format!("listing {}", dir.display())))?.path();
+    let paths = disk.list(dir).map_err(failed(format!("listing {}", dir.display())))?;
+    for path in paths {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         for (prefix, into) in [("seg-", &mut listing.segments), ("free-", &mut listing.free)] {
             let number = name.strip_prefix(prefix).and_then(|hex| u64::from_str_radix(hex, 16).ok());
@@ -100,11 +99,6 @@ pub(super) fn list(dir: &Path) -> Result<Listing, ShardError> {
     Ok(listing)
 }
 
-/// Syncs a folder, so that names made, changed or removed in it stay so.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 fn seed(log_id: u64, number: u64) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&log_id.to_le_bytes());
@@ -113,11 +107,10 @@ fn seed(log_id: u64, number: u64) -> u32 {
 }
 
 /// Opens a segment that a listing found; returns it with its log's id. Changes nothing.
-pub(super) fn open(number: u64, path: &Path) -> Result<(Segment, u64), ShardError> {
+pub(super) fn open(disk: &dyn Disk, number: u64, path: &Path) -> Result<(Segment, u64), ShardError> {
     let name = path.display();
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    let file = file.map_err(failed(format!("opening {name}")))?;
-    let bytes = file.metadata().map_err(failed(format!("reading {name}")))?.len();
+    let file = disk.open(path, Opening::Existing).map_err(failed(format!("opening {name}")))?;
+    let bytes = file.bytes().map_err(failed(format!("reading {name}")))?;
     let damaged = |what: String| ShardError::Damaged(format!("{name}: {what} at offset 0"));
     let mut header = [0; HEADER_USED_BYTES];
     if bytes < u64::from(HEADER_BYTES) || bytes > SEGMENT_BYTES_MAX {
@@ -148,7 +141,7 @@ pub(super) fn open(number: u64, path: &Path) -> Result<(Segment, u64), ShardErro
     }
     let bytes = u32::try_from(bytes).map_err(|_| damaged(format!("a segment of {bytes} bytes")))?;
     let seed = seed(log_id, number);
-    let segment = Segment { number, file: Arc::new(file), path: path.to_owned(), bytes, seed, format };
+    let segment = Segment { number, file, path: path.to_owned(), bytes, seed, format };
     Ok((segment, log_id))
 }
 
@@ -156,10 +149,10 @@ impl Folder {
     /// Makes `free-NUMBER` of `bytes` zeros, synced, name included.
     pub(super) fn make_free(&self, number: u64, bytes: u32) -> io::Result<PathBuf> {
         let path = self.dir.join(format!("free-{number:016x}"));
-        let made = write_zeros(&path, bytes).and_then(|()| sync_dir(&self.dir));
+        let made = self.write_zeros(&path, bytes).and_then(|()| self.disk.sync_dir(&self.dir));
         if let Err(error) = made {
             // Half a file is of no use, and the disk may be full.
-            let _ = std::fs::remove_file(&path);
+            let _ = self.disk.remove(&path);
             return Err(error);
         }
         crash::point("log.roll.created");
@@ -168,8 +161,8 @@ impl Folder {
 
     /// Turns a free file into segment `number`, the name synced.
     pub(super) fn take_free(&self, free: &Path, number: u64) -> io::Result<Segment> {
-        let file = OpenOptions::new().read(true).write(true).open(free)?;
-        let bytes = file.metadata()?.len();
+        let file = self.disk.open(free, Opening::Existing)?;
+        let bytes = file.bytes()?;
         let mut header = [0; HEADER_USED_BYTES];
         header[..8].copy_from_slice(&MAGIC);
         header[8..12].copy_from_slice(&FORMAT.to_le_bytes());
@@ -181,12 +174,12 @@ impl Folder {
         file.write_all_at(&header, 0)?;
         file.sync_data()?;
         let path = self.dir.join(format!("seg-{number:016x}"));
-        std::fs::rename(free, &path)?;
-        sync_dir(&self.dir)?;
+        self.disk.rename(free, &path)?;
+        self.disk.sync_dir(&self.dir)?;
         crash::point("log.roll.renamed");
         let bytes = u32::try_from(bytes).map_err(|_| io::Error::other("a segment over 4 GiB"))?;
         let seed = seed(self.log_id, number);
-        Ok(Segment { number, file: Arc::new(file), path, bytes, seed, format: FORMAT })
+        Ok(Segment { number, file, path, bytes, seed, format: FORMAT })
     }
 
     /// Takes a segment out of the log: to be used again when `keep` and of ordinary size, else
@@ -194,13 +187,13 @@ impl Folder {
     pub(super) fn release(&self, segment: &Segment, keep: bool) -> io::Result<Option<(u64, PathBuf)>> {
         let kept = if keep && segment.bytes == self.segment_bytes {
             let path = self.dir.join(format!("free-{:016x}", segment.number));
-            std::fs::rename(&segment.path, &path)?;
+            self.disk.rename(&segment.path, &path)?;
             Some((segment.number, path))
         } else {
-            std::fs::remove_file(&segment.path)?;
+            self.disk.remove(&segment.path)?;
             None
         };
-        sync_dir(&self.dir)?;
+        self.disk.sync_dir(&self.dir)?;
         Ok(kept)
     }
 
@@ -213,16 +206,16 @@ impl Folder {
         let needed = u32::try_from(needed.next_multiple_of(4096)).map_err(io::Error::other)?;
         Ok(needed.max(self.segment_bytes))
     }
-}
 
-fn write_zeros(path: &Path, bytes: u32) -> io::Result<()> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-    let zeros = vec![0; ZEROS_BYTES.min(bytes as usize)];
-    let mut at = 0_u64;
-    while at < u64::from(bytes) {
-        let part = zeros.len().min((u64::from(bytes) - at) as usize);
-        file.write_all_at(&zeros[..part], at)?;
-        at += part as u64;
+    fn write_zeros(&self, path: &Path, bytes: u32) -> io::Result<()> {
+        let file = self.disk.open(path, Opening::Fresh)?;
+        let zeros = vec![0; ZEROS_BYTES.min(bytes as usize)];
+        let mut at = 0_u64;
+        while at < u64::from(bytes) {
+            let part = zeros.len().min((u64::from(bytes) - at) as usize);
+            file.write_all_at(&zeros[..part], at)?;
+            at += part as u64;
+        }
+        file.sync_all()
     }
-    file.sync_all()
 }

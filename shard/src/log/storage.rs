@@ -112,7 +112,7 @@ impl GroupLog {
     }
 
     /// Entries from `from` to below `to`, without a gap, until their bytes pass `bytes_max`.
-    async fn read(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<Entry>> {
+    pub(super) async fn read(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<Entry>> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
         let mut next = from;
@@ -139,7 +139,7 @@ impl GroupLog {
             let (store, group, left) =
                 (self.inner.store.clone(), self.inner.group, bytes_max.saturating_sub(bytes));
             let read = move || store.shared.read(group, (next, stored_to), left);
-            let stored = tokio::task::spawn_blocking(read)
+            let stored = crate::simulation::blocking(read)
                 .await
                 .map_err(|error| StorageIOError::read_logs(&error))?
                 .map_err(|error| StorageIOError::read_logs(&error))?;

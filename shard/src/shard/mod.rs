@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use opcode_engine::command::StepHandle;
 use opcode_engine::ids::{RunNo, ShardId, Timestamp};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::batch::{Batch, Committed};
@@ -37,6 +37,7 @@ use crate::queue::{Door, Gauges, Message, QUEUE_MESSAGES_MAX};
 use crate::relay::Relay;
 use crate::replica::sync_server::SyncServer;
 use crate::store::{Store, StoreOptions};
+use crate::ticks;
 use crate::workers::Workers;
 
 pub use removal::{finish_removals, remove};
@@ -48,12 +49,12 @@ use templates::Templates;
 
 /// Longest wait for one proposal; after it everything is reloaded.
 const PROPOSE_MS_MAX: u64 = 10_000;
-/// Committed batches that a slow subscriber may lag behind.
-const SUBSCRIBER_BATCHES_MAX: usize = 1_024;
-/// How often an idle loop looks after itself: lets runs go that have become idle.
+/// How often a loop looks after itself: lets runs go that have become idle.
 const TEND_EVERY: Duration = Duration::from_millis(100);
-/// How often the log is purged, in ticks of that.
-const PURGE_EVERY_TICKS: u64 = 20;
+/// The same while there is nothing to let go.
+const TEND_IDLE_EVERY: Duration = Duration::from_secs(1);
+/// How often the log is purged.
+const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// Longest wait for steps in flight when the shard stops.
 const DRAIN_MAX: Duration = Duration::from_secs(7);
 
@@ -133,14 +134,13 @@ impl Shard {
         let (serving_in, serving) = watch::channel(false);
         let (queue_in, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let (inbox_in, inbox) = mpsc::unbounded_channel();
-        let (committed, _) = broadcast::channel(SUBSCRIBER_BATCHES_MAX);
         let gauges = Arc::new(Gauges::default());
         let closed = Arc::new(AtomicBool::new(false));
         let (stop, stopping) = watch::channel(false);
         let door = Door {
             id: options.shard,
             queue: queue_in,
-            committed: committed.clone(),
+            definitions: shared.definitions.clone(),
             store: store.clone(),
             group: group.clone(),
             gauges: gauges.clone(),
@@ -154,10 +154,10 @@ impl Shard {
             clock: shared.clock,
             definitions: shared.definitions,
             workers: shared.workers,
-            committer: Committer::new(options.shard, group.clone(), committed),
+            committer: Committer::new(options.shard, group.clone()),
             role: group.role(),
             serving: serving_in,
-            recover_from: Timestamp(0),
+            recover_from: tokio::time::Instant::now(),
             group: group.clone(),
             store,
             queue,
@@ -178,7 +178,7 @@ impl Shard {
             epoch: 0,
             now: Timestamp(0),
             draining: false,
-            ticks: 0,
+            purged_at: tokio::time::Instant::now(),
             meter: metrics::gauge!("opcode_runs_in_memory", "shard" => options.shard.to_string()),
         };
         let task = tokio::spawn(shard.run());
@@ -231,6 +231,11 @@ impl Shard {
     }
 }
 
+/// The next moment for housekeeping.
+fn next_tending(is_idle: bool) -> tokio::time::Instant {
+    ticks::next(if is_idle { TEND_IDLE_EVERY } else { TEND_EVERY })
+}
+
 /// What the loop's own tasks send back to it; each is bounded by what the loop has started.
 enum Inbox {
     /// A run has been read from the tables.
@@ -279,10 +284,12 @@ struct Loop {
     /// Whether requests are taken.
     serving: watch::Sender<bool>,
     /// Before this time, what another leader may have in flight is left alone.
-    recover_from: Timestamp,
+    /// Not by the clock on the wall, which may jump over it.
+    recover_from: tokio::time::Instant,
     /// Stopping: no step is started any more.
     draining: bool,
-    ticks: u64,
+    /// When the log was last purged.
+    purged_at: tokio::time::Instant,
     /// Runs in memory.
     meter: metrics::Gauge,
 }
@@ -318,14 +325,14 @@ impl Loop {
 
     /// Refuses what comes in, until this node leads and hears a majority.
     async fn follow(&mut self) -> Result<Turned, ShardError> {
-        let mut tend = tokio::time::interval(TEND_EVERY);
-        tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if let Role::Leader { term } = *self.role.borrow_and_update()
                 && self.group.has_quorum()
             {
                 return Ok(Turned::Leads(term));
             }
+            // One that leads waits to hear a majority, which nobody tells it of.
+            let tend = next_tending(self.group.leading_term().is_none());
             tokio::select! {
                 biased;
                 _ = self.stopping.changed() => return Ok(Turned::Stopping),
@@ -338,7 +345,7 @@ impl Loop {
                 }
                 // What was begun as leader ends now, and counts no more.
                 Some(_) = self.inbox.recv() => {}
-                _ = tend.tick() => self.tend(),
+                () = tokio::time::sleep_until(tend) => self.tend(),
             }
         }
     }
@@ -368,9 +375,8 @@ impl Loop {
     }
 
     async fn serve(&mut self, term: u64) -> Result<Turned, ShardError> {
-        let mut tend = tokio::time::interval(TEND_EVERY);
-        tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let tend = next_tending(self.runs.slots.is_empty());
             let waits_for_worker = !self.ready.is_empty() && self.may_start();
             let accepts = self.accepts();
             let idle = self.continuing.is_empty();
@@ -398,7 +404,7 @@ impl Loop {
                 permit = self.workers.permit(), if waits_for_worker => self.dispatch(permit),
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
                 Some(message) = self.queue.recv(), if accepts => self.on_message(message),
-                _ = tend.tick() => self.tend(),
+                () = tokio::time::sleep_until(tend) => self.tend(),
                 () = std::future::ready(()), if !idle => {}
             }
             self.turn();
@@ -408,10 +414,10 @@ impl Loop {
     /// Housekeeping off the path: purges the log below what the tables have checkpointed. (The
     /// turn that follows every tick lets idle runs go.)
     fn tend(&mut self) {
-        self.ticks += 1;
-        if !self.ticks.is_multiple_of(PURGE_EVERY_TICKS) {
+        if self.purged_at.elapsed() < PURGE_EVERY {
             return;
         }
+        self.purged_at = tokio::time::Instant::now();
         let group = self.group.clone();
         tokio::spawn(async move {
             if let Err(error) = group.purge().await {

@@ -16,6 +16,7 @@ use crate::batch::{Batch, Committed, Position};
 use crate::error::{CallError, ShardError};
 use crate::handle::{CommandReply, PinnedDefinition, RunView, Submission, Submitted};
 use crate::log::Tables;
+use crate::planted;
 use crate::queue::{Message, Query, Reply};
 use crate::record::{EventRecord, Record};
 
@@ -184,6 +185,12 @@ impl Loop {
 
     pub(super) fn on_ask(&mut self, no: RunNo, ask: Ask) {
         match ask {
+            Ask::Command(Command::Signal(mut signal), reply)
+                if planted::is("signal-twice") && signal.signal_id.is_some() =>
+            {
+                signal.signal_id = None;
+                self.on_ask(no, Ask::Command(Command::Signal(signal), reply));
+            }
             Ask::Command(command, reply) => match self.decide(no, command) {
                 Ok(sequence) => {
                     // Also when nothing was written: an answer may rest on events not yet committed.
@@ -404,7 +411,11 @@ impl Loop {
             return;
         }
         for event in &decision.events {
-            self.committer.push(Record::Event(EventRecord::encode(no, event)));
+            let mut record = EventRecord::encode(no, event);
+            if planted::is("reuse-sequence") && event.sequence.0 == 5 {
+                record.sequence = Sequence(4);
+            }
+            self.committer.push(Record::Event(record));
             if let Some(owed) = child::owed(event) {
                 let release = Release::Message(no, event.sequence, Box::new(owed));
                 let after = self.committer.open_no();

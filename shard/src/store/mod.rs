@@ -13,6 +13,8 @@ mod lists;
 mod reader;
 mod rebuild;
 mod schema;
+#[cfg(feature = "sim")]
+pub(crate) mod simulated;
 mod sql;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -26,17 +28,20 @@ use futures::future::BoxFuture;
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, ShardId, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 use self::apply::Applier;
 use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
 use self::writer::{Shared, Writer};
-use crate::batch::Position;
+use crate::batch::{Batch, Committed, Position};
 use crate::error::ShardError;
 use crate::log::{Applied, CommittedEntry, Tables};
 use crate::record::{EventRecord, TemplateRecord};
 use crate::replica::feed::Feed;
+
+/// Batches that a slow subscriber may lie behind.
+const SUBSCRIBER_BATCHES_MAX: usize = 1_024;
 
 /// How to open a shard's tables.
 #[derive(Clone, Debug)]
@@ -60,7 +65,21 @@ struct Inner {
     options: StoreOptions,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
+    committed: broadcast::Sender<Batch<Committed>>,
     writer: Option<JoinHandle<()>>,
+    /// What is in the place of the file in a simulation.
+    #[cfg(feature = "sim")]
+    simulated: Option<Arc<simulated::SimulatedTables>>,
+}
+
+/// Reads from what is in the place of the file, in a simulation.
+macro_rules! simulated {
+    ($store:ident.$method:ident($($argument:expr),*)) => {
+        #[cfg(feature = "sim")]
+        if let Some(tables) = &$store.inner.simulated {
+            return tables.$method($($argument),*).await;
+        }
+    };
 }
 
 /// A run as stored: its key and its whole log.
@@ -156,6 +175,10 @@ impl Store {
     /// Opens or makes the file and starts its writer thread. Refuses a file of another shard,
     /// cluster or newer format, unchanged.
     pub async fn open(options: StoreOptions) -> Result<Self, ShardError> {
+        #[cfg(feature = "sim")]
+        if crate::simulation::is_on() {
+            return Ok(simulated::open(options));
+        }
         let path = options.path.clone();
         let shared = Arc::new(Shared::new(path.clone()));
         let readers = Arc::new(Readers::new(path));
@@ -169,7 +192,17 @@ impl Store {
             })
             .map_err(|source| ShardError::Io { what: "start the tables' writer".into(), source })?;
         opening.await.map_err(|_| ShardError::Stopped("the tables' writer panicked".into()))??;
-        Ok(Self { inner: Arc::new(Inner { options, shared, readers, writer: Some(writer) }) })
+        let (committed, _) = broadcast::channel(SUBSCRIBER_BATCHES_MAX);
+        let inner = Inner {
+            options,
+            shared,
+            readers,
+            committed,
+            writer: Some(writer),
+            #[cfg(feature = "sim")]
+            simulated: None,
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The position applied last; the default before the first entry.
@@ -198,6 +231,12 @@ impl Store {
             None if progress.position >= Some(position) => Ok(()),
             None => Err(ended()),
         }
+    }
+
+    /// Every entry that is committed from now on, also those without records, so that one that was
+    /// missed is seen to be. On its way to the tables, which may not have it yet.
+    pub fn subscribe(&self) -> broadcast::Receiver<Batch<Committed>> {
+        self.inner.committed.subscribe()
     }
 
     /// Why the tables have stopped for good, if they have. What is committed stays in the log;
@@ -241,43 +280,51 @@ impl Store {
 
     /// A run's key by id.
     pub async fn find(&self, id: &WorkflowId) -> Result<Option<RunNo>, ShardError> {
+        simulated!(self.find(id));
         let id = id.clone();
         self.inner.readers.read(move |connection| reader::find(connection, &id)).await
     }
 
     /// A run with its whole log.
     pub async fn load_run(&self, id: &WorkflowId) -> Result<Option<StoredRun>, ShardError> {
+        simulated!(self.load_run(id));
         let id = id.clone();
         self.inner.readers.read(move |connection| reader::load_run(connection, id)).await
     }
 
     /// Those of these runs that there are, with their logs, all as of one moment.
     pub async fn load_runs(&self, ids: Vec<WorkflowId>) -> Result<Vec<StoredRun>, ShardError> {
+        simulated!(self.load_runs(ids));
         self.inner.readers.read(move |connection| reader::load_runs(connection, ids)).await
     }
 
     /// The same by number.
     pub async fn load_run_no(&self, no: RunNo) -> Result<Option<StoredRun>, ShardError> {
+        simulated!(self.load_run_no(no));
         self.inner.readers.read(move |connection| reader::load_run_no(connection, no)).await
     }
 
     /// The highest run number in use, 0 when none.
     pub async fn last_run_no(&self) -> Result<RunNo, ShardError> {
+        simulated!(self.last_run_no());
         self.inner.readers.read(reader::last_run_no).await
     }
 
     /// Numbers of runs that are pending or active, ascending: those to go on with after a start.
     pub async fn live_runs(&self) -> Result<Vec<RunNo>, ShardError> {
+        simulated!(self.live_runs());
         self.inner.readers.read(reader::live_runs).await
     }
 
     /// Every run that has a timer, with its earliest: `(due, run)`, by due.
     pub async fn timers(&self) -> Result<Vec<(Timestamp, RunNo)>, ShardError> {
+        simulated!(self.timers());
         self.inner.readers.read(reader::timers).await
     }
 
     /// Keys of the messages that are owed to other runs, ascending.
     pub async fn outbox(&self) -> Result<Vec<(RunNo, Sequence)>, ShardError> {
+        simulated!(self.outbox());
         self.inner.readers.read(reader::outbox).await
     }
 
@@ -286,11 +333,13 @@ impl Store {
         &self,
         keys: Vec<(RunNo, Sequence)>,
     ) -> Result<Vec<(WorkflowId, EventRecord)>, ShardError> {
+        simulated!(self.owed(keys));
         self.inner.readers.read(move |connection| reader::owed(connection, &keys)).await
     }
 
     /// A definition's canonical text.
     pub async fn definition(&self, hash: DefinitionHash) -> Result<Option<Arc<str>>, ShardError> {
+        simulated!(self.definition(hash));
         self.inner.readers.read(move |connection| reader::definition(connection, hash)).await
     }
 
@@ -301,6 +350,7 @@ impl Store {
         after: Sequence,
         limit: usize,
     ) -> Result<Vec<EventRecord>, ShardError> {
+        simulated!(self.events(no, after, limit));
         self.inner.readers.read(move |connection| reader::events(connection, no, after, limit)).await
     }
 
@@ -316,6 +366,7 @@ impl Store {
 
     /// Every version of every template, by name and version.
     pub async fn templates(&self) -> Result<Vec<TemplateRecord>, ShardError> {
+        simulated!(self.templates());
         self.inner.readers.read(reader::templates).await
     }
 
@@ -394,12 +445,22 @@ impl Tables for Store {
         self.inner.shared.opened()
     }
     fn enqueue(&self, entries: Vec<CommittedEntry>) {
+        if self.inner.committed.receiver_count() > 0 {
+            for entry in &entries {
+                // No receiver left in between is no error.
+                let _ = self.inner.committed.send(entry.batch.clone());
+            }
+        }
         self.inner.shared.enqueue(entries);
     }
     fn backlog(&self) -> usize {
         self.inner.shared.backlog()
     }
     fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        #[cfg(feature = "sim")]
+        if let Some(tables) = &self.inner.simulated {
+            return Box::pin(std::future::ready(tables.copy(&to)));
+        }
         let readers = Arc::clone(&self.inner.readers);
         Box::pin(async move {
             let written = readers.read_apart(move |mut connection| copy::write(&mut connection, &to)).await;
@@ -407,6 +468,10 @@ impl Tables for Store {
         })
     }
     fn check(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        #[cfg(feature = "sim")]
+        if self.inner.simulated.is_some() {
+            return Box::pin(std::future::ready(simulated::check(&from)));
+        }
         let options = self.inner.options.clone();
         Box::pin(async move {
             let checked = tokio::task::spawn_blocking(move || copy::check(&from, &options)).await;

@@ -5,6 +5,8 @@
 //! good, and the shard with it.
 
 mod rolling;
+#[cfg(feature = "sim")]
+mod simulated;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,9 @@ use crate::error::ShardError;
 use crate::log::{Applied, CommittedEntry};
 use crate::record::Record;
 use crate::replica::feed::Feed;
+
+#[cfg(feature = "sim")]
+pub(super) use simulated::WorkNow;
 
 /// Records that make a transaction worth it; more wait for the next one.
 const RECORDS_MAX: usize = 20_000;
@@ -222,7 +227,7 @@ impl Shared {
     }
 
     /// The tables begin here, after an opening or a copy.
-    fn begin_at(&self, standing: Option<&Standing>) {
+    pub(super) fn begin_at(&self, standing: Option<&Standing>) {
         *self.opened.lock() = standing.map(|s| s.applied.clone()).unwrap_or_default();
         let position = standing.map(|s| s.position);
         self.progress.send_modify(|progress| progress.position = position);
@@ -242,7 +247,7 @@ impl Shared {
         queue.install = None;
     }
 
-    fn fail(&self, why: &str) {
+    pub(super) fn fail(&self, why: &str) {
         tracing::error!(why, "the tables have stopped: nothing more is applied");
         self.progress.send_modify(|progress| {
             progress.failed.get_or_insert_with(|| why.into());

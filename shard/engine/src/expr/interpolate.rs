@@ -25,6 +25,7 @@ mod compile;
 mod render;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use compile::Compiler;
 use render::Renderer;

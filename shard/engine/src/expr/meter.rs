@@ -48,6 +48,15 @@ impl Meter {
         self.steps(1 + bytes as u64 / 64)
     }
 
+    /// Whether a parser of JSON `text` stays within what is left. Takes nothing: what it makes is
+    /// charged when it is kept, and gone when it is not.
+    pub fn parses(&self, text: &str) -> Result<(), EvalError> {
+        let count = |byte: u8| text.bytes().filter(|other| *other == byte).count();
+        let maps = count(b'{').saturating_mul(NODE_BYTES);
+        let entries = count(b':').saturating_mul(ENTRY_BYTES);
+        if maps.saturating_add(entries) > self.left.bytes { Err(EvalError::OverBudget) } else { Ok(()) }
+    }
+
     /// Charges bytes of a value built.
     pub fn bytes(&mut self, bytes: usize) -> Result<(), EvalError> {
         self.left.bytes = self.left.bytes.checked_sub(bytes).ok_or(EvalError::OverBudget)?;

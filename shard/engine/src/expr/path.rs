@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Env, EvalError, ExprProblem, Meter, References, Scope, names};
 
@@ -108,10 +108,7 @@ impl Path {
                 Root::Step(id) => Cow::Borrowed(scope.step(id).ok_or_else(|| {
                     EvalError::failed(format!("step '{id}' has not run, so it has no output"))
                 })?),
-                Root::Steps => {
-                    let outputs = scope.step_ids().into_iter().filter_map(|id| Some((id, scope.step(id)?)));
-                    Cow::Owned(outputs.map(|(id, output)| (id.to_owned(), output.clone())).collect())
-                }
+                Root::Steps => Cow::Owned(all_steps(scope, meter)?),
                 Root::Inputs => Cow::Borrowed(scope.inputs()),
                 Root::Workflow => Cow::Borrowed(scope.workflow()),
                 Root::Context => Cow::Borrowed(scope.context()),
@@ -120,6 +117,8 @@ impl Path {
                 Root::Index => Cow::Owned(scope.item().ok_or_else(no_loop)?.1.into()),
                 Root::Loop => {
                     let (item, index) = scope.item().ok_or_else(no_loop)?;
+                    meter.map(2)?;
+                    meter.copy(item)?;
                     Cow::Owned(json!({ "item": item, "index": index }))
                 }
             };
@@ -128,6 +127,19 @@ impl Path {
             Cow::Owned(value) => walk(&value, &self.segments).map(|found| Cow::Owned(found.clone())),
         }
     }
+}
+
+/// The outputs of all steps by their ids, each copy charged before it is made.
+fn all_steps(scope: &dyn Scope, meter: &mut Meter) -> Result<Value, EvalError> {
+    let mut outputs = Map::new();
+    for id in scope.step_ids() {
+        let Some(output) = scope.step(id) else { continue };
+        meter.map(1)?;
+        meter.text(id)?;
+        meter.copy(output)?;
+        outputs.insert(id.to_owned(), output.clone());
+    }
+    Ok(Value::Object(outputs))
 }
 
 fn walk<'v>(root: &'v Value, segments: &[Segment]) -> Result<&'v Value, EvalError> {
@@ -179,6 +191,8 @@ fn spell(source: &str) -> Option<(&str, Vec<(&str, u32)>)> {
                 }
             } else {
                 (name, skipped, after) = (&inside[..end], 1, &inside[end + 1..]);
+                // `+1` is no index, though it would be read as one.
+                name.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
                 name.parse::<usize>().ok()?;
             }
         }

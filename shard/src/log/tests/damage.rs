@@ -84,7 +84,7 @@ fn last_segment(dir: &Path) -> PathBuf {
 
 /// Offset at which the last segment's frames end.
 fn end(dir: &Path) -> u64 {
-    let Recovered { tail, .. } = recover(dir).unwrap();
+    let Recovered { tail, .. } = recover(&crate::disk::OsDisk, dir).unwrap();
     tail.offset.into()
 }
 

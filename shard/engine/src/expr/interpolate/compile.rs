@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::token::token_length;
 use super::{CLOSE, Node, OPEN, Part, Program, TEMPLATE_TOKENS_MAX, Template, Token};
 use crate::error::Problem;
 use crate::expr::cel::Cel;
@@ -167,29 +168,6 @@ impl<'c> Compiler<'c> {
 
 fn is_literal(node: &Node) -> bool {
     matches!(node, Node::Literal(_))
-}
-
-/// Length of a token up to its `}}`: one that is in no string and closes no brace of the token.
-fn token_length(text: &str) -> Option<usize> {
-    let is_jq = text.trim_start().starts_with("jq:");
-    let mut braces = 0_usize;
-    let mut quote = None;
-    let mut is_escaped = false;
-    for (at, c) in text.char_indices() {
-        match (quote, c) {
-            (Some(_), _) if is_escaped => is_escaped = false,
-            (Some(_), '\\') => is_escaped = true,
-            (Some(open), _) if open == c => quote = None,
-            (Some(_), _) => {}
-            (None, '"') => quote = Some(c),
-            (None, '\'') if !is_jq => quote = Some(c),
-            (None, '{') => braces += 1,
-            (None, '}') if braces > 0 => braces -= 1,
-            (None, '}') if text[at..].starts_with(CLOSE) => return Some(at),
-            (None, _) => {}
-        }
-    }
-    None
 }
 
 fn is_word_part(c: char) -> bool {

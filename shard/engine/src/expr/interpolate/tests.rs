@@ -155,6 +155,7 @@ fn secrets_stay_until_the_worker_and_only_where_the_template_has_them() {
 
 #[test]
 fn problems_have_a_place() {
+    refused(json!("${{inputs.a['b-c'][+1]}}"), &[("/params", 20, "unexpected `+`")]);
     refused(
         json!({"a/b": ["ok", "é ${{steps.fetch-b.x}} ${{ steps['later'].x }}"], "c": "${{ input.x }}"}),
         &[

@@ -9,7 +9,7 @@ use super::super::eval::elements;
 use super::super::value::{self, Text, V, View};
 use super::{count, failed, integer, size, text};
 
-/// Memory that one byte of JSON text can turn into, at most: `[[],[],…]`.
+/// Memory that one byte of JSON text can turn into, at most, but for maps: `[[],[],…]`.
 const PARSED_PER_BYTE: usize = 12;
 
 fn built<'a>(meter: &mut Meter, built: String) -> Result<V<'a>, EvalError> {
@@ -32,6 +32,7 @@ pub(super) fn from_json<'a>(meter: &mut Meter, args: &[V<'a>]) -> Result<V<'a>, 
     let text = text(&args[0])?;
     meter.scan(text.len())?;
     meter.bytes(text.len().saturating_mul(PARSED_PER_BYTE))?;
+    meter.parses(text)?;
     match serde_json::from_str(text) {
         Ok(json) => V::adopt(json, meter),
         Err(error) => failed(format!("the text is not JSON: {error}")),
