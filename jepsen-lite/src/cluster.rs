@@ -19,6 +19,8 @@ use crate::proxy::{Cuts, Network, NodeId};
 const WHOLE_MAX: Duration = Duration::from_secs(120);
 /// How often it is asked until then.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long a node may take for what it had in its hands when it was stopped.
+const LATE_MS_MAX: i64 = 2_000;
 /// Replicas of a shard, with nodes enough.
 const REPLICAS: usize = 3;
 
@@ -48,6 +50,8 @@ pub(crate) struct Cluster {
     /// Where the nodes answer clients.
     pub(crate) urls: Arc<RwLock<Vec<String>>>,
     pub(crate) network: Network,
+    /// When a node that had stood still went on, in ms since the epoch.
+    resumed: RwLock<Vec<i64>>,
     pub(crate) client: reqwest::Client,
 }
 
@@ -60,7 +64,8 @@ impl Cluster {
     pub(crate) async fn start(options: ClusterOptions) -> Result<Self> {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
         let (members, urls) = (RwLock::default(), Arc::default());
-        let cluster = Self { options, members, urls, network: Network::new(), client };
+        let cluster =
+            Self { options, members, urls, network: Network::new(), resumed: RwLock::default(), client };
         for _ in 0..cluster.options.nodes {
             cluster.add().await?;
         }
@@ -186,6 +191,20 @@ impl Cluster {
         self.members.read().iter().position(|member| *member.id.borrow() == id)
     }
 
+    /// Lets a node go on that stands still.
+    pub(crate) fn resume(&self, place: usize) -> Result<()> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        self.resumed.write().push(i64::try_from(now.as_millis())?);
+        self.node(place).resume()
+    }
+
+    /// Whether a node went on a moment before: what it had in its hands when it was stopped comes
+    /// then, whatever its successor has done meanwhile. Only the receiver of a post could refuse it,
+    /// by its key.
+    pub(crate) fn may_be_late(&self, at_ms: i64) -> bool {
+        self.resumed.read().iter().any(|resumed| (0..LATE_MS_MAX).contains(&(at_ms - resumed)))
+    }
+
     /// Cuts both ways between one node and all others.
     pub(crate) fn isolate(&self, place: usize) {
         let mut cuts = self.one_way_out(place);
@@ -236,7 +255,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until every shard is led and has all replicas, in sync; how long it took.
+    /// Waits until every shard is led and has all replicas, in sync and voting; how long it took.
     pub(crate) async fn whole(&self) -> Result<Duration> {
         let begun = Instant::now();
         loop {
@@ -257,11 +276,16 @@ impl Cluster {
         let replicas = self.len().min(REPLICAS);
         let is_in_sync = |shard: &Value| {
             let listed = shard["replicas"].as_array();
-            let in_sync = listed.map_or(0, |all| all.iter().filter(|one| one["in_sync"] == true).count());
+            let in_sync = listed.map_or(0, |all| {
+                all.iter().filter(|one| one["in_sync"] == true && one["role"] == "voter").count()
+            });
             shard["primary"].is_string() && in_sync >= replicas
         };
         let shards = status["shards"].as_array();
-        status.get("unreachable_shards").is_none()
+        let voters =
+            status["members"].as_array().map_or(0, |all| all.iter().filter(|m| m["role"] == "voter").count());
+        (replicas < REPLICAS || voters >= REPLICAS)
+            && status.get("unreachable_shards").is_none()
             && shards.is_some_and(|shards| !shards.is_empty() && shards.iter().all(is_in_sync))
             && is_in_sync(&status["system_shard"])
             && self.members().iter().all(|member| {

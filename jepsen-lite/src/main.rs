@@ -4,7 +4,8 @@
 //! of steps, many of which post to a sink that this program serves, and answer decisions; a nemesis
 //! kills (`-9`), pauses, cuts off or restarts nodes, and when all is healed the checkers look at
 //! what was promised: everything acknowledged exists and ends, nothing recorded is done again, one
-//! key for each logical step, logs without gaps and the same on every node, one outcome.
+//! key for each logical step, logs without gaps and the same on every node, one outcome, reads as
+//! fresh as they were asked for.
 
 mod checkers;
 mod cluster;
@@ -12,6 +13,7 @@ mod history;
 mod nemesis;
 mod node;
 mod proxy;
+mod registers;
 mod sink;
 mod trials;
 mod workload;
@@ -146,7 +148,8 @@ async fn run() -> Result<()> {
 async fn test(args: &Args, seed: u64, cluster: &Cluster, sink: &sink::Sink) -> Result<()> {
     let history = history::History::default();
     let (stop_in, stop) = watch::channel(false);
-    let clients: Vec<_> = (0..args.clients)
+    let timeout = Duration::from_millis(if args.trials.is_some() || args.grow { 6_000 } else { 800 });
+    let mut clients: Vec<_> = (0..args.clients)
         .map(|client| {
             let workload = workload::Workload {
                 client,
@@ -156,11 +159,13 @@ async fn test(args: &Args, seed: u64, cluster: &Cluster, sink: &sink::Sink) -> R
                 history: history.clone(),
                 rng: StdRng::seed_from_u64(seed.wrapping_add(1 + client as u64)),
                 pace: Duration::from_micros(1_000_000 * args.clients as u64 / args.rate.max(1)),
-                timeout: Duration::from_millis(if args.trials.is_some() || args.grow { 6_000 } else { 800 }),
+                timeout,
             };
             tokio::spawn(workload.run(stop.clone()))
         })
         .collect();
+    let registers = registers::Registers::default();
+    clients.extend(registers.clients(cluster, seed, timeout, &stop));
     match args.trials {
         Some(count) => {
             for fault in &args.faults {
@@ -199,6 +204,7 @@ async fn test(args: &Args, seed: u64, cluster: &Cluster, sink: &sink::Sink) -> R
     let answers = history.answers().await;
     let strange = answers.keys().find(|answer| answer.starts_with('5') && !answer.starts_with("503"));
     ensure!(strange.is_none(), "a client was answered {strange:?}");
+    println!("{}", registers.check(cluster).await?);
     let summary = checkers::check(cluster, sink, &history).await?;
     println!("{summary}\nevery promise was kept");
     Ok(())

@@ -130,7 +130,7 @@ pub(crate) async fn heal(cluster: &Cluster, fault: Fault, victims: &[usize]) -> 
             cluster.start_again(victims)?;
             cluster.learn_ids().await
         }
-        Fault::Pause => victims.iter().try_for_each(|place| cluster.node(*place).resume()),
+        Fault::Pause => victims.iter().try_for_each(|place| cluster.resume(*place)),
         Fault::Partition | Fault::OneWayOut | Fault::OneWayIn => {
             cluster.network.cut(Cuts::new());
             Ok(())

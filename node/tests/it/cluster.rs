@@ -35,6 +35,13 @@ impl NodeBuilder {
         }
     }
 
+    /// The same, but with what is refused unless it is allowed.
+    pub(crate) fn strict(data_dir: &Path) -> Self {
+        let mut builder = Self::new(data_dir);
+        builder.args.retain(|arg| arg != "--allow-private-network");
+        builder
+    }
+
     pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
         self

@@ -9,13 +9,16 @@ mod cluster;
 mod crash;
 #[cfg(feature = "crash-points")]
 mod crash_points;
+mod disk_full;
 mod durable;
 mod embedded;
 mod examples;
 mod failover;
+mod hostile;
 mod lab;
 mod many;
 mod membership;
+mod reads;
 mod service;
 mod takeover;
 mod tidy;

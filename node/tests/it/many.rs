@@ -71,9 +71,10 @@ pub(crate) fn all_shards(cluster: &Value) -> Vec<Value> {
     shards
 }
 
+/// The nodes whose replicas vote and have all of the log, or almost.
 pub(crate) fn in_sync(shard: &Value) -> Vec<String> {
     let replicas = shard["replicas"].as_array().cloned().unwrap_or_default();
-    let names = replicas.iter().filter(|replica| replica["in_sync"] == true);
+    let names = replicas.iter().filter(|replica| replica["in_sync"] == true && replica["role"] == "voter");
     names.map(|replica| replica["node_id"].as_str().unwrap().to_owned()).collect()
 }
 
