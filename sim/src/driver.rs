@@ -1,0 +1,271 @@
+//! One simulation from its beginning to its verdict: the driver moves the time, node by node and
+//! in the same order always, strikes and heals, and has everything checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use opcode_engine::ids::WorkflowId;
+use opcode_shard::peer::NodeId;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::runtime::Runtime;
+use tokio::time::Duration;
+
+use crate::checkers::{self, Committed};
+use crate::clients::{Client, define_template};
+use crate::disk::SimulatedDisk;
+use crate::faults::Faults;
+use crate::history::{History, Kind};
+use crate::node::{Node, Plan};
+use crate::relay::Leaders;
+use crate::sink::Sink;
+use crate::world::{CLIENTS, STRAGGLER_MS_MAX, SimulatedPeers, World};
+
+/// What the wall shows at the beginning.
+const WALL_MS: i64 = 1_800_000_000_000;
+/// Longest time for the shards to have all their voters, and for the template to be there.
+const SETUP_MS_MAX: u64 = 30_000;
+/// Everything ends within this time of healing.
+const END_MS_MAX: u64 = 30_000;
+/// How often it is looked at whether all is over.
+const LOOK_AT_END_EVERY_MS: u64 = 50;
+/// How often what was committed is looked at.
+const LOOK_EVERY_MS: u64 = 1_000;
+
+/// What to simulate.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub seed: u64,
+    /// Seconds in which things go wrong.
+    pub seconds: u64,
+    /// Whether to print what happens.
+    pub is_verbose: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub trace: u64,
+    pub summary: String,
+    pub violations: Vec<String>,
+}
+
+struct Simulation {
+    world: Arc<World>,
+    nodes: Vec<Node>,
+    shards: u32,
+    faults: Faults,
+    clients: Runtime,
+    leaders: Arc<Leaders>,
+    history: Arc<History>,
+    sink: Arc<Sink>,
+    committed: Committed,
+    is_founded: Arc<AtomicBool>,
+    /// Reasons that nodes gave for not going on.
+    fallen: BTreeMap<NodeId, u64>,
+}
+
+/// Runs one simulation. Once in a process: its randomness has been seeded from the seed.
+pub fn run(options: &Options) -> Report {
+    let dir = scratch(options.seed);
+    let mut simulation = Simulation::new(options, &dir);
+    let verdict = simulation.go(options.seconds * 1_000);
+    if let Err(why) = verdict {
+        simulation.history.violated(why);
+    }
+    let (trace, messages) = simulation.world.trace();
+    let runs = simulation.history.runs();
+    let summary = format!(
+        "{} nodes, {} shards, intensity {}, {} faults, {} falls, {} runs, {} posts, {messages} messages, {} s, {:?}",
+        simulation.nodes.len(),
+        simulation.shards,
+        simulation.faults.intensity(),
+        simulation.faults.count,
+        simulation.fallen.values().sum::<u64>(),
+        runs.len(),
+        simulation.sink.posts().len(),
+        simulation.world.now_ms() / 1_000,
+        simulation.history.counts(),
+    );
+    let violations = simulation.history.violations();
+    drop(simulation);
+    // What is left there is of no use to anybody.
+    let _ = std::fs::remove_dir_all(dir);
+    Report { trace, summary, violations }
+}
+
+/// A folder for copies of tables on their way, which are files.
+fn scratch(seed: u64) -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    let base = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
+    base.join(format!("opcode-sim-{}-{seed}", std::process::id()))
+}
+
+impl Simulation {
+    fn new(options: &Options, dir: &Path) -> Self {
+        let world = World::new(options.seed, options.is_verbose);
+        let count = [1, 3, 3, 3, 5][usize::try_from(world.below(5)).unwrap_or_default()];
+        let shards = 1 + u32::try_from(world.below(3)).unwrap_or_default();
+        // With few workers steps queue up, and a leader that is deposed has some that it must not start.
+        let workers = [1, 2, 16][usize::try_from(world.below(3)).unwrap_or_default()];
+        let ids: Vec<NodeId> = (1..=count).collect();
+        let sink = Arc::new(Sink::default());
+        let is_founded = Arc::new(AtomicBool::new(false));
+        let node = |id: &NodeId| {
+            Node::new(Plan {
+                id: *id,
+                nodes: ids.clone(),
+                shards,
+                workers,
+                world: world.clone(),
+                disk: SimulatedDisk::new(StdRng::seed_from_u64(options.seed ^ *id)),
+                dir: dir.join(id.to_string()),
+                sink: sink.clone(),
+                wall_ms: Arc::new(AtomicI64::new(WALL_MS)),
+                is_founded: is_founded.clone(),
+            })
+        };
+        let nodes: Vec<Node> = ids.iter().map(node).collect();
+        let clients = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let leaders = Arc::new(Leaders {
+            peers: SimulatedPeers { world: world.clone(), node: CLIENTS },
+            nodes: ids,
+            shards,
+            local: Arc::default(),
+            known: Arc::default(),
+        });
+        Self {
+            faults: Faults::new(&world, nodes.len()),
+            history: Arc::new(History::new(world.clone())),
+            world,
+            nodes,
+            shards,
+            clients: clients.expect("a runtime without threads and sockets"),
+            leaders,
+            sink,
+            committed: Committed::default(),
+            is_founded,
+            fallen: BTreeMap::new(),
+        }
+    }
+
+    /// A millisecond goes by for everybody.
+    fn tick(&mut self) {
+        self.world.advance();
+        for (which, node) in self.nodes.iter_mut().enumerate() {
+            node.plan.wall_ms.fetch_add(1, Ordering::Relaxed);
+            if let Some(why) = node.tick() {
+                let id = node.plan.id;
+                self.world.note(&format!("node {id} cannot go on: {why}"));
+                if !is_the_disks_fault(&why) {
+                    self.history.violated(format!("node {id} fell: {why}"));
+                }
+                *self.fallen.entry(id).or_default() += 1;
+                node.crash();
+                self.faults.fell(&self.world, which);
+            }
+        }
+        self.clients.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+        if self.world.now_ms().is_multiple_of(LOOK_EVERY_MS) {
+            self.committed.look(&self.nodes, self.shards, &self.history);
+        }
+    }
+
+    fn go(&mut self, trouble_ms: u64) -> Result<(), String> {
+        for node in &mut self.nodes {
+            node.start();
+        }
+        self.set_up()?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        for number in 0..2 + self.world.below(5) {
+            let client = self.client(number, &is_over);
+            self.clients.spawn(client.run());
+        }
+        let until_ms = self.world.now_ms() + trouble_ms;
+        while self.world.now_ms() < until_ms {
+            self.faults.tick(&self.world, &mut self.nodes);
+            self.tick();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        self.faults.heal(&self.world, &mut self.nodes);
+        self.end()?;
+        self.committed.look(&self.nodes, self.shards, &self.history);
+        checkers::check(&self.nodes, self.shards, &self.history, &self.sink);
+        Ok(())
+    }
+
+    fn client(&self, number: u64, is_over: &Arc<AtomicBool>) -> Client {
+        Client {
+            number,
+            leaders: self.leaders.clone(),
+            history: self.history.clone(),
+            world: self.world.clone(),
+            is_over: is_over.clone(),
+        }
+    }
+
+    fn set_up(&mut self) -> Result<(), String> {
+        let template = self.clients.spawn(define_template(self.leaders.clone()));
+        while !(self.is_founded.load(Ordering::Relaxed) && template.is_finished()) {
+            if self.world.now_ms() > SETUP_MS_MAX {
+                return Err("the shards did not begin in time".into());
+            }
+            self.tick();
+        }
+        self.world.note("all is set up");
+        Ok(())
+    }
+
+    /// Waits until every run has ended and every replica has it.
+    fn end(&mut self) -> Result<(), String> {
+        let healed_ms = self.world.now_ms();
+        // What is still on its way may yet begin a run that nobody knows of.
+        while self.world.now_ms() <= healed_ms + STRAGGLER_MS_MAX {
+            self.faults.tick(&self.world, &mut self.nodes);
+            self.tick();
+        }
+        let finisher = Arc::new(self.client(u64::MAX, &Arc::default()));
+        let runs = self.history.runs().into_iter().filter(|(_, known)| known.may_exist);
+        let runs: BTreeSet<(String, Kind)> = runs.map(|(id, known)| (id, known.kind)).collect();
+        let finishing = self.clients.spawn(async move {
+            let each = runs.into_iter().map(|(id, kind)| {
+                let finisher = finisher.clone();
+                async move {
+                    let run = WorkflowId::parse(&id).unwrap_or_else(|why| panic!("a client's id: {why}"));
+                    while !finisher.finish(&run, kind).await {}
+                }
+            });
+            futures::future::join_all(each).await;
+        });
+        loop {
+            // Looking is slow; it need not be every millisecond.
+            if self.world.now_ms().is_multiple_of(LOOK_AT_END_EVERY_MS) {
+                let late = self.world.now_ms() - healed_ms > END_MS_MAX;
+                let settled = self.is_settled().and_then(|()| match finishing.is_finished() {
+                    true => Ok(()),
+                    false => Err("all runs have ended, and a client was not told".to_owned()),
+                });
+                match settled {
+                    Ok(()) => return Ok(()),
+                    Err(why) if late => return Err(format!("{why}, {END_MS_MAX} ms after all healed")),
+                    Err(_) => {}
+                }
+            }
+            self.faults.tick(&self.world, &mut self.nodes);
+            self.tick();
+        }
+    }
+
+    /// Whether every run has ended, children that nobody waits for too, on every replica.
+    fn is_settled(&self) -> Result<(), String> {
+        checkers::have_ended(&self.nodes, self.shards)?;
+        checkers::are_equal(&self.nodes, self.shards)
+    }
+}
+
+/// Whether a node fell for a reason that was put there.
+fn is_the_disks_fault(why: &str) -> bool {
+    ["the disk", "the power is gone", "the sync failed", "storage"].iter().any(|known| why.contains(known))
+}

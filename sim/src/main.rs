@@ -1,0 +1,104 @@
+//! `cargo sim`: simulates seeds, each in a process of its own, and tells how to replay a failure.
+
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use clap::Parser;
+use opcode_sim::driver::{Options, run};
+use opcode_sim::entropy;
+
+/// Deterministic simulation of whole clusters.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The seed to simulate.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Seeds to simulate, A..B: from A on, to below B.
+    #[arg(long, value_parser = range)]
+    seeds: Option<std::ops::Range<u64>>,
+    /// Simulated seconds in which things go wrong.
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
+    /// Simulate each seed twice and compare.
+    #[arg(long)]
+    check: bool,
+    /// Print what happens as it does.
+    #[arg(long)]
+    verbose: bool,
+}
+
+fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let parts = text.split_once("..").ok_or("give A..B")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
+    Ok(number(parts.0)?..number(parts.1)?)
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match (&arguments.seeds, arguments.check) {
+        (None, false) => one(&arguments),
+        (Some(seeds), _) => many(&arguments, seeds.clone()),
+        (None, true) => {
+            let seed = arguments.seed.unwrap_or_default();
+            many(&arguments, seed..seed + 1)
+        }
+    }
+}
+
+/// One seed, in this process.
+fn one(arguments: &Arguments) -> ExitCode {
+    let seed = arguments.seed.unwrap_or_default();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
+    entropy::seed(seed);
+    opcode_shard::simulation::begin();
+    let report = run(&Options { seed, seconds: arguments.seconds, is_verbose: arguments.verbose });
+    println!("seed {seed}: trace {:016x}; {}", report.trace, report.summary);
+    if report.violations.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    for violation in &report.violations {
+        println!("seed {seed}: BROKEN: {violation}");
+    }
+    println!("replay it: cargo sim --seed {seed} --seconds {} --verbose", arguments.seconds);
+    ExitCode::FAILURE
+}
+
+/// Many seeds, each in a process of its own: what is seeded in a process stays so.
+fn many(arguments: &Arguments, seeds: std::ops::Range<u64>) -> ExitCode {
+    let begun = Instant::now();
+    let mut failed = Vec::new();
+    let count = seeds.end.saturating_sub(seeds.start);
+    for seed in seeds {
+        let (is_kept, text) = child(seed, arguments.seconds);
+        print!("{text}");
+        let repeats = !arguments.check || child(seed, arguments.seconds).1 == text;
+        if !repeats {
+            println!("seed {seed}: BROKEN: the second run was another one");
+        }
+        if !is_kept || !repeats {
+            failed.push(seed);
+        }
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{count} seeds in {seconds:.1} s, {:.2} a second; failed: {failed:?}", count as f64 / seconds);
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Simulates a seed in a process; whether all promises were kept, and what it printed.
+fn child(seed: u64, seconds: u64) -> (bool, String) {
+    let command = std::env::current_exe().and_then(|program| {
+        Command::new(program).args(["--seed", &seed.to_string(), "--seconds", &seconds.to_string()]).output()
+    });
+    match command {
+        Ok(output) => {
+            let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+            if !output.status.success() {
+                text += &String::from_utf8_lossy(&output.stderr);
+            }
+            (output.status.success(), text)
+        }
+        Err(error) => (false, format!("seed {seed}: it could not be run: {error}\n")),
+    }
+}
