@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,15 +13,18 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::node::{Node, NodeOptions, free_port};
+use crate::nemesis::shim::Control;
+use crate::node::{Node, NodeOptions, Shim, free_port};
 use crate::proxy::{Cuts, Network, NodeId};
 
 /// Longest wait for a cluster that is whole to say so.
-const WHOLE_MAX: Duration = Duration::from_secs(120);
+pub(crate) const WHOLE_MAX: Duration = Duration::from_secs(120);
 /// How often it is asked until then.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a node may take for what it had in its hands when it was stopped.
 const LATE_MS_MAX: i64 = 2_000;
+/// Longest time without an answer when all is healed.
+const ANSWERS_MAX: Duration = Duration::from_secs(30);
 /// Replicas of a shard, with nodes enough.
 const REPLICAS: usize = 3;
 
@@ -34,6 +38,8 @@ pub(crate) struct ClusterOptions {
     pub(crate) is_many: bool,
     /// `None`: as the binary wants it.
     pub(crate) shards: Option<u32>,
+    /// A library that every node is started with.
+    pub(crate) shim: Option<PathBuf>,
 }
 
 /// A node with its number, which changes when it is wiped.
@@ -52,6 +58,8 @@ pub(crate) struct Cluster {
     pub(crate) network: Network,
     /// When a node that had stood still went on, in ms since the epoch.
     resumed: RwLock<Vec<i64>>,
+    /// How far nodes' clocks were ever off.
+    skew_ms: AtomicI64,
     pub(crate) client: reqwest::Client,
 }
 
@@ -64,8 +72,15 @@ impl Cluster {
     pub(crate) async fn start(options: ClusterOptions) -> Result<Self> {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
         let (members, urls) = (RwLock::default(), Arc::default());
-        let cluster =
-            Self { options, members, urls, network: Network::new(), resumed: RwLock::default(), client };
+        let cluster = Self {
+            options,
+            members,
+            urls,
+            network: Network::new(),
+            resumed: RwLock::default(),
+            skew_ms: AtomicI64::new(0),
+            client,
+        };
         for _ in 0..cluster.options.nodes {
             cluster.add().await?;
         }
@@ -90,7 +105,14 @@ impl Cluster {
             args.extend(["--shards".into(), shards.to_string()]);
         }
         let data = self.options.home.join(format!("n{}", listen.port()));
-        let options = NodeOptions { binary: self.options.binary.clone(), data, listen, args };
+        let shim = match &self.options.shim {
+            Some(library) => {
+                let control = Arc::new(Control::new(data.with_extension("shim"))?);
+                Some(Shim { library: library.clone(), control })
+            }
+            None => None,
+        };
+        let options = NodeOptions { binary: self.options.binary.clone(), data, listen, args, shim };
         let node = Arc::new(tokio::task::block_in_place(|| Node::start(options))?);
         if let [founder] = others.as_slice() {
             // Wiped, it must not found another cluster.
@@ -139,15 +161,18 @@ impl Cluster {
 
     /// Has something done by any node that answers; the status code.
     async fn ask(&self, method: reqwest::Method, path: &str) -> Result<u16> {
+        self.send(method, path, &serde_json::json!({})).await
+    }
+
+    /// Posts to any node that answers; the status code.
+    pub(crate) async fn post_to_any(&self, path: &str, body: &Value) -> Result<u16> {
+        self.send(reqwest::Method::POST, path, body).await
+    }
+
+    async fn send(&self, method: reqwest::Method, path: &str, body: &Value) -> Result<u16> {
         let mut why = None;
         for member in self.members() {
-            match self
-                .client
-                .request(method.clone(), member.node.url(path))
-                .json(&serde_json::json!({}))
-                .send()
-                .await
-            {
+            match self.client.request(method.clone(), member.node.url(path)).json(body).send().await {
                 Ok(response) => return Ok(response.status().as_u16()),
                 Err(error) => why = Some(error),
             }
@@ -169,7 +194,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn members(&self) -> Vec<Member> {
+    pub(crate) fn members(&self) -> Vec<Member> {
         self.members.read().clone()
     }
 
@@ -182,7 +207,7 @@ impl Cluster {
     }
 
     /// The number of the node at a place.
-    fn id(&self, place: usize) -> NodeId {
+    pub(crate) fn id(&self, place: usize) -> NodeId {
         *self.members.read()[place].id.borrow()
     }
 
@@ -205,11 +230,28 @@ impl Cluster {
         self.resumed.read().iter().any(|resumed| (0..LATE_MS_MAX).contains(&(at_ms - resumed)))
     }
 
-    /// Cuts both ways between one node and all others.
-    pub(crate) fn isolate(&self, place: usize) {
-        let mut cuts = self.one_way_out(place);
-        cuts.extend(self.one_way_in(place));
-        self.network.cut(cuts);
+    /// Nodes' clocks may be off by so much from now on.
+    pub(crate) fn note_skew(&self, ms: i64) {
+        self.skew_ms.fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// How far nodes' clocks were ever off.
+    pub(crate) fn skew_ms(&self) -> i64 {
+        self.skew_ms.load(Ordering::Relaxed)
+    }
+
+    /// Both ways between one node and all others.
+    pub(crate) fn both_ways(&self, place: usize) -> Cuts {
+        let mut ways = self.one_way_out(place);
+        ways.extend(self.one_way_in(place));
+        ways
+    }
+
+    /// Both ways between any of these and any of those.
+    pub(crate) fn between(&self, these: &[usize], those: &[usize]) -> Cuts {
+        let pairs =
+            these.iter().flat_map(|one| those.iter().map(move |other| (self.id(*one), self.id(*other))));
+        pairs.flat_map(|(one, other)| [(one, other), (other, one)]).collect()
     }
 
     /// What this node says does not arrive.
@@ -246,6 +288,25 @@ impl Cluster {
         Err(why.map_or_else(|| anyhow::anyhow!("there is no node"), Into::into))
     }
 
+    /// `GET` when all is healed: that a shard has no leader for a moment, as on a machine that is
+    /// too busy, is no wrong answer, but it must not last.
+    pub(crate) async fn get_healed(&self, path: &str) -> Result<(u16, Value)> {
+        let begun = Instant::now();
+        loop {
+            match self.get_from(0, path).await? {
+                (503, _) if begun.elapsed() < ANSWERS_MAX => tokio::time::sleep(LOOK_EVERY).await,
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    /// `GET` from the node at a place, and from no other.
+    pub(crate) async fn get_at(&self, place: usize, path: &str) -> Result<(u16, Value)> {
+        let response = self.client.get(self.node(place).url(path)).send().await?;
+        let status = response.status().as_u16();
+        Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
+    }
+
     /// What the cluster says of itself.
     pub(crate) async fn status(&self) -> Result<Value> {
         let (status, cluster) = self.get_from(0, "/v1/cluster").await?;
@@ -272,7 +333,7 @@ impl Cluster {
         }
     }
 
-    fn is_whole(&self, status: &Value) -> bool {
+    pub(crate) fn is_whole(&self, status: &Value) -> bool {
         let replicas = self.len().min(REPLICAS);
         let is_in_sync = |shard: &Value| {
             let listed = shard["replicas"].as_array();
@@ -325,6 +386,11 @@ impl Cluster {
         })?;
         self.start_again(&(0..self.len()).collect::<Vec<_>>())?;
         self.whole().await.map(drop)
+    }
+
+    /// How nodes ended though nobody made them.
+    pub(crate) fn deaths(&self) -> Vec<String> {
+        self.members().iter().flat_map(|member| member.node.deaths()).collect()
     }
 
     /// Starts nodes side by side: alone, one may not be ready before it has a majority.

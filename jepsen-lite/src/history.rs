@@ -1,5 +1,5 @@
-//! What the clients did, and what they were told. A time-out or a broken connection is *unknown*,
-//! never *failed*.
+//! What the clients did and were told, and what was done to the nodes meanwhile. A time-out or a
+//! broken connection is *unknown*, never *failed*.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-/// What a client knows of a submission.
+/// Operations that are kept for the report; those beyond are counted.
+const OPERATIONS_MAX: usize = 400_000;
+
+/// What a client knows of what it asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
     /// Acknowledged: it must exist.
@@ -46,12 +49,52 @@ pub(crate) struct Acknowledgement {
     pub(crate) at: Instant,
 }
 
-#[derive(Default)]
+/// One request, for the report.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operation {
+    /// What was asked.
+    pub(crate) name: &'static str,
+    /// Since the history began.
+    pub(crate) begun: Duration,
+    pub(crate) took: Duration,
+    pub(crate) outcome: Outcome,
+}
+
+/// Something that was done to the nodes, for the report.
+#[derive(Clone, Debug)]
+pub(crate) struct Harm {
+    pub(crate) what: String,
+    /// Since the history began.
+    pub(crate) from: Duration,
+    /// `None`: it is not healed yet.
+    pub(crate) to: Option<Duration>,
+}
+
 struct Told {
+    began: Instant,
+    operations: Vec<Operation>,
+    operations_left_out: usize,
+    harms: Vec<Harm>,
+    wrongs: Vec<String>,
     runs: BTreeMap<String, Submission>,
     acknowledgements: Vec<Acknowledgement>,
     /// How often each answer other than success came, and each kind of broken connection.
     answers: BTreeMap<String, usize>,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            operations: Vec::new(),
+            operations_left_out: 0,
+            harms: Vec::new(),
+            wrongs: Vec::new(),
+            runs: BTreeMap::new(),
+            acknowledgements: Vec::new(),
+            answers: BTreeMap::new(),
+        }
+    }
 }
 
 /// Everything that all clients did.
@@ -59,6 +102,68 @@ struct Told {
 pub(crate) struct History(Arc<Mutex<Told>>);
 
 impl History {
+    /// Takes down that a request was answered, or given up, just now.
+    pub(crate) async fn operated(&self, name: &'static str, begun: Instant, outcome: Outcome) {
+        let told = &mut *self.0.lock().await;
+        if told.operations.len() == OPERATIONS_MAX {
+            told.operations_left_out += 1;
+            return;
+        }
+        let (took, begun) = (begun.elapsed(), begun.saturating_duration_since(told.began));
+        told.operations.push(Operation { name, begun, took, outcome });
+    }
+
+    /// All requests, and how many more there were.
+    pub(crate) async fn operations(&self) -> (Vec<Operation>, usize) {
+        let told = self.0.lock().await;
+        (told.operations.clone(), told.operations_left_out)
+    }
+
+    /// Takes down that harm begins; a number to end it with.
+    pub(crate) async fn harmed(&self, what: String) -> usize {
+        let told = &mut *self.0.lock().await;
+        let harm = Harm { what, from: told.began.elapsed(), to: None };
+        told.harms.push(harm);
+        told.harms.len() - 1
+    }
+
+    /// Adds to what is known of harm.
+    pub(crate) async fn detailed(&self, number: usize, detail: &str) {
+        let told = &mut *self.0.lock().await;
+        if let Some(harm) = told.harms.get_mut(number).filter(|_| !detail.is_empty()) {
+            harm.what.push_str(&format!("; {detail}"));
+        }
+    }
+
+    /// Takes down that it is healed, and what came of it.
+    pub(crate) async fn healed(&self, number: usize, came: &str) {
+        self.detailed(number, came).await;
+        let told = &mut *self.0.lock().await;
+        let now = told.began.elapsed();
+        if let Some(harm) = told.harms.get_mut(number) {
+            harm.to = Some(now);
+        }
+    }
+
+    pub(crate) async fn harms(&self) -> Vec<Harm> {
+        self.0.lock().await.harms.clone()
+    }
+
+    /// Takes down what a client was answered and must not have been.
+    pub(crate) async fn wrong(&self, what: String) {
+        self.0.lock().await.wrongs.push(what);
+    }
+
+    /// What clients were answered and must not have been.
+    pub(crate) async fn wrongs(&self) -> Vec<String> {
+        self.0.lock().await.wrongs.clone()
+    }
+
+    /// How long ago it began.
+    pub(crate) async fn age(&self) -> Duration {
+        self.0.lock().await.began.elapsed()
+    }
+
     /// Takes down what came of a submission; an acknowledgement is never taken back.
     pub(crate) async fn submitted(&self, id: &str, outcome: Outcome, kind: Kind) {
         let runs = &mut self.0.lock().await.runs;

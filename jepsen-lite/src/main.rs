@@ -1,37 +1,37 @@
 //! Faults and checkers against the real binary, over HTTP.
 //!
 //! It knows none of the engine's types: an oracle must not share its bugs. Clients submit chains
-//! of steps, many of which post to a sink that this program serves, and answer decisions; a nemesis
-//! kills (`-9`), pauses, cuts off or restarts nodes, and when all is healed the checkers look at
-//! what was promised: everything acknowledged exists and ends, nothing recorded is done again, one
-//! key for each logical step, logs without gaps and the same on every node, one outcome, reads as
-//! fresh as they were asked for.
+//! of steps, many of which post to a sink that this program serves, answer decisions, send signals,
+//! start families of runs, read and list (`workloads/`); a nemesis kills, pauses, cuts off, slows
+//! down, damages, drains or restarts nodes (`nemesis/`); and when all is healed the checkers look at
+//! what was promised (`checkers/`): everything acknowledged exists and ends, nothing recorded is
+//! done again, one key for each logical step, logs without gaps and the same on every node, one
+//! outcome, every run linearizable, reads as fresh as they were asked for.
 
 mod checkers;
+mod client;
 mod cluster;
+mod course;
 mod history;
 mod nemesis;
 mod node;
 mod proxy;
-mod registers;
+mod report;
 mod sink;
 mod trials;
-mod workload;
+mod workloads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use tokio::sync::watch;
 
 use cluster::{Cluster, ClusterOptions};
-use nemesis::Fault;
+use nemesis::{Fault, shim};
+use workloads::Workload;
 
-/// Kills, pauses and cuts off nodes under load and checks that they keep their promises.
+/// Harms the nodes of a cluster under load and checks that they keep their promises.
 #[derive(Parser)]
 #[command(
     version,
@@ -43,6 +43,10 @@ use nemesis::Fault;
   jepsen-lite --nodes 3 --shards 8 --trials 20 --fault kill
                                            20 times: the busiest leader is killed, how long until
                                            every shard acknowledges writes again
+  jepsen-lite --nodes 5 --at-once 3 --seconds 60 --report run.html
+                                           three faults at a time; a page with all that happened
+  jepsen-lite --nodes 3 --fault flip-log --fault fail-sync --seconds 60
+                                           damaged files and disks that fail, one after another
   jepsen-lite --binary target/debug/opcode"
 )]
 struct Args {
@@ -70,15 +74,28 @@ struct Args {
     /// Only these faults; repeat for more
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<Fault>,
+    /// So many random faults at a time, of those that can be
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5),
+        conflicts_with_all = ["trials", "grow"])]
+    at_once: u8,
+    /// Only these workloads; repeat for more
+    #[arg(long = "workload", value_name = "WORKLOAD")]
+    workloads: Vec<Workload>,
     /// So many timed trials of each of the faults, instead of random ones
     #[arg(long, value_name = "N", requires = "faults")]
     trials: Option<usize>,
+    /// Seconds that a fault of a trial lasts, at most
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "trials")]
+    lasts: u64,
     /// Begin with one node, grow to three and five, and shrink back, under load
     #[arg(long, conflicts_with_all = ["trials", "nodes"])]
     grow: bool,
     /// The binary that a rolling restart starts, for upgrades [default: the same]
     #[arg(long, value_name = "FILE")]
     upgrade_to: Option<PathBuf>,
+    /// Write all that happened as a page of HTML
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Keep the nodes' folders
     #[arg(long)]
     keep: bool,
@@ -110,102 +127,67 @@ async fn run() -> Result<()> {
             .map_or(0, |d| u64::from(d.subsec_nanos()) ^ d.as_secs())
     });
     println!("seed {seed}: {} nodes, {} clients", args.nodes, args.clients);
+    let command = replay(std::env::args(), args.seed, seed);
 
     let home = tempfile::tempdir().context("a temporary folder")?;
+    // As the nodes' processes see it: the shim compares paths.
+    let folder = home.path().canonicalize()?;
+    let library = match shim::compile(&folder, &binary) {
+        Ok(library) => Some(library),
+        Err(why) => {
+            let wanted = args.faults.iter().find(|fault| fault.needs_shim());
+            ensure!(wanted.is_none(), "{wanted:?} cannot be done: {why:#}");
+            println!("disks do not fail and clocks go right in this run: {why:#}");
+            None
+        }
+    };
+    let has_shim = library.is_some();
     let options = ClusterOptions {
         binary,
-        home: home.path().to_path_buf(),
+        home: folder,
         nodes: args.nodes.into(),
         is_many: args.nodes > 1 || args.grow,
         shards: args.shards,
+        shim: library,
     };
     let sink = sink::Sink::start().await?;
     let cluster = Cluster::start(options).await?;
     if let Some(newer) = &args.upgrade_to {
         cluster.set_binary(newer);
     }
-    let result = test(&args, seed, &cluster, &sink).await;
+    let course =
+        course::Course { args: &args, seed, cluster: &cluster, sink: &sink, has_shim, command: &command };
+    let result = course.run().await;
     if args.keep {
         println!("the nodes' folders: {}", home.keep().display());
     }
-    result.map_err(|error| {
-        let mut replay =
-            format!("jepsen-lite --seed {seed} --nodes {} --clients {}", args.nodes, args.clients);
-        if args.grow {
-            replay.push_str(" --grow");
-        } else if let Some(count) = args.trials {
-            replay.push_str(&format!(" --trials {count}"));
-        } else {
-            replay.push_str(&format!(" --seconds {}", args.seconds));
-        }
-        for fault in args.faults.iter().filter_map(clap::ValueEnum::to_possible_value) {
-            replay.push_str(&format!(" --fault {}", fault.get_name()));
-        }
-        error.context(format!("a promise was broken; again with: {replay}"))
-    })
+    result.map_err(|error| error.context(format!("a promise was broken; again with: {command}")))
 }
 
-async fn test(args: &Args, seed: u64, cluster: &Cluster, sink: &sink::Sink) -> Result<()> {
-    let history = history::History::default();
-    let (stop_in, stop) = watch::channel(false);
-    let timeout = Duration::from_millis(if args.trials.is_some() || args.grow { 6_000 } else { 800 });
-    let mut clients: Vec<_> = (0..args.clients)
-        .map(|client| {
-            let workload = workload::Workload {
-                client,
-                urls: cluster.urls.clone(),
-                at: client,
-                sink: sink.url.clone(),
-                history: history.clone(),
-                rng: StdRng::seed_from_u64(seed.wrapping_add(1 + client as u64)),
-                pace: Duration::from_micros(1_000_000 * args.clients as u64 / args.rate.max(1)),
-                timeout,
-            };
-            tokio::spawn(workload.run(stop.clone()))
-        })
-        .collect();
-    let registers = registers::Registers::default();
-    clients.extend(registers.clients(cluster, seed, timeout, &stop));
-    match args.trials {
-        Some(count) => {
-            for fault in &args.faults {
-                let trials = trials::run(cluster, &history, *fault, count).await?;
-                let of =
-                    |what: fn(&trials::Trial) -> Duration| trials::spread(trials.iter().map(what).collect());
-                println!("{fault:?}: every shard acknowledges writes again: {}", of(|t| t.writes_again));
-                println!("{fault:?}: longest gap of a shard: {}", of(|t| t.longest_gap));
-                println!("{fault:?}: whole again after healing: {}", of(|t| t.whole_again));
-            }
-            stop_in.send_replace(true);
-        }
-        None if args.grow => {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            trials::grow_and_shrink(cluster, &history).await?;
-            stop_in.send_replace(true);
-        }
-        None => {
-            let length = Duration::from_secs(args.seconds);
-            tokio::spawn(async move {
-                tokio::time::sleep(length).await;
-                stop_in.send_replace(true);
-                stop_in.closed().await;
-            });
-            println!(
-                "{}",
-                nemesis::run(cluster, StdRng::seed_from_u64(seed), stop.clone(), &args.faults).await?
-            );
-        }
+/// The command line that does the same again: that of this run, with its seed.
+fn replay(words: impl Iterator<Item = String>, given: Option<u64>, seed: u64) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,".contains(c);
+    let quoted = |word: String| match word.chars().all(is_plain) && !word.is_empty() {
+        true => word,
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    let mut command: Vec<String> =
+        ["jepsen-lite".to_owned()].into_iter().chain(words.skip(1).map(quoted)).collect();
+    if given.is_none() {
+        command.extend(["--seed".to_owned(), seed.to_string()]);
     }
-    for client in clients {
-        client.await.context("a client panicked")?;
+    command.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::replay;
+
+    #[test]
+    fn a_run_is_replayed_by_its_own_words_and_its_seed() {
+        let words = |line: &str| line.split('|').map(str::to_owned).collect::<Vec<_>>().into_iter();
+        assert_eq!(replay(words("x/jepsen-lite|--nodes|3"), None, 9), "jepsen-lite --nodes 3 --seed 9");
+        let given = replay(words("jepsen-lite|--seed|9|--report|it's a b"), Some(9), 9);
+        assert_eq!(given, "jepsen-lite --seed 9 --report 'it'\\''s a b'");
     }
-    cluster.whole().await?;
-    println!("{}", history.summary().await);
-    let answers = history.answers().await;
-    let strange = answers.keys().find(|answer| answer.starts_with('5') && !answer.starts_with("503"));
-    ensure!(strange.is_none(), "a client was answered {strange:?}");
-    println!("{}", registers.check(cluster).await?);
-    let summary = checkers::check(cluster, sink, &history).await?;
-    println!("{summary}\nevery promise was kept");
-    Ok(())
 }

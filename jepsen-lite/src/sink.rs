@@ -1,7 +1,6 @@
 //! The world outside: a service that steps post to, and that remembers every call.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use axum::extract::State;
@@ -10,6 +9,8 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+
+use crate::checkers::now_ms;
 
 /// One post.
 #[derive(Clone, Debug)]
@@ -36,17 +37,20 @@ impl Sink {
         Ok(sink)
     }
 
+    /// Those of one run.
+    pub(crate) async fn calls_of(&self, run: &str) -> Vec<Call> {
+        self.calls.lock().await.iter().filter(|call| call.run == run).cloned().collect()
+    }
+
     pub(crate) async fn calls(&self) -> Vec<Call> {
         self.calls.lock().await.clone()
     }
 }
 
 async fn take(State(sink): State<Sink>, headers: HeaderMap, Json(body): Json<Value>) -> Json<Value> {
-    let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
     let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
     let key = headers.get("idempotency-key").and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let call =
-        Call { key, run: text("run"), step: text("step"), at_ms: i64::try_from(at_ms).unwrap_or(i64::MAX) };
+    let call = Call { key, run: text("run"), step: text("step"), at_ms: now_ms() };
     sink.calls.lock().await.push(call);
     Json(json!({"taken": true}))
 }

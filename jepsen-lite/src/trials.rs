@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use rand::rngs::StdRng;
 
 use crate::cluster::Cluster;
 use crate::history::History;
@@ -28,12 +29,14 @@ pub(crate) struct Trial {
     pub(crate) whole_again: Duration,
 }
 
-/// Runs `count` trials of a fault.
+/// Runs `count` trials of a fault, which lasts as it does, but not longer than `most`.
 pub(crate) async fn run(
     cluster: &Cluster,
     history: &History,
     fault: Fault,
     count: usize,
+    most: Duration,
+    rng: &mut StdRng,
 ) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
     for number in 1..=count {
@@ -43,15 +46,14 @@ pub(crate) async fn run(
         let victims = nemesis::victims(cluster, fault).await?;
         let before = history.answers().await;
         let harmed = Instant::now();
-        nemesis::harm(cluster, fault, &victims).await?;
-        let lasts = match fault {
-            Fault::Roll => Duration::ZERO,
-            Fault::Kill | Fault::KillMeta | Fault::KillTwo | Fault::KillAll | Fault::Wipe => KILL_LASTS,
-            Fault::Pause | Fault::Partition | Fault::OneWayOut | Fault::OneWayIn => LASTS,
-        };
-        tokio::time::sleep(lasts).await;
+        let noted = history.harmed(format!("{fault:?} of {victims:?}")).await;
+        let harmful = nemesis::harm(cluster, fault, &victims, rng).await?;
+        history.detailed(noted, &harmful.detail).await;
+        tokio::time::sleep(lasts(fault).min(most)).await;
         let healed = Instant::now();
-        nemesis::heal(cluster, fault, &victims).await?;
+        let detail = harmful.detail.clone();
+        let came = nemesis::heal(cluster, harmful).await?;
+        history.healed(noted, &came).await;
         let whole_again = cluster.whole().await?;
         tokio::time::sleep(CALM).await;
         let from = if fault.takes_majority() { healed } else { harmed };
@@ -65,7 +67,8 @@ pub(crate) async fn run(
             whole_again,
         };
         println!(
-            "trial {number:2}: {fault:?} of {victims:?}: writes again after {} ms, longest gap {} ms, whole {} ms after healing{}",
+            "trial {number:2}: {fault:?} of {victims:?} {detail}{}{came}: writes again after {} ms, longest gap {} ms, whole {} ms after healing{}",
+            if came.is_empty() { "" } else { "; " },
             trial.writes_again.as_millis(),
             trial.longest_gap.as_millis(),
             trial.whole_again.as_millis(),
@@ -74,6 +77,18 @@ pub(crate) async fn run(
         trials.push(trial);
     }
     Ok(trials)
+}
+
+fn lasts(fault: Fault) -> Duration {
+    match fault {
+        Fault::Roll | Fault::Replace | Fault::Move | Fault::FailSync | Fault::FailWrite => Duration::ZERO,
+        Fault::Kill | Fault::KillFollower | Fault::KillMeta | Fault::KillTwo | Fault::KillAll => KILL_LASTS,
+        Fault::Wipe | Fault::FlipLog | Fault::CutLog | Fault::FlipTables | Fault::CutTables => KILL_LASTS,
+        Fault::Pause | Fault::Partition | Fault::OneWayOut | Fault::OneWayIn | Fault::Bridge => LASTS,
+        Fault::Flap | Fault::Delay | Fault::Loss | Fault::SlowSync | Fault::DiskFull | Fault::ClockSkew => {
+            LASTS
+        }
+    }
 }
 
 /// Nodes that a cluster grows to, and shrinks back to, one after the other.

@@ -10,24 +10,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use super::{PAGE, Setting, Workload, events, pace};
+use crate::client::{Ask, Client};
 use crate::cluster::Cluster;
 
 /// Registers there are.
 const REGISTERS: usize = 4;
 /// Clients that use them, and how often each does.
-const CLIENTS: u64 = 4;
+const CLIENTS: usize = 4;
 const PACE: Duration = Duration::from_millis(20);
 /// Signals to one register, before another takes its place: a run keeps only so many.
 const SIGNALS_MAX: usize = 50;
-/// Events of one page.
-const PAGE: usize = 1_000;
-
 /// What is known of one register.
 #[derive(Default)]
 struct Register {
@@ -50,66 +49,46 @@ pub(crate) struct Registers {
 }
 
 /// A client of the registers.
-struct Client {
-    urls: Arc<RwLock<Vec<String>>>,
+struct Reader {
+    client: Client,
     registers: Registers,
     rng: StdRng,
-    pace: Duration,
-    timeout: Duration,
     /// By register: the token of the last answer, and what it showed.
     sessions: BTreeMap<String, (String, u64)>,
 }
 
-/// An answer that is a success.
-struct Answer {
-    token: Option<String>,
-    body: Value,
-}
-
-impl Client {
-    /// Works until `stop`.
-    async fn run(mut self, stop: watch::Receiver<bool>) {
-        let client = reqwest::Client::builder().no_proxy().timeout(self.timeout).build();
-        let Ok(http) = client else { return };
-        let mut pace = tokio::time::interval(self.pace);
-        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+impl Reader {
+    /// Works until it is told to stop.
+    async fn run(mut self, setting: Setting) {
+        let mut pace = pace(PACE);
+        while !setting.is_over() {
             pace.tick().await;
-            if *stop.borrow() {
-                return;
-            }
             let place = self.rng.random_range(0..REGISTERS);
             let id = self.registers.current(place);
             match self.rng.random_range(0..8) {
-                0..=2 => self.signal(&http, &id).await,
-                3..=4 => self.read_strongly(&http, &id).await,
-                5..=6 => self.read_on(&http, &id).await,
-                _ => self.read_eventually(&http, &id).await,
+                0..=2 => self.signal(&id).await,
+                3..=4 => self.read_strongly(&id).await,
+                5..=6 => self.read_on(&id).await,
+                _ => self.read_eventually(&id).await,
             }
         }
     }
 
-    async fn send(&mut self, request: reqwest::RequestBuilder) -> Option<Answer> {
-        let response = request.send().await.ok().filter(|response| response.status().is_success())?;
-        let token = response.headers().get("opcode-token").and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let body = serde_json::from_slice(&response.bytes().await.ok()?).ok()?;
-        Some(Answer { token, body })
-    }
-
-    fn url(&mut self, path: &str) -> String {
-        let urls = self.urls.read();
-        format!("{}{path}", urls[self.rng.random_range(0..urls.len())])
+    /// Any node.
+    fn place(&mut self) -> usize {
+        self.rng.random_range(0..usize::MAX / 2)
     }
 
     /// Sends a signal; a register that is not there yet is made first.
-    async fn signal(&mut self, http: &reqwest::Client, id: &str) {
+    async fn signal(&mut self, id: &str) {
         let wait = |n: usize| json!({"id": format!("w{n}"), "type": "wait", "config": {"signal": format!("{id}-{n}")}});
         let steps: Vec<Value> = (0..SIGNALS_MAX).map(wait).collect();
         let is_made = self.registers.all.lock().get(id).is_some_and(|register| register.is_made);
         if !is_made {
-            let url = self.url("/v1/workflows");
-            let made = http.post(url).json(&json!({"id": id, "definition": {"steps": steps}}));
-            if self.send(made).await.is_none() {
+            let body = json!({"id": id, "definition": {"steps": steps}});
+            let place = self.place();
+            let made = self.client.ask(place, Ask::post("submit", "/v1/workflows", &body)).await;
+            if made.success().is_none() {
                 return;
             }
         }
@@ -125,9 +104,9 @@ impl Client {
         }
         let mark = format!("{id}-{number}");
         let body = json!({"type": "data", "payload": {"name": mark}, "signal_id": mark});
-        let url = self.url(&format!("/v1/workflows/{id}/signals"));
-        let Some(answer) = self.send(http.post(url).json(&body)).await else { return };
-        let Some(sequence) = answer.body["sequence"].as_u64() else { return };
+        let (place, path) = (self.place(), format!("/v1/workflows/{id}/signals"));
+        let answer = self.client.ask(place, Ask::post("signal", &path, &body)).await;
+        let Some(sequence) = answer.success().and_then(|body| body["sequence"].as_u64()) else { return };
         {
             let mut all = self.registers.all.lock();
             let register = all.entry(id.to_owned()).or_default();
@@ -147,26 +126,28 @@ impl Client {
     /// The sequence of the last event at or behind `from`; `None` when nobody answers.
     async fn last(
         &mut self,
-        http: &reqwest::Client,
         id: &str,
-        (consistency, token): (&'static str, Option<String>),
+        (consistency, token): (&'static str, Option<&str>),
         from: u64,
     ) -> Option<(u64, Option<String>)> {
         let after = from.saturating_sub(1);
         let path = format!("/v1/workflows/{id}/events?consistency={consistency}&limit={PAGE}&after={after}");
-        let mut request = http.get(self.url(&path));
-        if let Some(token) = token {
-            request = request.header("opcode-token", token);
-        }
-        let answer = self.send(request).await?;
+        let name = match consistency {
+            "strong" => "read strong",
+            "session" => "read session",
+            _ => "read eventual",
+        };
+        let place = self.place();
+        let answer = self.client.ask(place, Ask { token, ..Ask::get(name, &path) }).await;
+        answer.success()?;
         *self.registers.reads.lock().entry(consistency).or_default() += 1;
         let last = answer.body["items"].as_array()?.last().and_then(|event| event["sequence"].as_u64());
         Some((last.unwrap_or(0), answer.token))
     }
 
-    async fn read_strongly(&mut self, http: &reqwest::Client, id: &str) {
+    async fn read_strongly(&mut self, id: &str) {
         let Some(known) = self.registers.all.lock().get(id).map(|register| register.shown) else { return };
-        let Some((last, token)) = self.last(http, id, ("strong", None), known).await else { return };
+        let Some((last, token)) = self.last(id, ("strong", None), known).await else { return };
         if last < known {
             self.wrong(format!("a strong read of {id} showed {last} after {known} was acknowledged"));
         }
@@ -176,10 +157,10 @@ impl Client {
         self.remember(id, token, last);
     }
 
-    async fn read_on(&mut self, http: &reqwest::Client, id: &str) {
+    async fn read_on(&mut self, id: &str) {
         let Some((token, seen)) = self.sessions.get(id).cloned() else { return };
-        let asked = ("session", Some(token.clone()));
-        let Some((last, new)) = self.last(http, id, asked, seen).await else { return };
+        let asked = ("session", Some(token.as_str()));
+        let Some((last, new)) = self.last(id, asked, seen).await else { return };
         if last < seen {
             self.wrong(format!("a session read of {id} with {token} showed {last} after {seen}"));
         }
@@ -187,9 +168,9 @@ impl Client {
     }
 
     /// Shows what it shows; that what was seen is a prefix, the logs are compared for at the end.
-    async fn read_eventually(&mut self, http: &reqwest::Client, id: &str) {
+    async fn read_eventually(&mut self, id: &str) {
         if self.registers.all.lock().contains_key(id) {
-            self.last(http, id, ("eventual", None), 0).await;
+            self.last(id, ("eventual", None), 0).await;
         }
     }
 
@@ -199,26 +180,18 @@ impl Client {
 }
 
 impl Registers {
-    /// Has clients work on them until `stop`.
-    pub(crate) fn clients(
-        &self,
-        cluster: &Cluster,
-        seed: u64,
-        timeout: Duration,
-        stop: &watch::Receiver<bool>,
-    ) -> Vec<tokio::task::JoinHandle<()>> {
-        let client = |number: u64| {
-            let client = Client {
-                urls: cluster.urls.clone(),
+    /// Has clients work on them until they are told to stop.
+    pub(crate) fn clients(&self, setting: &Setting) -> Result<Vec<JoinHandle<()>>> {
+        let reader = |number: usize| {
+            let reader = Reader {
+                client: setting.client()?,
                 registers: self.clone(),
-                rng: StdRng::seed_from_u64(seed.wrapping_add(1_000 + number)),
-                pace: PACE,
-                timeout,
+                rng: setting.rng(Workload::Registers, number),
                 sessions: BTreeMap::new(),
             };
-            tokio::spawn(client.run(stop.clone()))
+            Ok(tokio::spawn(reader.run(setting.clone())))
         };
-        (0..CLIENTS).map(client).collect()
+        (0..CLIENTS).map(reader).collect()
     }
 
     /// The register at a place that takes signals now.
@@ -249,22 +222,5 @@ impl Registers {
         let reads: Vec<String> =
             self.reads.lock().iter().map(|(consistency, times)| format!("{times} {consistency}")).collect();
         Ok(format!("{count} signals each once where it was told to be; reads: {}", reads.join(", ")))
-    }
-}
-
-/// Every event of a run, in pages.
-async fn events(cluster: &Cluster, id: &str) -> Result<Vec<Value>> {
-    let mut all: Vec<Value> = Vec::new();
-    loop {
-        let path = format!("/v1/workflows/{id}/events?limit={PAGE}&after={}", all.len());
-        let (status, page) = cluster.get_from(0, &path).await?;
-        ensure!(status == 200, "the events of {id}: {status}: {page}");
-        let items = page["items"].as_array().cloned().unwrap_or_default();
-        if items.is_empty() {
-            return Ok(all);
-        }
-        all.extend(items);
-        let is_gapless = all.iter().zip(1_u64..).all(|(event, wanted)| event["sequence"] == wanted);
-        ensure!(is_gapless, "the events of {id} have a gap");
     }
 }

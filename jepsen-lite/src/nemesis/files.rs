@@ -1,0 +1,75 @@
+//! A node whose files are damaged: it must not start, or must come back with what the others have.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::damage::{self, Damage, Files};
+use super::is_whole_or_without;
+use crate::cluster::Cluster;
+
+/// Kills a node, or stops it in order, which leaves its files in another state, and damages one of
+/// them; what was done, for people.
+pub(super) fn damage(
+    cluster: &Cluster,
+    victim: usize,
+    files: Files,
+    damage: Damage,
+    rng: &mut StdRng,
+) -> Result<String> {
+    let node = cluster.node(victim);
+    let is_killed = rng.random_bool(0.5);
+    tokio::task::block_in_place(|| if is_killed { node.kill() } else { node.stop() })?;
+    node.set_may_end(true);
+    let done = damage::damage(&node.data(), files, damage, rng)?;
+    Ok(format!("{}: {done}", if is_killed { "killed" } else { "stopped" }))
+}
+
+/// A node that lost its disk is given up and joins as a new one.
+pub(super) async fn begin_anew(cluster: &Cluster, place: usize) -> Result<()> {
+    cluster.give_up(place).await?;
+    cluster.node(place).wipe()?;
+    cluster.start_again(&[place])?;
+    cluster.learn_ids().await
+}
+
+/// Starts a damaged node. If it refuses, or finds the damage later and stops, it must have said
+/// why, and begins anew.
+pub(super) async fn come_back(cluster: &Cluster, place: usize) -> Result<String> {
+    let node = cluster.node(place);
+    let came = match tokio::task::block_in_place(|| node.start_again()) {
+        Ok(took) if is_whole_or_without(cluster, place).await? => came_back(took),
+        Ok(_) => format!("it stopped: {}", node.log_end()),
+        Err(why) => {
+            let why = format!("{why:#}");
+            ensure!(!why.contains("neither ready nor ended"), "a damaged node hangs: {why}");
+            ensure!(!why.contains("panicked"), "a damaged node panics: {why}");
+            format!("it did not start: {why}")
+        }
+    };
+    if node.pid().is_none() {
+        begin_anew(cluster, place).await.context("a damaged node begins anew")?;
+        node.set_may_end(false);
+    }
+    Ok(came)
+}
+
+fn came_back(took: Duration) -> String {
+    format!("it came back in {} ms", took.as_millis())
+}
+
+/// Nodes that found damage only after a while begin anew, too.
+pub(crate) async fn settle(cluster: &Cluster) -> Result<usize> {
+    let mut count = 0;
+    for place in 0..cluster.len() {
+        let node = cluster.node(place);
+        if node.may_end() && node.has_ended() {
+            begin_anew(cluster, place).await?;
+            node.set_may_end(false);
+            count += 1;
+        }
+    }
+    Ok(count)
+}
