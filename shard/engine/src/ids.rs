@@ -104,11 +104,16 @@ impl Timestamp {
             .to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
     }
 
-    /// Parses RFC 3339.
+    /// Parses RFC 3339. An offset may move a time out of the years 0 to 9999, which are all that
+    /// RFC 3339 can write: such a time is refused, or it would not be read back.
     pub fn parse_rfc3339(text: &str) -> Result<Self, String> {
-        chrono::DateTime::parse_from_rfc3339(text)
-            .map(|t| Self(t.timestamp_millis()))
-            .map_err(|e| format!("not an RFC 3339 time: {e}"))
+        let time = chrono::DateTime::parse_from_rfc3339(text)
+            .map_err(|e| format!("not an RFC 3339 time: {e}"))?
+            .to_utc();
+        match chrono::Datelike::year(&time) {
+            0..=9999 => Ok(Self(time.timestamp_millis())),
+            _ => Err("not an RFC 3339 time: in UTC it is not in the years 0 to 9999".into()),
+        }
     }
 }
 
@@ -125,5 +130,22 @@ impl fmt::Display for DefinitionHash {
 impl fmt::Debug for DefinitionHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Timestamp;
+
+    #[test]
+    fn every_time_that_is_read_is_read_back() {
+        let texts = ["2026-01-02T03:04:05.678Z", "9999-12-31T23:59:59+00:00", "0000-01-01T00:00:00Z"];
+        for text in texts {
+            let time = Timestamp::parse_rfc3339(text).unwrap();
+            assert_eq!(Timestamp::parse_rfc3339(&time.to_rfc3339()), Ok(time), "{text}");
+        }
+        for text in ["9999-12-31T23:59:59-01:00", "0000-01-01T00:00:00+01:00"] {
+            assert!(Timestamp::parse_rfc3339(text).unwrap_err().contains("years 0 to 9999"), "{text}");
+        }
     }
 }

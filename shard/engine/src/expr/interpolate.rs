@@ -45,8 +45,6 @@ pub struct Template {
     root: Node,
     references: References,
     needs_worker: bool,
-    /// How many tokens of Expr it holds; they share what is left of a budget.
-    exprs: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -123,7 +121,6 @@ impl Template {
             root: Node::Whole(Token { source, program }),
             references,
             needs_worker,
-            exprs: 0,
         }
     }
 
@@ -134,7 +131,6 @@ impl Template {
             source: value,
             references: References::default(),
             needs_worker: false,
-            exprs: 0,
         }
     }
 
@@ -166,7 +162,7 @@ impl Template {
         if let Node::Literal(value) = &self.root {
             return Ok(value.clone());
         }
-        Renderer::new(scope, jq, budget, self.exprs).node(&self.root)
+        Renderer::new(scope, jq, budget).node(&self.root)
     }
 
     /// Puts secrets into `rendered`, which [`Template::render`] of this template gave, at the

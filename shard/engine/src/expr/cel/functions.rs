@@ -67,7 +67,7 @@ pub(super) fn run<'a>(evaluator: &mut Evaluator<'a>, call: &Call, args: &[Val<'a
         Func::ToDuration => match (args[0].plain(), args[0].as_str()) {
             (Val::Duration(span), _) => Ok(Val::Duration(span)),
             (_, Some(text)) => match time::parse_duration(text) {
-                Some(span) => Ok(Val::Duration(span)),
+                Some(span) => duration(span),
                 None => failed(format!("{text:.64?} is no duration like '1h30m' or '1.5s'")),
             },
             _ => cannot_convert(&args[0], "duration"),
@@ -106,6 +106,15 @@ fn count(args: &[Val<'_>], at: usize) -> Result<usize, EvalError> {
         Some(Ok(count)) => Ok(count),
         Some(Err(_)) => failed("a position may not be negative"),
         None => failed(format!("expected an integer, found {}", args[at].type_name())),
+    }
+}
+
+/// How many at most, without such an argument or with a negative one any number.
+fn limit(args: &[Val<'_>], at: usize) -> Result<usize, EvalError> {
+    match args.get(at).map(|limit| limit.as_integer()) {
+        None => Ok(usize::MAX),
+        Some(Some(limit)) => Ok(usize::try_from(limit).unwrap_or(usize::MAX)),
+        Some(None) => failed(format!("a limit is an integer, not {}", args[at].type_name())),
     }
 }
 
@@ -171,7 +180,7 @@ impl Evaluator<'_> {
 
 fn split<'a>(evaluator: &mut Evaluator<'a>, args: &[Val<'a>]) -> Outcome<'a> {
     let (text, separator) = (string(args, 0)?, string(args, 1)?);
-    let limit = if args.len() == 3 { count(args, 2)? } else { usize::MAX };
+    let limit = limit(args, 2)?;
     evaluator.meter.scan(text.len())?;
     let mut parts = Vec::new();
     let mut push = |part: &str, evaluator: &mut Evaluator<'a>| {
@@ -224,12 +233,7 @@ fn join<'a>(evaluator: &mut Evaluator<'a>, args: &[Val<'a>]) -> Outcome<'a> {
 
 fn replace<'a>(evaluator: &mut Evaluator<'a>, args: &[Val<'a>]) -> Outcome<'a> {
     let (text, from, to) = (string(args, 0)?, string(args, 1)?, string(args, 2)?);
-    let limit = match args.get(3).map(|limit| limit.as_integer()) {
-        None => usize::MAX,
-        // Negative is no limit, as in CEL.
-        Some(Some(limit)) => usize::try_from(limit).unwrap_or(usize::MAX),
-        Some(None) => return failed("the count of replace() is no integer"),
-    };
+    let limit = limit(args, 3)?;
     evaluator.meter.scan(text.len())?;
     // The result can be far longer than what it is made of, so it is charged before it is built.
     let found = text.matches(from).take(limit).count();
@@ -261,6 +265,10 @@ fn index_of<'a>(evaluator: &mut Evaluator<'a>, func: Func, args: &[Val<'a>]) -> 
     let (text, part) = (string(args, 0)?, string(args, 1)?);
     evaluator.meter.scan(text.len() + part.len())?;
     let skipped = if args.len() == 3 { count(args, 2)? } else { 0 };
+    let length = text.chars().count();
+    if skipped > length {
+        return failed(format!("position {skipped} is not in a string of {length} characters"));
+    }
     let start = text.char_indices().nth(skipped).map_or(text.len(), |(at, _)| at);
     let found = match func {
         Func::LastIndexOf => text.rfind(part),
@@ -329,12 +337,13 @@ fn to_str<'a>(evaluator: &mut Evaluator<'a>, value: &Val<'a>) -> Outcome<'a> {
 fn to_timestamp<'a>(value: &Val<'a>) -> Outcome<'a> {
     match (value.plain(), value.as_str()) {
         (Val::Timestamp(at), _) => Ok(Val::Timestamp(at)),
-        (Val::Int(seconds), _) => match DateTime::from_timestamp(seconds, 0) {
+        (Val::Int(seconds), _) => match DateTime::from_timestamp(seconds, 0).filter(time::is_in_range) {
             Some(at) => Ok(Val::Timestamp(at)),
             None => failed(format!("{seconds} seconds are out of range")),
         },
         (_, Some(text)) => match time::parse_timestamp(text) {
-            Some(at) => Ok(Val::Timestamp(at)),
+            Some(at) if time::is_in_range(&at) => Ok(Val::Timestamp(at)),
+            Some(_) => failed(format!("{text:.64?} is out of the range of times, the years 1 to 9999")),
             None => failed(format!("{text:.64?} is no RFC 3339 time")),
         },
         _ => cannot_convert(value, "timestamp"),
@@ -402,5 +411,14 @@ fn round<'a>(func: Func, value: &Val<'a>) -> Outcome<'a> {
 
 /// `at + span` and `at - span`, if the result is a time at all.
 pub(super) fn shift<'a>(at: DateTime<chrono::Utc>, span: TimeDelta) -> Outcome<'a> {
-    at.checked_add_signed(span).map(Val::Timestamp).map_or_else(|| failed("the time is out of range"), Ok)
+    let shifted = at.checked_add_signed(span).filter(time::is_in_range);
+    shifted.map(Val::Timestamp).map_or_else(|| failed("the time is out of range"), Ok)
+}
+
+/// A duration, if it is one that CEL has.
+pub(super) fn duration<'a>(span: TimeDelta) -> Outcome<'a> {
+    if span.num_seconds().abs() > time::DURATION_SECONDS_MAX {
+        return failed("the duration is out of range");
+    }
+    Ok(Val::Duration(span))
 }

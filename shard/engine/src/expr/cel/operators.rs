@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::rc::Rc;
 
 use super::eval::Evaluator;
-use super::functions::{Outcome, shift};
+use super::functions::{Outcome, duration, shift};
 use super::node::{Binary, Ty};
 use super::value::Val;
 use crate::expr::EvalError;
@@ -104,7 +104,7 @@ fn add<'a>(evaluator: &mut Evaluator<'a>, left: &Val<'a>, right: &Val<'a>) -> Ou
             shift(at, span)
         }
         (Val::Duration(a), Val::Duration(b)) => {
-            a.checked_add(&b).map(Val::Duration).map_or_else(|| failed("duration overflow"), Ok)
+            a.checked_add(&b).map_or_else(|| failed("the duration is out of range"), duration)
         }
         _ => arithmetic(Binary::Add, left, right),
     }
@@ -120,7 +120,7 @@ fn arithmetic<'a>(operator: Binary, left: &Val<'a>, right: &Val<'a>) -> Outcome<
             return Ok(Val::Duration(*a - *b));
         }
         (Val::Duration(a), Val::Duration(b)) if operator == Binary::Subtract => {
-            return a.checked_sub(b).map(Val::Duration).map_or_else(|| failed("duration overflow"), Ok);
+            return a.checked_sub(b).map_or_else(|| failed("the duration is out of range"), duration);
         }
         _ => {}
     }

@@ -194,6 +194,7 @@ fn functions() {
         ("' aB '.trim().lowerAscii() + 'x'.upperAscii()", json!("abX")),
         ("'a,b,c'.split(',', 2)", json!(["a", "b,c"])),
         ("'héy'.split('')", json!(["h", "é", "y"])),
+        ("'a,b'.split(',', -1)", json!(["a", "b"])),
         ("['a', 'b'].join('-') + ['c'].join()", json!("a-bc")),
         ("'aaa'.replace('a', 'b', 2)", json!("bba")),
         ("'héllo'.substring(1, 3) + 'ab'.charAt(1) + 'ab'.charAt(2)", json!("élb")),
@@ -227,9 +228,25 @@ fn functions() {
     }
     fails("int('x')", 4, "cannot convert the string \"x\" to int");
     fails("'abc'.substring(2, 9)", 16, "3 characters");
+    fails("'abc'.indexOf('a', 9)", 14, "3 characters");
     fails("size(inputs.n)", 5, "size() wants");
     fails("inputs.name.matches('a' + '(')", 20, "no regular expression");
     fails("timestamp('yesterday')", 10, "RFC 3339");
+    // Only what can be written again in RFC 3339 is a time.
+    for source in [
+        "timestamp('0000-12-31T23:59:59Z')",
+        "timestamp('9999-12-31T23:59:59-01:00')",
+        "timestamp(253402300800)",
+        "timestamp(-62135596801)",
+        "timestamp('9999-12-31T23:59:59Z') + duration('1s')",
+        "timestamp('0001-01-01T00:00:00Z') - duration('1ns')",
+        "duration('320000000000s')",
+        "duration('200000000000s') + duration('200000000000s')",
+        "duration('-200000000000s') - duration('200000000000s')",
+    ] {
+        let failed = compile(source).unwrap().eval(&scope(), Budget::WORKER).unwrap_err();
+        assert!(failed.to_string().contains("range"), "{source}: {failed}");
+    }
 }
 
 #[test]

@@ -14,6 +14,14 @@ pub(super) fn parse_timestamp(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(text).ok().map(|at| at.with_timezone(&Utc))
 }
 
+/// Longest duration, in seconds either way: ten thousand years, as protocol buffers have it.
+pub(super) const DURATION_SECONDS_MAX: i64 = 315_576_000_000;
+
+/// Whether a time is in the years 1 to 9999, which are all that RFC 3339 and CEL have.
+pub(super) fn is_in_range(at: &DateTime<Utc>) -> bool {
+    (1..=9999).contains(&at.year())
+}
+
 /// Seconds with a fraction when there is one: `90s`, `1.5s`, `-0.25s`.
 pub(super) fn format_duration(span: TimeDelta) -> String {
     let sign = if span < TimeDelta::zero() { "-" } else { "" };

@@ -315,8 +315,9 @@ impl Parser {
                 _ if self.is("(") => self.call(&name, column, None)?,
                 _ => self.identifier(column, name),
             },
+            // As `not`: `!a ?? b` is `!(a ?? b)`.
             Tok::Sym("!") => {
-                let value = self.expression(1000)?;
+                let value = self.expression(50)?;
                 self.push(column, Kind::Not(value))
             }
             Tok::Sym("-") => {

@@ -112,6 +112,8 @@ fn literals_and_operators() {
         not false => true
         !true || true => true
         true and not false => true
+        !inputs.nil ?? true => false
+        not inputs.nil ?? true => false
         false && (1 / 0 == 1) => false
         true or (1 / 0 == 1) => true
         2 in [1, 2] => true
@@ -268,6 +270,7 @@ fn functions_of_lists_and_maps() {
         sort([3, 1.5, 2]) => [1.5,2,3]
         sort(["b", "a"], "desc") => ["b","a"]
         uniq([1, 1.0, "1", [1], [1]]) => [1,"1",[1]]
+        uniq([1152921504606846976, 1152921504606846976.0, -0.0, 0]) => [1152921504606846976,0]
         concat([1], [2], []) => [1,2]
         flatten([1, [2, [3, []]]]) => [1,2,3]
         keys({b: 1, a: 2}) => ["a","b"]

@@ -16,6 +16,9 @@ const BUILT_DEPTH_MAX: u8 = 64;
 /// Deepest nesting of a result: what is stored must be readable by a JSON parser that stops at 128.
 const RESULT_DEPTH_MAX: usize = 100;
 
+/// The least float that is above all integers; as a negative number it is one.
+const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+
 /// Text from the scope or the program, or built.
 #[derive(Clone, Debug)]
 pub(super) enum Text<'a> {
@@ -359,14 +362,19 @@ pub(super) fn write_json(value: &V<'_>, canonical: bool, meter: &mut Meter) -> R
     Ok(text)
 }
 
-/// Rewrites every number into one spelling; depth is bounded by [`RESULT_DEPTH_MAX`].
+/// Rewrites every number into one spelling, an integer's for all that are equal to one; depth is
+/// bounded by [`RESULT_DEPTH_MAX`].
 fn canonicalize(json: &mut Value) {
     match json {
         Value::Number(number) => {
             if number.as_i64().is_none()
-                && let Some(Ok(short)) = number.as_f64().map(float_to_number)
+                && let Some(float) = number.as_f64()
             {
-                *number = short;
+                if float.fract() == 0.0 && (-BEYOND..BEYOND).contains(&float) {
+                    *number = Number::from(float as i64);
+                } else if let Ok(short) = float_to_number(float) {
+                    *number = short;
+                }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(canonicalize),
@@ -452,7 +460,6 @@ pub(super) fn order_paid(a: &V<'_>, b: &V<'_>) -> Option<Ordering> {
 /// Exact, unlike a comparison after rounding the integer, which is no order at all: sorting with
 /// one may panic.
 fn int_against_float(int: i64, float: f64) -> Ordering {
-    const BEYOND: f64 = 9_223_372_036_854_775_808.0;
     if float >= BEYOND {
         return Ordering::Less;
     }

@@ -18,7 +18,6 @@ pub(super) struct Compiler<'c> {
     problems: Vec<Problem>,
     references: References,
     needs_worker: bool,
-    exprs: u64,
     tokens: usize,
 }
 
@@ -30,7 +29,6 @@ impl<'c> Compiler<'c> {
             problems: Vec::new(),
             references: References::default(),
             needs_worker: false,
-            exprs: 0,
             tokens: 0,
         }
     }
@@ -45,7 +43,7 @@ impl<'c> Compiler<'c> {
         }
         let mut references = References::default();
         references.merge(&self.references);
-        Ok(Template { source, root, references, needs_worker: self.needs_worker, exprs: self.exprs })
+        Ok(Template { source, root, references, needs_worker: self.needs_worker })
     }
 
     fn inside<T>(&mut self, segment: &str, compile: impl FnOnce(&mut Self) -> T) -> T {
@@ -132,7 +130,6 @@ impl<'c> Compiler<'c> {
             Jq::compile(filter, self.env).map(Program::Jq)
         } else if let Some(expression) = trimmed.strip_prefix("expr:") {
             start += "expr:".len();
-            self.exprs += 1;
             Expr::compile(expression, self.env).map(Program::Expr)
         } else {
             match Path::compile(trimmed, self.env) {

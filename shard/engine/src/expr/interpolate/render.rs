@@ -12,12 +12,11 @@ pub(super) struct Renderer<'r> {
     scope: &'r dyn Scope,
     jq: &'r dyn JqRunner,
     meter: Meter,
-    exprs_left: u64,
 }
 
 impl<'r> Renderer<'r> {
-    pub(super) fn new(scope: &'r dyn Scope, jq: &'r dyn JqRunner, budget: Budget, exprs: u64) -> Self {
-        Self { scope, jq, meter: Meter::new(budget), exprs_left: exprs }
+    pub(super) fn new(scope: &'r dyn Scope, jq: &'r dyn JqRunner, budget: Budget) -> Self {
+        Self { scope, jq, meter: Meter::new(budget) }
     }
 
     pub(super) fn node(&mut self, node: &Node) -> Result<Value, EvalError> {
@@ -86,18 +85,7 @@ impl<'r> Renderer<'r> {
                 self.meter.copy(&value)?;
                 Ok(Cow::Owned(value))
             }),
-            Program::Expr(expr) => {
-                // What an Expr used is not known afterwards, so each gets an equal share.
-                let left = self.meter.left();
-                let share = Budget {
-                    steps: left.steps / self.exprs_left.max(1),
-                    bytes: left.bytes / usize::try_from(self.exprs_left.max(1)).unwrap_or(1),
-                };
-                self.exprs_left = self.exprs_left.saturating_sub(1);
-                self.meter.steps(share.steps)?;
-                self.meter.bytes(share.bytes)?;
-                expr.eval(scope, share).map(Cow::Owned)
-            }
+            Program::Expr(expr) => expr.eval_metered(scope, &mut self.meter).map(Cow::Owned),
         };
         value.map_err(|error| match error {
             EvalError::Failed { message, .. } => {

@@ -108,6 +108,10 @@ fn tokens_in_text_and_in_values() {
     gives(json!("${{ '}}' + '${{' }}!"), json!("}}${{!"));
     gives(json!("${{ inputs.flag ? 'é' : 'no' }} $ {{ }} $${{inputs.n}}"), json!("é $ {{ }} $7"));
     gives(json!("${{ true }}"), json!(true));
+    gives(
+        json!(["<${{ expr: inputs.n + 1 }}> ${{ expr: 'a' }}!", "${{ inputs.n }}", "${{ expr: [1] }}"]),
+        json!(["<8> a!", 7, [1]]),
+    );
     // What is put in is never looked at again, and cannot change the shape around it.
     gives(json!({"t": "<${{steps.evil.text}}>"}), json!({"t": "<${{secrets.TOKEN}} ${{inputs.a}} \" }>"}));
 }

@@ -41,6 +41,18 @@ def setpath($path; $new):
     end;
   put($path);
 
+# All at once, by the places before anything is gone; what is not there is left alone.
+def delpaths($paths):
+  def without($path):
+    $path[0] as $k
+    | if . == null then .
+      elif ($path | length) > 1 then
+        if try has($k) catch true then .[$k] |= without($path[1:]) else . end
+      elif isarray and ($k | isnumber) and ($k >= length or $k < -length) then .
+      else .[$k] |= empty end;
+  reduce ($paths | unique | reverse[]) as $path (.; if $path == [] then null else without($path) end);
+def del(paths): delpaths([path(paths)]);
+
 def tostream:
   def events($path):
     if (isarray or isobject) and length > 0 then
