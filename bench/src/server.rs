@@ -70,8 +70,9 @@ impl Server {
         Ok(server)
     }
 
-    /// Waits until every shard has its replicas, and every node leads as many shards as the others,
-    /// almost.
+    /// Waits until every shard has its replicas and stays where it is, and every node leads as many
+    /// shards as the others, almost; with one replica each, the ring says who leads, and every node
+    /// leads some.
     async fn whole(&self, replicas: usize) -> Result<()> {
         let begun = Instant::now();
         loop {
@@ -79,12 +80,14 @@ impl Server {
             let shards = cluster["shards"].as_array().cloned().unwrap_or_default();
             let is_whole = |shard: &Value| {
                 let all = shard["replicas"].as_array();
-                all.is_some_and(|all| all.iter().filter(|one| one["in_sync"] == true).count() >= replicas)
+                let in_sync = |all: &Vec<Value>| all.iter().filter(|one| one["in_sync"] == true).count();
+                shard["doing"].is_null() && all.is_some_and(|all| in_sync(all) >= replicas)
             };
             let leads = |node: &Value| shards.iter().filter(|s| s["primary"] == node["node_id"]).count();
             let members = cluster["members"].as_array().cloned().unwrap_or_default();
             let fewest = members.iter().map(leads).min().unwrap_or_default();
-            if shards.iter().all(is_whole) && fewest >= shards.len() / self.urls.len() {
+            let wanted = if replicas > 1 { shards.len() / self.urls.len() } else { 1 };
+            if shards.iter().all(is_whole) && fewest >= wanted {
                 return Ok(());
             }
             if begun.elapsed() > WHOLE_MAX {

@@ -151,8 +151,11 @@ impl Transport {
         *self.shared.addresses.write() = addresses;
     }
 
-    /// Whether a node was heard lately.
+    /// Whether a node was heard lately; this one always.
     pub(crate) fn is_alive(&self, node: NodeId) -> bool {
+        if node == self.shared.me.node_id {
+            return true;
+        }
         let heard = self.shared.heard.read();
         let Some(at) = heard.get(&node) else { return false };
         let at = Duration::from_millis(at.load(Ordering::Relaxed));

@@ -110,9 +110,8 @@ async fn a_node_whose_disk_takes_nothing_stops_and_the_others_go_on() {
     assert!(!ended.success(), "{ended}");
     let before = load.end().await;
     let load = Load::start("without", &urls);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(10).await;
     let without = load.end().await;
-    assert!(!without.ids.is_empty(), "the others take no work without it");
     all_complete(&nodes.iter().collect::<Vec<_>>(), &before.ids).await;
     all_complete(&nodes.iter().collect::<Vec<_>>(), &without.ids).await;
     // With room it comes back and has everything.

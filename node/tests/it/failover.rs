@@ -27,10 +27,11 @@ async fn the_busiest_leader_dies_under_load_and_comes_back() {
     .await;
     let urls: Vec<String> = nodes.iter().map(|node| node.url.clone()).collect();
     let load = Load::start("kill", &urls);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(10).await;
     let victim = leads_most(&spread) - 1;
     nodes.remove(victim).kill();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    // Each worker's runs go to all shards, so every shard takes them again.
+    load.goes_on(40).await;
     let acknowledged = load.end().await;
     eprintln!("{} runs acknowledged, the longest pause {:?}", acknowledged.ids.len(), acknowledged.longest);
     all_complete(&nodes.iter().collect::<Vec<_>>(), &acknowledged.ids).await;
@@ -54,9 +55,8 @@ async fn a_majority_that_is_gone_is_said_and_all_come_back_with_everything() {
     let mut nodes = builders.start().await;
     let urls: Vec<String> = nodes.iter().map(|node| node.url.clone()).collect();
     let load = Load::start("all", &urls);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    load.goes_on(10).await;
     let acknowledged = load.end().await;
-    assert!(acknowledged.ids.len() > 20, "{} runs", acknowledged.ids.len());
     nodes.remove(2).kill();
     nodes.remove(1).kill();
     // Alone of three, a node acknowledges nothing.
@@ -81,8 +81,13 @@ async fn a_drained_node_gives_everything_away_under_load_and_leaves() {
     let mut nodes = builders.start().await;
     let urls: Vec<String> = nodes[1..].iter().map(|node| node.url.clone()).collect();
     let load = Load::start("drain", &urls);
-    let remove = || nodes[1].request(reqwest::Method::DELETE, "/v1/cluster/nodes/1").send();
-    assert_eq!(remove().await.unwrap().status().as_u16(), 409, "a node that holds shards stays");
+    let remove_by =
+        |asked: usize| nodes[asked].request(reqwest::Method::DELETE, "/v1/cluster/nodes/1").send();
+    let remove = || remove_by(1);
+    for asked in [0, 1] {
+        let answered = remove_by(asked).await.unwrap().status().as_u16();
+        assert_eq!(answered, 409, "a node that holds shards stays, whoever is asked: node {}", asked + 1);
+    }
     let (status, answer) = nodes[1].post("/v1/cluster/nodes/1/drain", &json!({})).await;
     assert_eq!(status, 202, "{answer}");
     wait_for(&nodes[1], "node 1 holds nothing", |cluster| {
@@ -98,7 +103,6 @@ async fn a_drained_node_gives_everything_away_under_load_and_leaves() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let acknowledged = load.end().await;
-    assert!(acknowledged.ids.len() > 20, "{} runs", acknowledged.ids.len());
     assert!(nodes.remove(0).stop().success());
     all_complete(&nodes.iter().collect::<Vec<_>>(), &acknowledged.ids).await;
 }

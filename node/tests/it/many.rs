@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use crate::cluster::{Node, NodeBuilder, PATIENCE};
 
 pub(crate) const SHARDS: usize = 4;
+
+/// Clients of a load.
+const WORKERS: usize = 6;
 
 /// A port that nobody listens on now, for a node that is to come back to it: below those that the
 /// system gives to connections, so that none of them takes it.
@@ -98,6 +101,8 @@ pub(crate) async fn wait_for(node: &Node, what: &str, condition: impl Fn(&Value)
 /// Submissions through all nodes, each tried again elsewhere until it is acknowledged.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
+    /// How many runs of each worker have been acknowledged.
+    counts: Arc<[AtomicUsize]>,
     workers: Vec<tokio::task::JoinHandle<Acknowledged>>,
 }
 
@@ -111,11 +116,25 @@ pub(crate) struct Acknowledged {
 impl Load {
     pub(crate) fn start(name: &str, urls: &[String]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let counts: Arc<[AtomicUsize]> = (0..WORKERS).map(|_| AtomicUsize::new(0)).collect();
         let worker = |n: usize| {
-            let (urls, stop, name) = (urls.to_vec(), stop.clone(), name.to_owned());
-            tokio::spawn(async move { submit(&format!("{name}-{n}"), n, &urls, &stop).await })
+            let (urls, stop, counts, name) = (urls.to_vec(), stop.clone(), counts.clone(), name.to_owned());
+            tokio::spawn(async move { submit(&format!("{name}-{n}"), n, &urls, &stop, &counts[n]).await })
         };
-        Self { stop: stop.clone(), workers: (0..6).map(worker).collect() }
+        let workers = (0..WORKERS).map(worker).collect();
+        Self { stop, counts, workers }
+    }
+
+    /// Waits until each worker has had `more` runs acknowledged from now on, which go to any shard.
+    pub(crate) async fn goes_on(&self, more: usize) {
+        let now = || self.counts.iter().map(|count| count.load(Ordering::Acquire));
+        let wanted: Vec<usize> = now().map(|count| count + more).collect();
+        let deadline = Instant::now() + PATIENCE;
+        while now().zip(&wanted).any(|(count, wanted)| count < *wanted) {
+            let counts: Vec<usize> = now().collect();
+            assert!(Instant::now() < deadline, "the load does not go on: {counts:?}, wanted {wanted:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub(crate) async fn end(self) -> Acknowledged {
@@ -130,7 +149,13 @@ impl Load {
     }
 }
 
-async fn submit(name: &str, first: usize, urls: &[String], stop: &AtomicBool) -> Acknowledged {
+async fn submit(
+    name: &str,
+    first: usize,
+    urls: &[String],
+    stop: &AtomicBool,
+    count: &AtomicUsize,
+) -> Acknowledged {
     let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
     let steps: Vec<Value> = (0..4)
         .map(|n| {
@@ -163,6 +188,7 @@ async fn submit(name: &str, first: usize, urls: &[String], stop: &AtomicBool) ->
         acknowledged.longest = acknowledged.longest.max(last.elapsed());
         last = Instant::now();
         acknowledged.ids.push(id);
+        count.fetch_add(1, Ordering::Release);
     }
     unreachable!("it goes on until it is told to stop")
 }

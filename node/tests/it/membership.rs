@@ -195,7 +195,7 @@ async fn a_drain_waits_while_it_would_cost_a_shard_its_majority() {
         .await;
     // Every shard still has the majority it had.
     let load = Load::start("paused", &urls(&nodes));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(10).await;
     wait_for(&nodes[1], "nothing moves", |cluster| {
         all_shards(cluster)
             .iter()
@@ -203,7 +203,6 @@ async fn a_drain_waits_while_it_would_cost_a_shard_its_majority() {
     })
     .await;
     let acknowledged = load.end().await;
-    assert!(acknowledged.ids.len() > 5, "{} runs", acknowledged.ids.len());
 
     // It goes on by itself, also when whoever was at it starts anew.
     nodes.remove(0).kill();
@@ -239,9 +238,8 @@ async fn a_joiner_that_never_comes_does_not_vote_and_is_let_go() {
     })
     .await;
     let load = Load::start("alone", std::slice::from_ref(&node.url));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(10).await;
     let acknowledged = load.end().await;
-    assert!(acknowledged.ids.len() > 5, "{} runs", acknowledged.ids.len());
     let cluster = wait_for(&node, "it only follows, and has nothing", |cluster| {
         all_shards(cluster).iter().all(|shard| {
             let replicas = shard["replicas"].as_array().unwrap();
@@ -271,7 +269,7 @@ async fn a_node_that_stops_as_asked_hands_its_shards_over_within_a_second() {
         let others: Vec<String> =
             urls(&nodes).into_iter().enumerate().filter(|(n, _)| *n != at).map(|n| n.1).collect();
         let load = Load::start(&format!("stop{at}"), &others);
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        load.goes_on(10).await;
         let stopping = nodes.remove(at);
         let stopped = tokio::task::spawn_blocking(move || stopping.stop());
         assert!(stopped.await.unwrap().success());
@@ -302,7 +300,7 @@ async fn a_majority_that_is_gone_for_good_is_given_up_only_when_told_to() {
     };
     let nodes = builders.start().await;
     let load = Load::start("lost", &urls(&nodes));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(10).await;
     let acknowledged = load.end().await;
     all_complete(&nodes.iter().collect::<Vec<_>>(), &acknowledged.ids).await;
     // What node 1 has is what the others have.
