@@ -176,6 +176,8 @@ struct Follower {
 /// What is committed from now on, as the replica of this node hears of it.
 struct Live {
     no: RunNo,
+    /// What a reading reflects that shows all that came before.
+    at: Position,
     batches: broadcast::Receiver<Batch<Committed>>,
 }
 
@@ -192,7 +194,8 @@ impl Follower {
         loop {
             // Subscribed before anything is read, so that nothing falls between log and stream.
             let live = self.live().await;
-            let pause = match self.catch_up().await {
+            let at = live.as_ref().map(|live| live.at);
+            let pause = match self.catch_up(at).await {
                 Ok(Caught::Gone | Caught::End) => return,
                 Ok(Caught::Up) => match live {
                     Some(live) => self.go_live(live).await,
@@ -213,9 +216,9 @@ impl Follower {
     /// A subscription, when this node has a replica that keeps up and knows the run.
     async fn live(&self) -> Option<Live> {
         let handle = self.shard.here()?;
-        let batches = handle.subscribe();
+        let (at, batches) = handle.subscribe();
         let no = handle.stored_run_no(&self.id).await.ok()??;
-        Some(Live { no, batches })
+        Some(Live { no, at, batches })
     }
 
     /// Without one the log is asked again and again, wherever it is.
@@ -230,10 +233,11 @@ impl Follower {
         }
     }
 
-    /// Sends everything that there is by now, and says whether the run has ended with it.
-    async fn catch_up(&mut self) -> Result<Caught, CallError> {
+    /// Sends everything that there is by now, up to `at` at least, and says whether the run has ended
+    /// with it.
+    async fn catch_up(&mut self, at: Option<Position>) -> Result<Caught, CallError> {
         // Before the events, so that none can follow those that are read after it.
-        let status = self.shard.status(&self.id, Freshness::Any).await?;
+        let status = self.shard.status(&self.id, at.map_or(Freshness::Any, Freshness::Reached)).await?;
         let freshness = Freshness::Reached(status.position);
         loop {
             let (page, has_more) = read(&self.shard, &self.id, self.last, PAGE, freshness).await?.value;

@@ -205,8 +205,9 @@ impl ShardHandle {
     /// Every entry committed from now on, whoever leads; a slow reader is told that it lagged and
     /// should read the events again from where it was. One that was passed over, since a copy of the
     /// tables came in its place, is missed by its index. Records carry run numbers; the id of a run
-    /// is in its first event, or from [`ShardHandle::run_id`].
-    pub fn subscribe(&self) -> broadcast::Receiver<Batch<Committed>> {
+    /// is in its first event, or from [`ShardHandle::run_id`]. What was committed before is seen by
+    /// reads that reach the position that is given too.
+    pub fn subscribe(&self) -> (Position, broadcast::Receiver<Batch<Committed>>) {
         self.inner.subscribe()
     }
 

@@ -382,7 +382,7 @@ impl Door {
         Ok(first.first().and_then(EventRecord::started_run))
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Batch<Committed>> {
+    pub(crate) fn subscribe(&self) -> (Position, broadcast::Receiver<Batch<Committed>>) {
         self.store.subscribe()
     }
 

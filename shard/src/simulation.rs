@@ -23,7 +23,7 @@ mod on {
 }
 
 #[cfg(feature = "sim")]
-pub use crate::store::simulated::{SimulatedRun, tables};
+pub use crate::store::simulated::{RunLook, SimulatedRun, look, tables};
 #[cfg(feature = "sim")]
 pub use on::begin;
 #[cfg(feature = "sim")]

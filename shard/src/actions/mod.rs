@@ -11,6 +11,8 @@ mod expr;
 mod fs;
 mod fs_guard;
 mod fs_tree;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod http;
 mod http_guard;
 mod jq;

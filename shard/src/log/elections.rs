@@ -10,12 +10,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::error::Fatal;
-use openraft::{BasicNode, LogId, Raft, RaftMetrics, RaftState, ServerState};
+use openraft::metrics::RaftServerMetrics;
+use openraft::{BasicNode, LogId, Raft, RaftState, ServerState};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::floor::Floor;
-use super::group::Group;
+use super::group::{Group, TICK};
 use super::heard::Heard;
 use super::network::Network;
 use super::storage::GroupLog;
@@ -30,8 +31,9 @@ pub(super) const LEASE: Duration = Duration::from_millis(500);
 const MARGIN: Duration = Duration::from_millis(250);
 /// Between one voter's turn to stand and the next one's: time enough for an election.
 const TURN: Duration = Duration::from_millis(150);
-/// Those who stand do so at common moments, so that one look serves all groups of a node.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Those who stand do so at common moments, some of which are ticks, so that one look serves all
+/// groups of a node.
+const LOOK_EVERY: Duration = TICK.checked_div(3).expect("three is not zero");
 /// Longest wait for those that are asked whether they would vote.
 const POLL_MAX: Duration = Duration::from_millis(400);
 /// How often a member looks that does not vote.
@@ -39,7 +41,7 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// How long a voter waits without a sign of a leader; `None` for one that does not vote. The one
 /// that led last, as far as is known, has no turn.
-fn patience(metrics: &RaftMetrics<u64, BasicNode>, me: NodeId) -> Option<Duration> {
+fn patience(metrics: &RaftServerMetrics<u64, BasicNode>, me: NodeId) -> Option<Duration> {
     let gone = metrics.current_leader.filter(|leader| *leader != me);
     let mut voters = metrics.membership_config.voter_ids().filter(|voter| Some(*voter) != gone);
     let turn = voters.position(|voter| voter == me)?;
@@ -94,7 +96,8 @@ impl Electorate {
 pub(super) async fn stand_in_turn(electorate: Electorate) {
     let Electorate { raft, me, heard, floor, stopping, .. } = &electorate;
     let me = *me;
-    let mut metrics = raft.metrics();
+    // Those of the server alone change when somebody's part does, not with every entry.
+    let mut metrics = raft.server_metrics();
     // The last sign of a leader, or of an election.
     let mut last = Instant::now();
     while !stopping.load(Ordering::Acquire) {
@@ -163,11 +166,11 @@ mod tests {
 
     #[test]
     fn voters_stand_one_after_another_and_none_before_the_leases_are_over() {
-        let mut metrics = RaftMetrics::<u64, BasicNode>::new_initial(1);
+        let mut metrics = RaftServerMetrics::<u64, BasicNode> { id: 1, ..RaftServerMetrics::default() };
         let voters = BTreeSet::from([3, 5, 9]);
         let membership = Membership::new(vec![voters.clone()], voters);
         metrics.membership_config = Arc::new(StoredMembership::new(None, membership));
-        let of = |metrics: &RaftMetrics<u64, BasicNode>, node| patience(metrics, node);
+        let of = |metrics: &RaftServerMetrics<u64, BasicNode>, node| patience(metrics, node);
         assert_eq!(of(&metrics, 3), Some(LEASE + MARGIN));
         assert_eq!(of(&metrics, 5), Some(LEASE + MARGIN + TURN));
         assert_eq!(of(&metrics, 9), Some(LEASE + MARGIN + TURN * 2));

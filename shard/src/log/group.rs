@@ -89,7 +89,7 @@ pub struct Members {
 }
 
 /// When this node, as leader, last heard a majority.
-type LastQuorum = Arc<Mutex<Option<Instant>>>;
+pub(super) type LastQuorum = Arc<Mutex<Option<Instant>>>;
 
 /// What the leader's log ended with, over time.
 type SharedLag = Arc<Mutex<Lag>>;
@@ -148,12 +148,13 @@ impl Group {
         let empty = log.state() == GroupState::default();
         let floor = log.state().floor.map(log_id).filter(|floor| log.state().last.map(log_id) < Some(*floor));
         let config = Arc::new(config(&id.to_string())?);
-        let network = Network { group: id.0, peers, copies_dir: copies_dir.clone() };
+        let last_quorum = LastQuorum::default();
+        let network =
+            Network { group: id.0, peers, copies_dir: copies_dir.clone(), last_quorum: last_quorum.clone() };
         let raft =
             Raft::new(node_id, config, network.clone(), log.clone(), machine).await.map_err(stopped)?;
         let stopping = Arc::new(AtomicBool::new(false));
         let (role_in, role) = watch::channel(Role::Follower { leader: None });
-        let last_quorum = LastQuorum::default();
         tokio::spawn(watch_core(id.to_string(), raft.clone(), store.clone(), stopping.clone()));
         let lag = SharedLag::default();
         tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone(), lag.clone()));
@@ -571,17 +572,14 @@ async fn watch_role(
 
 /// Waits for openraft's core to end, and stops the process unless it was told to.
 async fn watch_core(group: String, raft: Raft<TypeConfig>, store: Arc<LogStore>, stopping: Arc<AtomicBool>) {
-    let mut metrics = raft.metrics();
+    let (mut server, metrics) = (raft.server_metrics(), raft.metrics());
     drop(raft);
-    let why = loop {
-        match &metrics.borrow_and_update().running_state {
-            Ok(()) => {}
-            Err(Fatal::Stopped) => return,
-            Err(error @ (Fatal::StorageError(_) | Fatal::Panicked)) => break error.to_string(),
-        }
-        if metrics.changed().await.is_err() {
-            break "it is gone".to_owned();
-        }
+    // Those of the server change seldom, and end with the core, after it has said why.
+    while server.changed().await.is_ok() {}
+    let why = match &metrics.borrow().running_state {
+        Ok(()) => "it is gone".to_owned(),
+        Err(Fatal::Stopped) => return,
+        Err(error @ (Fatal::StorageError(_) | Fatal::Panicked)) => error.to_string(),
     };
     if !stopping.load(Ordering::Acquire) {
         store.shared.give_up(&format!("the core of shard {group}'s group has died: {why}"));

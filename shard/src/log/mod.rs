@@ -14,6 +14,8 @@ pub mod copies;
 mod elections;
 mod floor;
 mod frame;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod group;
 mod hand_over;
 mod heard;

@@ -18,6 +18,7 @@ use openraft::raft::{
 use openraft::{BasicNode, OptionalSend, Snapshot, Vote};
 
 use super::copies::OutgoingCopy;
+use super::group::{LastQuorum, TICK};
 use super::state_machine::{decode_applied, snapshot_meta};
 use super::type_config::TypeConfig;
 use super::wire::{Answer, Piece, Request, decode_answer, encode_request};
@@ -33,6 +34,12 @@ const PIECE_MAX: Duration = Duration::from_secs(60);
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for a member to say that it is there, before a copy is made for it.
 const PRESENT_MAX: Duration = Duration::from_secs(1);
+/// How long a leader goes on speaking to those that it does not hear: while its words arrive, nobody
+/// takes its place. Idle groups hear each other every tick, and it may take another to be noted.
+const DEAF_AFTER: Duration = Duration::from_millis(900);
+const _: () = assert!(DEAF_AFTER.as_millis() > 2 * TICK.as_millis(), "an idle leader is not deaf");
+/// Longest wait of such a leader for a sign of life.
+const HEARD_MAX: Duration = Duration::from_millis(200);
 /// First and longest pause before another copy is made for a member that has not taken one: each
 /// costs a reading and a writing of the whole tables.
 const COPY_PAUSE_MIN: Duration = Duration::from_secs(2);
@@ -45,6 +52,8 @@ pub(super) struct Network {
     pub(super) peers: Arc<dyn Peers>,
     /// Where copies on their way are kept.
     pub(super) copies_dir: PathBuf,
+    /// When this member, as leader, last heard a majority.
+    pub(super) last_quorum: LastQuorum,
 }
 
 /// The way to one member.
@@ -90,6 +99,21 @@ impl Network {
         let answer = self.peers.call(to, service, self.group, body, within).await?;
         decode_answer(&answer).map_err(refused)
     }
+
+    /// Makes sure that a leader hears those to whom it speaks. One whose words arrive while nothing
+    /// comes back can commit nothing, and would keep the others from electing one that can: so it
+    /// falls silent, but for a question that is no sign of a leader, until it is answered.
+    async fn be_heard(&self, to: NodeId) -> Result<(), PeerError> {
+        let is_deaf = self.last_quorum.lock().is_some_and(|heard| heard.elapsed() > DEAF_AFTER);
+        if !is_deaf {
+            return Ok(());
+        }
+        // A refusal is an answer too.
+        match self.ask(to, Service::Raft, &Request::Poll { last: None }, HEARD_MAX).await {
+            Ok(_) | Err(PeerError::Refused { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl RaftNetwork<TypeConfig> for Member {
@@ -98,6 +122,7 @@ impl RaftNetwork<TypeConfig> for Member {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Outcome<AppendEntriesResponse<u64>, RaftError<u64>> {
+        self.network.be_heard(self.to).await.map_err(rpc_error)?;
         let request = Request::Append(request);
         match self.network.ask(self.to, Service::Raft, &request, option.hard_ttl()).await {
             Ok(Answer::Appended(answer)) => Ok(answer),

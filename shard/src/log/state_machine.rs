@@ -8,6 +8,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::RaftStateMachine;
 use openraft::{
@@ -16,12 +17,13 @@ use openraft::{
 };
 use parking_lot::Mutex;
 
-use super::copies::Copy;
+use super::copies::{Copy, WholeCopy};
 use super::type_config::{
     Content, Entry, TypeConfig, decode_log_id, decode_membership, encode_log_id, encode_membership,
 };
 use super::{Applied, CommittedEntry, Tables};
 use crate::batch::{Batch, Position};
+use crate::planted;
 
 type Result<T> = std::result::Result<T, StorageError<u64>>;
 type Membership = StoredMembership<u64, BasicNode>;
@@ -139,8 +141,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let Copy::File(file) = *copy else {
             return Err(failed("only a file can be installed".into()).into());
         };
-        let applied =
-            self.tables.install(file.path().to_owned()).await.map_err(|error| failed(error.to_string()))?;
+        let applied = if planted::is("snapshot-out-of-order") {
+            install_later(self.tables.clone(), file.clone());
+            self.tables.check(file.path().to_owned()).await
+        } else {
+            self.tables.install(file.path().to_owned()).await
+        };
+        let applied = applied.map_err(|error| failed(error.to_string()))?;
         let (last, membership) = decode_applied(&applied).map_err(failed)?;
         if last < meta.last_log_id {
             return Err(failed(format!("the copy ends at {last:?}, before {:?}", meta.last_log_id)).into());
@@ -169,6 +176,16 @@ impl RaftSnapshotBuilder<TypeConfig> for Marker {
         let read = |what| StorageIOError::read_state_machine(&io::Error::other(what)).into();
         mark(applied, self.tables.clone()).map_err(read)
     }
+}
+
+/// The planted fault: entries that follow on a copy overtake it.
+fn install_later(tables: Arc<dyn Tables>, copy: Arc<WholeCopy>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if let Err(error) = tables.install(copy.path().to_owned()).await {
+            tracing::warn!(%error, "a copy came too late");
+        }
+    });
 }
 
 /// How far the tables are, with the tables themselves standing for the copy of them.

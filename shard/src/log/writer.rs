@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::frame::{self, EntryId, Frame, Kind, frame_bytes};
 use super::index::{Place, encode_id};
@@ -19,6 +19,9 @@ use crate::{crash, planted};
 
 /// Written out, unsynced, when a batch grows past this, which bounds the writer's memory.
 const BUFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Time between two syncs while several groups write: what comes meanwhile shares the next one, and
+/// groups that wait for it gather larger batches. One that writes alone does not wait.
+const PACE: Duration = Duration::from_millis(1);
 /// Entries moved in one go, between two syncs for others.
 const MOVED_BYTES_MAX: u64 = 1024 * 1024;
 /// With fewer segments than this, nothing is moved out of the oldest one.
@@ -43,6 +46,8 @@ pub(super) struct Writer {
     waiting: Vec<Done>,
     /// Whether the oldest segment should be looked at.
     tidy: bool,
+    /// When the last sync was begun that several groups shared.
+    shared_at: Option<Instant>,
 }
 
 impl Writer {
@@ -65,6 +70,7 @@ impl Writer {
             buffer: Vec::new(),
             waiting: Vec::new(),
             tidy: true,
+            shared_at: None,
         };
         if tail.sealed {
             writer.next_segment(0)?;
@@ -88,7 +94,12 @@ impl Writer {
 
     /// Until the store is closed or the disk fails.
     pub(super) fn run(mut self) {
-        while let Some((ops, committed)) = self.next() {
+        while self.wait() {
+            if let Some(due) = self.shared_at.map(|at| at + PACE) {
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+            let (ops, committed) = self.take();
+            self.shared_at = (ops.len() > 1).then(Instant::now);
             if let Err(error) = self.commit(ops, committed) {
                 return self.fail(&error);
             }
@@ -108,7 +119,10 @@ impl Writer {
                 continue;
             }
             tokio::time::sleep(shared.folder.disk.simulated_pause().unwrap_or_default()).await;
-            let Some((ops, committed)) = self.next() else { return };
+            if !self.wait() {
+                return;
+            }
+            let (ops, committed) = self.take();
             if let Err(error) = self.commit(ops, committed) {
                 return self.fail(&error);
             }
@@ -119,16 +133,19 @@ impl Writer {
         }
     }
 
-    /// What waits, once something does; none when the store is closed.
-    fn next(&self) -> Option<(Vec<Op>, BTreeMap<u32, EntryId>)> {
+    /// Waits until there is something to do; `false` when the store is closed.
+    fn wait(&self) -> bool {
         let mut queue = self.shared.queue.lock();
         while queue.ops.is_empty() && !queue.stopping && !self.tidy {
             self.shared.queued.wait(&mut queue);
         }
-        if queue.ops.is_empty() && queue.stopping {
-            return None;
-        }
-        Some((std::mem::take(&mut queue.ops), std::mem::take(&mut queue.committed)))
+        !(queue.ops.is_empty() && queue.stopping)
+    }
+
+    /// What waits.
+    fn take(&self) -> (Vec<Op>, BTreeMap<u32, EntryId>) {
+        let mut queue = self.shared.queue.lock();
+        (std::mem::take(&mut queue.ops), std::mem::take(&mut queue.committed))
     }
 
     fn fail(mut self, error: &io::Error) {

@@ -19,7 +19,10 @@ use crate::store::Store;
 
 /// How long a run that waits stays in memory after it was last touched.
 const IDLE_MS: u64 = 2_000;
-/// With more runs in memory than this, those that wait are let go at once.
+/// How long one that has ended stays: whoever submitted it mostly asks for its end right then, and
+/// would have it loaded again.
+const ENDED_MS: u64 = 500;
+/// With more runs in memory than this, those that wait or have ended are let go at once.
 const RUNS_IN_MEMORY_MAX: usize = 2_000;
 /// How often runs are looked at for letting go, and how many at a time.
 const EVICTION_EVERY_MS: u64 = 10;
@@ -403,9 +406,10 @@ impl Loop {
         if slot.steps_out > 0 || !slot.watchers.is_empty() || is_pinned {
             return false;
         }
-        let is_idle = crowded || now.since_ms(slot.touched) >= IDLE_MS;
+        let stays_ms = if slot.run.status().is_terminal() { ENDED_MS } else { IDLE_MS };
+        let is_idle = crowded || now.since_ms(slot.touched) >= stays_ms;
         let is_due_soon = slot.timer.is_some_and(|due| due.since_ms(now) < SOON_MS);
-        slot.run.status().is_terminal() || (is_idle && !is_due_soon)
+        is_idle && !is_due_soon
     }
 
     /// Steps of a run that no longer exist for it.

@@ -18,6 +18,7 @@ pub(crate) mod simulated;
 mod sql;
 #[cfg(test)]
 pub(crate) mod tests;
+mod turns;
 mod writer;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use std::thread::JoinHandle;
 
 use futures::future::BoxFuture;
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, ShardId, Timestamp, WorkflowId};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{broadcast, oneshot};
@@ -66,6 +68,8 @@ struct Inner {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     committed: broadcast::Sender<Batch<Committed>>,
+    /// The last entry that subscribers were told of, or would have been.
+    told: Mutex<Position>,
     writer: Option<JoinHandle<()>>,
     /// What is in the place of the file in a simulation.
     #[cfg(feature = "sim")]
@@ -198,6 +202,7 @@ impl Store {
             shared,
             readers,
             committed,
+            told: Mutex::default(),
             writer: Some(writer),
             #[cfg(feature = "sim")]
             simulated: None,
@@ -234,9 +239,13 @@ impl Store {
     }
 
     /// Every entry that is committed from now on, also those without records, so that one that was
-    /// missed is seen to be. On its way to the tables, which may not have it yet.
-    pub fn subscribe(&self) -> broadcast::Receiver<Batch<Committed>> {
-        self.inner.committed.subscribe()
+    /// missed is seen to be. On its way to the tables, which may not have it yet: what came before
+    /// is in them from the position on that is given too.
+    pub fn subscribe(&self) -> (Position, broadcast::Receiver<Batch<Committed>>) {
+        let entries = self.inner.committed.subscribe();
+        // Looked at afterwards: whatever is not in the subscription has been noted by now.
+        let told = *self.inner.told.lock();
+        (told, entries)
     }
 
     /// Why the tables have stopped for good, if they have. What is committed stays in the log;
@@ -445,6 +454,9 @@ impl Tables for Store {
         self.inner.shared.opened()
     }
     fn enqueue(&self, entries: Vec<CommittedEntry>) {
+        if let Some(last) = entries.last() {
+            *self.inner.told.lock() = last.batch.position();
+        }
         if self.inner.committed.receiver_count() > 0 {
             for entry in &entries {
                 // No receiver left in between is no error.

@@ -14,6 +14,7 @@ use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId};
 use opcode_engine::view::{self, Change};
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use super::apply::Standing;
 use super::reader::Readers;
@@ -61,6 +62,8 @@ struct RunRow {
     due: Option<Timestamp>,
     steps_due: BTreeMap<Arc<str>, Timestamp>,
     events: Vec<EventRecord>,
+    /// For each event the hash of all events up to it.
+    hashes: Vec<u64>,
 }
 
 /// A run as the tables have it, for those who check a simulation.
@@ -73,21 +76,62 @@ pub struct SimulatedRun {
     pub events: Vec<EventRecord>,
 }
 
+/// How far a run has come in the tables, for those who look often.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct RunLook<'a> {
+    pub no: RunNo,
+    pub id: &'a WorkflowId,
+    pub status: WorkflowStatus,
+    /// For each event the hash of all events up to it.
+    pub hashes: &'a [u64],
+}
+
 /// The runs in the tables at a path, ascending by number, as whoever has them open sees them.
 pub fn tables(path: &Path) -> Vec<SimulatedRun> {
-    let state = match DISKS.lock().get(path) {
-        Some(tables) => {
-            tables.open.upgrade().map_or_else(|| tables.durable.clone(), |open| open.state.lock().clone())
-        }
-        None => return Vec::new(),
-    };
     let run = |(no, row): (&RunNo, &Arc<RunRow>)| SimulatedRun {
         no: *no,
         id: row.id.clone(),
         status: row.status,
         events: row.events.clone(),
     };
-    state.runs.iter().map(run).collect()
+    with_state(path, |state| state.runs.iter().map(run).collect())
+}
+
+/// Shows the same runs without a copy of anything.
+pub fn look<T>(path: &Path, look: impl FnOnce(&mut dyn Iterator<Item = RunLook<'_>>) -> T) -> T {
+    with_state(path, |state| {
+        look(&mut state.runs.iter().map(|(no, row)| RunLook {
+            no: *no,
+            id: &row.id,
+            status: row.status,
+            hashes: &row.hashes,
+        }))
+    })
+}
+
+fn with_state<T>(path: &Path, see: impl FnOnce(&State) -> T) -> T {
+    let disks = DISKS.lock();
+    let Some(tables) = disks.get(path) else { return see(&State::default()) };
+    match tables.open.upgrade() {
+        Some(open) => see(&open.state.lock()),
+        None => see(&tables.durable),
+    }
+}
+
+/// The hash of an event that follows on those whose hash is `before`.
+fn chained(before: u64, event: &EventRecord) -> u64 {
+    let mut hash = Xxh3Default::new();
+    let numbers = [before, event.no.0, event.sequence.0, event.event_type as u64];
+    numbers.iter().for_each(|number| hash.update(&number.to_le_bytes()));
+    hash.update(&event.timestamp.0.to_le_bytes());
+    for text in [&event.step_id, &event.agent_id] {
+        let bytes = text.as_deref().unwrap_or_default().as_bytes();
+        hash.update(&bytes.len().to_le_bytes());
+        hash.update(bytes);
+    }
+    hash.update(&event.data);
+    hash.digest()
 }
 
 /// Tables while a process has them open.
@@ -109,7 +153,8 @@ pub(super) fn open(options: StoreOptions) -> Store {
     let readers = Arc::new(Readers::new(options.path.clone()));
     let (committed, _) = tokio::sync::broadcast::channel(super::SUBSCRIBER_BATCHES_MAX);
     let simulated = Some(tables);
-    Store { inner: Arc::new(Inner { options, shared, readers, committed, writer: None, simulated }) }
+    let told = Mutex::default();
+    Store { inner: Arc::new(Inner { options, shared, readers, committed, told, writer: None, simulated }) }
 }
 
 /// Tells what the copy at `from` holds.
@@ -338,7 +383,14 @@ impl State {
                 return Err(damaged(format!("{id} begins twice")));
             }
             let (status, due) = (started.status, started.due);
-            let row = RunRow { id, status, due, steps_due: BTreeMap::new(), events: Vec::new() };
+            let row = RunRow {
+                id,
+                status,
+                due,
+                steps_due: BTreeMap::new(),
+                events: Vec::new(),
+                hashes: Vec::new(),
+            };
             self.runs.insert(event.no, Arc::new(row));
         }
         let row = self.runs.get_mut(&event.no).ok_or_else(|| damaged("it has events but no row".into()))?;
@@ -347,6 +399,7 @@ impl State {
             let last = row.events.len();
             return Err(damaged(format!("event {} came after event {last}", event.sequence.0)));
         }
+        row.hashes.push(chained(row.hashes.last().copied().unwrap_or_default(), event));
         row.events.push(event.clone());
         for change in changes {
             match change {

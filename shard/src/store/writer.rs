@@ -22,6 +22,7 @@ use super::apply::{Applier, Standing};
 use super::connection::{Checkpoint, CheckpointMode};
 use super::reader::Readers;
 use super::schema::{self, PAGE_BYTES};
+use super::turns::Turn;
 use super::{StoreOptions, copy};
 use crate::batch::Position;
 use crate::crash;
@@ -37,10 +38,9 @@ pub(super) use simulated::WorkNow;
 const RECORDS_MAX: usize = 20_000;
 /// Bytes of records that do so.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Longest wait of an entry under load.
-const AGE_MAX: Duration = Duration::from_millis(100);
-/// An entry that comes this long after the last commit finds the writer idle: it is applied at once.
-const IDLE_AFTER: Duration = Duration::from_millis(20);
+/// Longest wait of an entry that nobody asks for. One that comes this long after the last commit
+/// finds the writer idle, and is applied at once.
+const AGE_MAX: Duration = Duration::from_millis(250);
 /// Quiet time after which the WAL is moved into the main file, so that the log can be purged.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
 /// Longest time that a commit stays in the WAL alone, when there is ever a moment to move it.
@@ -121,7 +121,7 @@ enum Installed {
 }
 
 enum Work {
-    Apply(Vec<CommittedEntry>),
+    Apply,
     Install(PathBuf, oneshot::Sender<Result<Applied, ShardError>>),
     Checkpoint,
     Feed,
@@ -151,6 +151,7 @@ impl Shared {
         }
         let since = Instant::now();
         let mut queue = self.queue.lock();
+        let was_empty = queue.entries.is_empty();
         for entry in entries {
             let records = entry.batch.records().len();
             let bytes = entry.batch.records().iter().map(record_bytes).sum();
@@ -159,7 +160,10 @@ impl Shared {
             self.backlog.fetch_add(records, Ordering::Relaxed);
             queue.entries.push_back(Waiting { entry, bytes, since });
         }
-        self.wake.notify_one();
+        // More of them make nothing due earlier but when they are many.
+        if was_empty || queue.is_enough() {
+            self.wake.notify_one();
+        }
     }
 
     /// Records that wait or are being applied.
@@ -282,7 +286,7 @@ impl Shared {
             }
             let now = Instant::now();
             let wake_at = match (queue.ready_at(applied, last_commit), queue.stop) {
-                (Some(ready_at), _) if ready_at <= now => return Work::Apply(queue.take()),
+                (Some(ready_at), _) if ready_at <= now => return Work::Apply,
                 (Some(ready_at), _) => Some(ready_at),
                 (None, Some(stop)) => return Work::Stop(stop),
                 (None, None) => match checkpoint_at {
@@ -301,14 +305,19 @@ impl Shared {
 }
 
 impl Queue {
+    /// Whether what waits is worth a transaction however young it is.
+    fn is_enough(&self) -> bool {
+        self.records >= RECORDS_MAX || self.bytes >= BYTES_MAX
+    }
+
     /// When the entries that wait are worth a transaction; `None` when there are none.
     fn ready_at(&self, applied: Option<Position>, last_commit: Instant) -> Option<Instant> {
         let oldest = self.entries.front()?.since;
         let is_urgent = self.stop.is_some() || self.wanted > applied;
-        if is_urgent || self.records >= RECORDS_MAX || self.bytes >= BYTES_MAX {
+        if is_urgent || self.is_enough() {
             return Some(oldest);
         }
-        let is_idle = oldest >= last_commit + IDLE_AFTER;
+        let is_idle = oldest >= last_commit + AGE_MAX;
         Some(if is_idle { oldest } else { oldest + AGE_MAX })
     }
 
@@ -372,6 +381,7 @@ impl Meters {
 /// The writer's side.
 pub(super) struct Writer {
     meters: Meters,
+    turn: Turn,
     /// Gone only while a copy takes the tables' place.
     applier: Option<Applier>,
     options: StoreOptions,
@@ -402,11 +412,12 @@ impl Writer {
         shared.begin_at(applier.standing());
         Self {
             meters: Meters::new(options.shard),
+            turn: Turn::deal(),
             applier: Some(applier),
             options,
             shared,
             readers,
-            last_commit: now.checked_sub(IDLE_AFTER).unwrap_or(now),
+            last_commit: now.checked_sub(AGE_MAX).unwrap_or(now),
             checkpoint_at: position.map(|_| now + CHECKPOINT_AFTER),
             dirty_since: position.map(|_| now),
             checkpoint_frames: CHECKPOINT_FRAMES,
@@ -476,7 +487,7 @@ impl Writer {
         loop {
             let applied = self.applier().standing().map(|s| s.position);
             match self.shared.next_work(applied, self.last_commit, self.checkpoint_at) {
-                Work::Apply(entries) => self.apply(&entries)?,
+                Work::Apply => self.apply()?,
                 Work::Install(from, reply) => {
                     let answer = match self.install(&from)? {
                         Installed::Done(applied) => Ok(applied),
@@ -505,10 +516,13 @@ impl Writer {
         }
     }
 
-    fn apply(&mut self, entries: &[CommittedEntry]) -> Result<(), ShardError> {
+    fn apply(&mut self) -> Result<(), ShardError> {
+        let turn = self.turn.take();
+        let entries = self.shared.queue.lock().take();
         let started = Instant::now();
         let records = entries.iter().map(|entry| entry.batch.records().len()).sum::<usize>();
-        let has_committed = self.applier().apply(entries)?;
+        let has_committed = self.applier().apply(&entries)?;
+        drop(turn);
         self.shared.backlog.fetch_sub(records, Ordering::Relaxed);
         self.last_commit = Instant::now();
         if !has_committed {

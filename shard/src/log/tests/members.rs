@@ -47,13 +47,23 @@ impl Peers for Port {
     ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
         let (from, switch) = (self.node, self.switch.clone());
         Box::pin(async move {
+            let begun = tokio::time::Instant::now();
+            let is_cut = |from, to| switch.cut.lock().contains(&(from, to));
             let group = switch.groups.lock().get(&to).cloned();
-            let Some(group) = group.filter(|_| !switch.cut.lock().contains(&(from, to))) else {
-                return Err(PeerError::Unreachable { node: to, why: "cut".into() });
+            let Some(group) = group else {
+                return Err(PeerError::Unreachable { node: to, why: "it is not there yet".into() });
             };
+            // What is cut is silent: nobody is told.
+            let silence = async || {
+                tokio::time::sleep_until(begun + within).await;
+                Err(PeerError::Lost { node: to, why: "cut".into() })
+            };
+            if is_cut(from, to) {
+                return silence().await;
+            }
             let answered = tokio::time::timeout(within, group.answer(service, from, body)).await;
-            if switch.cut.lock().contains(&(to, from)) {
-                return Err(PeerError::Lost { node: to, why: "cut".into() });
+            if is_cut(to, from) {
+                return silence().await;
             }
             match answered {
                 Ok(Ok(answer)) => Ok(answer),
@@ -205,6 +215,36 @@ async fn a_leader_that_is_cut_off_is_replaced_and_learns_of_it() {
         assert_eq!(tables.texts(), ["kept", "new"]);
     }
     trio.shutdown().await;
+}
+
+/// Cuts some ways, and waits until another leads, that can write; then all is well again.
+async fn is_replaced(cut: &[(NodeId, NodeId)]) {
+    let trio = Trio::start().await;
+    let first = trio.group(1);
+    let kept = first.propose(batch(&["kept"]), first.leading_term().unwrap()).await.unwrap().position();
+    trio.all_have(&[1, 2, 3], kept);
+    trio.switch.cut.lock().extend(cut);
+    let begun = Instant::now();
+    let (leader, term) = trio.leader_but(1).await;
+    eprintln!("elected node {leader} after {:?}", begun.elapsed());
+    let last = trio.group(leader).propose(batch(&["new"]), term).await.unwrap().position();
+    eventually("the old leader starts nothing any more", || !first.has_quorum());
+    trio.switch.cut.lock().clear();
+    trio.all_have(&[1, 2, 3], last);
+    for tables in &trio.tables {
+        assert_eq!(tables.texts(), ["kept", "new"]);
+    }
+    trio.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_nobody_hears_is_replaced() {
+    is_replaced(&[(1, 2), (1, 3)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hears_nobody_is_replaced() {
+    is_replaced(&[(2, 1), (3, 1)]).await;
 }
 
 /// Writes one entry after another wherever the group is led, until told to stop: what was

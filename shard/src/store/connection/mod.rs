@@ -391,6 +391,12 @@ const ERROR_TEXT_CHARS_MAX: usize = 200;
 fn configure() {
     static CONFIGURED: Once = Once::new();
     CONFIGURED.call_once(|| {
+        // Nobody asks how much memory libSQL holds, and counting it takes a lock for each allocation.
+        // SAFETY: nothing has opened a database before; the argument is the int that this option has.
+        let code = unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_MEMSTATUS, 0) };
+        if code != ffi::SQLITE_OK {
+            tracing::debug!(code, "libSQL goes on counting the memory it holds");
+        }
         let opened = pin!(async { libsql::Builder::new_local(":memory:").build().await?.connect() })
             .poll(&mut Context::from_waker(Waker::noop()));
         match opened {
