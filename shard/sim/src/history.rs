@@ -8,6 +8,9 @@ use parking_lot::Mutex;
 use crate::world::World;
 use std::sync::Arc;
 
+/// Broken promises that are told.
+const VIOLATIONS_MAX: usize = 10;
+
 /// What a run is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -79,7 +82,16 @@ impl History {
     /// A promise is broken.
     pub fn violated(&self, what: String) {
         self.world.note(&format!("BROKEN: {what}"));
-        self.inner.lock().violations.push(what);
+        let mut inner = self.inner.lock();
+        // The first ones tell; what follows from them may be endless.
+        if inner.violations.len() < VIOLATIONS_MAX && !inner.violations.contains(&what) {
+            inner.violations.push(what);
+        }
+    }
+
+    /// Whether any promise has been broken yet.
+    pub fn is_broken(&self) -> bool {
+        !self.inner.lock().violations.is_empty()
     }
 
     pub fn violations(&self) -> Vec<String> {

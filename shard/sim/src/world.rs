@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 /// The number that clients have as a member of the network.
 pub const CLIENTS: NodeId = 1_000;
 /// Longest time that a message held up by a pause or a slow link is kept.
-pub const STRAGGLER_MS_MAX: u64 = 3_000;
+pub const STRAGGLER_MS_MAX: u64 = 2_000;
 
 /// How bad the network is.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,27 @@ enum Due {
 struct Call {
     from: NodeId,
     to: NodeId,
+    service: Service,
+    group: u32,
+    sent_ms: u64,
     reply: oneshot::Sender<Answer>,
+}
+
+/// What a member knows of another one: when the last question was sent that was answered, and when
+/// the answer came.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    sent_ms: u64,
+    came_ms: u64,
+}
+
+/// When a member of a group has last heard a majority of it, as an outsider can tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Quorum {
+    /// Since when nothing more is known of that majority: no real member can know of more.
+    pub age_ms: u64,
+    /// An answer has come in this very moment, and the member may not have seen it yet.
+    pub is_news: bool,
 }
 
 struct Inner {
@@ -73,8 +93,13 @@ struct Inner {
     weather: Weather,
     /// Links that carry nothing, each in one direction.
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// By group and by who asked whom.
+    heard: BTreeMap<(u32, NodeId, NodeId), Heard>,
+    /// Nodes that stand still, or did so until a moment ago: until when.
+    dazed: BTreeMap<NodeId, u64>,
     trace: Xxh3Default,
     messages: u64,
+    copies: u64,
 }
 
 /// The world.
@@ -95,8 +120,11 @@ impl World {
             doors: BTreeMap::new(),
             weather: Weather::FAIR,
             cut: BTreeSet::new(),
+            heard: BTreeMap::new(),
+            dazed: BTreeMap::new(),
             trace: Xxh3Default::new(),
             messages: 0,
+            copies: 0,
         };
         Arc::new(Self { inner: Mutex::new(inner), is_verbose })
     }
@@ -127,10 +155,41 @@ impl World {
         }
     }
 
-    /// The hash of all that has happened, and how many messages were carried.
-    pub fn trace(&self) -> (u64, u64) {
+    /// The hash of all that has happened.
+    pub fn trace(&self) -> u64 {
+        self.inner.lock().trace.digest()
+    }
+
+    /// How many messages were carried, and how many of them were pieces of copies of tables.
+    pub fn messages(&self) -> (u64, u64) {
         let inner = self.inner.lock();
-        (inner.trace.digest(), inner.messages)
+        (inner.messages, inner.copies)
+    }
+
+    /// When `node` last heard a majority of a group of `members`, itself among them.
+    pub fn quorum(&self, node: NodeId, group: u32, members: usize) -> Quorum {
+        let inner = self.inner.lock();
+        let from_node = (group, node, 0)..(group, node + 1, 0);
+        let mut heard: Vec<Heard> = inner.heard.range(from_node).map(|(_, heard)| *heard).collect();
+        heard.sort_unstable_by_key(|heard| std::cmp::Reverse(heard.sent_ms));
+        let is_news = heard.iter().any(|heard| heard.came_ms == inner.now_ms);
+        let last_ms = match (members / 2).checked_sub(1) {
+            None => inner.now_ms,
+            Some(others) => heard.get(others).map_or(0, |heard| heard.sent_ms),
+        };
+        Quorum { age_ms: inner.now_ms - last_ms, is_news }
+    }
+
+    /// Takes note that a node stands still now, or goes on after it has: what it had in its hands
+    /// leaves them a little later.
+    pub fn is_dazed_until(&self, node: NodeId, until_ms: u64) {
+        self.inner.lock().dazed.insert(node, until_ms);
+    }
+
+    /// Whether a node stands still, or has done so until a moment ago.
+    pub fn is_dazed(&self, node: NodeId) -> bool {
+        let inner = self.inner.lock();
+        inner.dazed.get(&node).is_some_and(|until_ms| inner.now_ms <= *until_ms)
     }
 
     /// Opens a node's door, or closes it: what it had asked is never answered then.
@@ -160,10 +219,17 @@ impl World {
         self.inner.lock().cut.clear();
     }
 
-    /// A millisecond goes by: what is due is delivered.
-    pub fn advance(&self) {
+    /// How many milliseconds it is until a message is due: `most` at most, and at least one.
+    pub fn quiet_ms(&self, most: u64) -> u64 {
+        let inner = self.inner.lock();
+        let next = inner.due.first_key_value().map_or(u64::MAX, |((at_ms, _), _)| *at_ms);
+        next.saturating_sub(inner.now_ms).clamp(1, most)
+    }
+
+    /// Some milliseconds go by: what is due then is delivered.
+    pub fn advance(&self, by_ms: u64) {
         let mut inner = self.inner.lock();
-        inner.now_ms += 1;
+        inner.now_ms += by_ms;
         let now_ms = inner.now_ms;
         let later = inner.due.split_off(&(now_ms + 1, 0));
         let due = std::mem::replace(&mut inner.due, later);
@@ -199,7 +265,8 @@ impl World {
         let mut inner = self.inner.lock();
         inner.sent += 1;
         let call = inner.sent;
-        inner.calls.insert(call, Call { from, to, reply });
+        let sent_ms = inner.now_ms;
+        inner.calls.insert(call, Call { from, to, service, group, sent_ms, reply });
         let incoming = || Incoming { from, service, group, body: body.clone(), call };
         if !inner.doors.contains_key(&to) && !inner.cut.contains(&(from, to)) {
             let why = "nobody listens".to_owned();
@@ -269,6 +336,7 @@ impl Inner {
 
     fn deliver(&mut self, to: NodeId, incoming: Incoming) {
         let Incoming { from, service, group, call, .. } = incoming;
+        self.copies += u64::from(service == Service::Copy);
         self.record(service as u8, [from, to, u64::from(group)], &incoming.body);
         let taken = self.doors.get(&to).is_some_and(|door| door.send(incoming).is_ok());
         if !taken {
@@ -277,7 +345,13 @@ impl Inner {
     }
 
     fn answered(&mut self, call: u64, answer: Answer) {
-        let Some(Call { from, to, reply }) = self.calls.remove(&call) else { return };
+        let Some(Call { from, to, service, group, sent_ms, reply }) = self.calls.remove(&call) else {
+            return;
+        };
+        if matches!(service, Service::Raft | Service::Copy) && answer.is_ok() {
+            let heard = self.heard.entry((group, from, to)).or_insert(Heard { sent_ms, came_ms: 0 });
+            *heard = Heard { sent_ms: heard.sent_ms.max(sent_ms), came_ms: self.now_ms };
+        }
         let empty = Bytes::new();
         self.record(0, [from, to, call], answer.as_ref().unwrap_or(&empty));
         // Whoever asked may have stopped waiting.

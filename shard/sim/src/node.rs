@@ -30,6 +30,9 @@ use crate::world::{Incoming, SimulatedPeers, World};
 /// Bytes of a log segment: small, so that segments are rolled and freed.
 const SEGMENT_BYTES: u64 = 64 * 1024;
 
+/// How long after it stood still a node has in its hands what it took up before.
+const DAZED_MS: u64 = 20;
+
 /// What a node is made of and keeps over its restarts.
 #[derive(Clone)]
 pub struct Plan {
@@ -61,7 +64,7 @@ pub struct Node {
     life: Option<Life>,
     /// Milliseconds that have gone by while it was stopped.
     behind_ms: u64,
-    pub is_stopped: bool,
+    is_stopped: bool,
 }
 
 /// All shards of a node.
@@ -76,6 +79,10 @@ impl Node {
 
     pub fn is_up(&self) -> bool {
         self.life.is_some()
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped
     }
 
     /// Starts it on what its disk has.
@@ -94,7 +101,7 @@ impl Node {
         runtime.spawn(live(Arc::new(member), incoming));
         self.plan.world.set_door(self.plan.id, Some(door));
         self.life = Some(Life { runtime, failure, handles });
-        (self.behind_ms, self.is_stopped) = (0, false);
+        self.behind_ms = 0;
     }
 
     /// The power goes.
@@ -105,25 +112,57 @@ impl Node {
             drop(life);
         }
         self.plan.disk.crash();
-        self.is_stopped = false;
+        self.go_on();
     }
 
-    /// A millisecond goes by. The reason is given when the node cannot go on.
-    pub fn tick(&mut self) -> Option<String> {
+    /// It stands still from now on, until it goes on.
+    pub fn stop(&mut self) {
+        self.is_stopped = true;
+        self.plan.world.is_dazed_until(self.plan.id, u64::MAX);
+    }
+
+    /// Goes on after it stood still, if it did.
+    pub fn go_on(&mut self) {
+        if std::mem::take(&mut self.is_stopped) {
+            self.plan.world.is_dazed_until(self.plan.id, self.plan.world.now_ms() + DAZED_MS);
+        }
+    }
+
+    /// Some milliseconds go by. The reason is given when the node cannot go on.
+    pub fn tick(&mut self, by_ms: u64) -> Option<String> {
         let life = self.life.as_ref()?;
-        self.behind_ms += 1;
+        self.behind_ms += by_ms;
         if self.is_stopped {
             return None;
         }
         let behind = Duration::from_millis(std::mem::take(&mut self.behind_ms));
         life.runtime.block_on(async {
-            if behind > Duration::from_millis(1) {
+            if behind > Duration::from_millis(by_ms) {
                 tokio::time::advance(behind).await;
             } else {
                 tokio::time::sleep(behind).await;
             }
         });
         life.failure.lock().take()
+    }
+
+    /// Whether it leads a shard, as far as it knows.
+    pub fn leads(&self, shard: ShardId) -> bool {
+        let Some(life) = self.life.as_ref().filter(|_| !self.is_stopped) else { return false };
+        let handle = life.handles.lock().get(&shard).cloned();
+        handle.is_some_and(|handle| handle.group().leading_term().is_some())
+    }
+
+    /// Has it give the lead of a shard to another node, or try to.
+    pub fn hand_over(&self, shard: ShardId, to: NodeId) {
+        let Some(life) = &self.life else { return };
+        let Some(handle) = life.handles.lock().get(&shard).cloned() else { return };
+        let (world, node) = (self.plan.world.clone(), self.plan.id);
+        life.runtime.spawn(async move {
+            let result = handle.group().hand_over(to).await;
+            let outcome = result.map_or_else(|error| error.to_string(), |()| "done".to_owned());
+            world.note(&format!("node {node} hands shard {shard} over to node {to}: {outcome}"));
+        });
     }
 
     /// Where the tables of a shard are.
@@ -205,7 +244,7 @@ impl Member {
             local: self.handles.clone(),
             known: Arc::default(),
         };
-        let world = plan.sink.clone().world(plan.id, plan.world.clone(), plan.shards, self.handles.clone());
+        let world = plan.sink.clone().world(plan.id, plan.world.clone(), self.handles.clone());
         Shared {
             log,
             workers: Workers::new(Actions::simulated(world), plan.workers),

@@ -7,7 +7,7 @@ use opcode_engine::event::EventType;
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::ids::{RunNo, ShardId};
 use opcode_shard::record::EventRecord;
-use opcode_shard::simulation::{SimulatedRun, tables};
+use opcode_shard::simulation::{RunLook, SimulatedRun, look, tables};
 use serde_json::Value;
 
 use crate::history::{History, Kind, Known};
@@ -15,14 +15,10 @@ use crate::node::{Node, shard_ids};
 use crate::relay::shard_of;
 use crate::sink::Sink;
 
-/// What any replica has ever shown as committed, as a hash of each event.
+/// What any replica has ever shown as committed: for each event of a run the hash of all up to it.
 #[derive(Default)]
 pub struct Committed {
     seen: BTreeMap<(ShardId, RunNo), Vec<u64>>,
-}
-
-fn hash(event: &EventRecord) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(format!("{event:?}").as_bytes())
 }
 
 impl Committed {
@@ -30,37 +26,33 @@ impl Committed {
     pub fn look(&mut self, nodes: &[Node], shards: u32, history: &History) {
         for node in nodes {
             for shard in shard_ids(shards) {
-                for run in tables(&node.tables(shard)) {
-                    self.look_at(node.plan.id, shard, &run, history);
-                }
+                let id = node.plan.id;
+                look(&node.tables(shard), |runs| runs.for_each(|run| self.look_at(id, shard, run, history)));
             }
         }
     }
 
-    fn look_at(&mut self, node: u64, shard: ShardId, run: &SimulatedRun, history: &History) {
+    fn look_at(&mut self, node: u64, shard: ShardId, run: RunLook<'_>, history: &History) {
         let seen = self.seen.entry((shard, run.no)).or_default();
-        for (place, event) in run.events.iter().enumerate() {
-            let hash = hash(event);
-            match seen.get(place) {
-                Some(known) if *known == hash => {}
-                Some(_) => {
-                    let (id, number) = (&run.id, place + 1);
-                    history
-                        .violated(format!("{id}: node {node} has another event {number} than was committed"));
-                    return;
-                }
-                None => seen.push(hash),
-            }
+        let known = seen.len().min(run.hashes.len());
+        // Each hash is of all events before it, so the last one that both have tells of all.
+        if seen[..known].last() != run.hashes[..known].last() {
+            let (id, first) = (run.id, seen.iter().zip(run.hashes).position(|(seen, now)| seen != now));
+            let number = first.unwrap_or_default() + 1;
+            history.violated(format!("{id}: node {node} has another event {number} than was committed"));
+            return;
         }
+        seen.extend_from_slice(&run.hashes[known..]);
     }
 }
 
 /// Whether every run on the first node has ended.
 pub fn have_ended(nodes: &[Node], shards: u32) -> Result<(), String> {
     for shard in shard_ids(shards) {
-        if let Some(run) = tables(&nodes[0].tables(shard)).iter().find(|run| !run.status.is_terminal()) {
-            return Err(format!("{} is {} still", run.id, run.status.as_str()));
-        }
+        look(&nodes[0].tables(shard), |runs| match runs.filter(|run| !run.status.is_terminal()).next() {
+            Some(run) => Err(format!("{} is {} still", run.id, run.status.as_str())),
+            None => Ok(()),
+        })?;
     }
     Ok(())
 }
@@ -69,8 +61,9 @@ pub fn have_ended(nodes: &[Node], shards: u32) -> Result<(), String> {
 pub fn are_equal(nodes: &[Node], shards: u32) -> Result<(), String> {
     for shard in shard_ids(shards) {
         let mut all = nodes.iter().map(|node| {
-            let runs = tables(&node.tables(shard));
-            runs.into_iter().map(|run| (run.no, (run.id, run.events.len()))).collect::<BTreeMap<_, _>>()
+            look(&node.tables(shard), |runs| {
+                runs.map(|run| (run.no, run.hashes.last().copied())).collect::<Vec<_>>()
+            })
         });
         let first = all.next().unwrap_or_default();
         if all.any(|other| other != first) {

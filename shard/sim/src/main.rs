@@ -1,11 +1,14 @@
 //! `cargo sim`: simulates seeds, each in a process of its own, and tells how to replay a failure.
 
+use std::collections::BTreeSet;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use opcode_sim::driver::{Options, run};
 use opcode_sim::entropy;
+use parking_lot::Mutex;
 
 /// Deterministic simulation of whole clusters.
 #[derive(Debug, Parser)]
@@ -17,11 +20,20 @@ struct Arguments {
     #[arg(long, value_parser = range)]
     seeds: Option<std::ops::Range<u64>>,
     /// Simulated seconds in which things go wrong.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// Simulate each seed twice and compare.
     #[arg(long)]
     check: bool,
+    /// Seeds at a time; as many as there are cores when it is not said.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Begin no more seeds once one has broken a promise.
+    #[arg(long)]
+    first: bool,
+    /// Begin no more seeds after so many seconds of the machine's time.
+    #[arg(long)]
+    within: Option<u64>,
     /// Print what happens as it does.
     #[arg(long)]
     verbose: bool,
@@ -68,22 +80,41 @@ fn one(arguments: &Arguments) -> ExitCode {
 /// Many seeds, each in a process of its own: what is seeded in a process stays so.
 fn many(arguments: &Arguments, seeds: std::ops::Range<u64>) -> ExitCode {
     let begun = Instant::now();
-    let mut failed = Vec::new();
-    let count = seeds.end.saturating_sub(seeds.start);
-    for seed in seeds {
-        let (is_kept, text) = child(seed, arguments.seconds);
-        print!("{text}");
-        let repeats = !arguments.check || child(seed, arguments.seconds).1 == text;
-        if !repeats {
-            println!("seed {seed}: BROKEN: the second run was another one");
+    let (next, count, is_over) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicBool::new(false));
+    let failed = Mutex::new(BTreeSet::new());
+    let work = || {
+        while !is_over.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end || arguments.within.is_some_and(|s| begun.elapsed() > Duration::from_secs(s))
+            {
+                break;
+            }
+            if !keeps_its_promises(arguments, seed) {
+                failed.lock().insert(seed);
+                is_over.store(arguments.first, Ordering::Relaxed);
+            }
+            count.fetch_add(1, Ordering::Relaxed);
         }
-        if !is_kept || !repeats {
-            failed.push(seed);
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.unwrap_or(cores).max(1) {
+            scope.spawn(work);
         }
-    }
-    let seconds = begun.elapsed().as_secs_f64();
+    });
+    let (seconds, count, failed) = (begun.elapsed().as_secs_f64(), count.into_inner(), failed.into_inner());
     println!("{count} seeds in {seconds:.1} s, {:.2} a second; failed: {failed:?}", count as f64 / seconds);
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Simulates a seed, twice when that is asked for, and prints what came of it.
+fn keeps_its_promises(arguments: &Arguments, seed: u64) -> bool {
+    let (is_kept, text) = child(seed, arguments.seconds);
+    print!("{text}");
+    let second = if arguments.check { Some(child(seed, arguments.seconds).1) } else { None };
+    let Some(second) = second.filter(|second| *second != text) else { return is_kept };
+    println!("seed {seed}: BROKEN: the second run was another one: {second}");
+    false
 }
 
 /// Simulates a seed in a process; whether all promises were kept, and what it printed.

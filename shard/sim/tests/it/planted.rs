@@ -1,0 +1,19 @@
+//! Every fault that is planted on purpose is found within a minute, and the seed that finds it is told.
+
+use super::seeds::{simulate, text};
+
+#[test]
+fn each_is_found_within_a_minute() {
+    let mut missed = Vec::new();
+    for fault in opcode_shard::planted::NAMES {
+        let output = simulate(&["--seeds", "1..1000000", "--first", "--within", "60"], fault);
+        let text = text(&output);
+        let found: Vec<_> =
+            text.lines().filter(|line| line.contains("BROKEN") || line.contains("failed")).collect();
+        println!("{fault}: {}", found.join("\n    "));
+        if output.status.success() {
+            missed.push(fault);
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
