@@ -36,7 +36,7 @@ const RETRY_EVERY: Duration = Duration::from_millis(200);
 const PRESENT_MAX: Duration = Duration::from_secs(1);
 /// How long a leader goes on speaking to those that it does not hear: while its words arrive, nobody
 /// takes its place. Idle groups hear each other every tick, and it may take another to be noted.
-const DEAF_AFTER: Duration = Duration::from_millis(900);
+const DEAF_AFTER: Duration = Duration::from_millis(760);
 const _: () = assert!(DEAF_AFTER.as_millis() > 2 * TICK.as_millis(), "an idle leader is not deaf");
 /// Longest wait of such a leader for a sign of life.
 const HEARD_MAX: Duration = Duration::from_millis(200);

@@ -175,7 +175,15 @@ impl Request {
         }
         Ok(match self {
             Self::Submit(submissions) => Answer::Submitted(handle.submit(submissions).await?),
-            Self::Command(id, command) => Answer::Commanded(handle.command(&id, command).await?),
+            Self::Command(id, command) => match handle.command(&id, command).await {
+                // What is refused was not committed by a majority: like what is read, it must not
+                // rest on what a leader knows that was replaced behind its back.
+                Err(refusal @ (CallError::NotFound(_) | CallError::Rejected(_))) => {
+                    confirm(handle).await?;
+                    return Err(refusal);
+                }
+                answered => Answer::Commanded(answered?),
+            },
             Self::CallOff(child, parent) => Answer::Commanded(handle.call_off(&child, parent).await?),
             Self::Status(id) => Answer::View(handle.status(&id).await?),
             Self::Wait(id, wait) => {
