@@ -1,0 +1,5 @@
+//! `expr_twin` for `cargo fuzz`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| opcode_fuzz::expr_twin::expr_twin(data));

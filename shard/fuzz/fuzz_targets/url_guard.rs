@@ -1,0 +1,5 @@
+//! `url_guard` for `cargo fuzz`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| opcode_fuzz::url_guard::url_guard(data));

@@ -1,0 +1,67 @@
+//! Fuzz targets: whatever bytes come in, the engine and the log keep their promises.
+//!
+//! Each target is a plain function that takes bytes and asserts properties. `cargo fuzz run TARGET`
+//! drives it with coverage (`fuzz_targets/`, feature `libfuzzer`, nightly); `cargo test` runs it over
+//! `corpus/TARGET/` and over a bounded number of mutations of that, on stable.
+//!
+//! Beside them stand slow twins, written from the specification and not from the engine: [`tree`]
+//! grows and prints expressions of Expr and [`reference`] evaluates them; [`template_twin`] does both
+//! for `${{ … }}`. They are targets too: the bytes choose what grows.
+
+pub mod cel;
+pub mod choices;
+pub mod definition;
+pub mod events;
+pub mod expr;
+pub mod expr_twin;
+#[cfg(feature = "shard")]
+pub mod frames;
+pub mod interpolation;
+pub mod jq;
+#[cfg(feature = "shard")]
+pub mod records;
+pub mod reference;
+pub mod template_twin;
+pub mod tree;
+#[cfg(feature = "shard")]
+pub mod url_guard;
+#[cfg(feature = "shard")]
+pub mod wire;
+pub mod world;
+
+/// One fuzz target.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name, which is also that of its corpus.
+    pub name: &'static str,
+    /// Runs one input; panics when a property does not hold.
+    pub run: fn(&[u8]),
+    /// Longest input worth trying, in bytes.
+    pub bytes_max: usize,
+    /// Mutated inputs that a test run tries.
+    pub mutations: usize,
+}
+
+const fn target(name: &'static str, run: fn(&[u8]), bytes_max: usize, mutations: usize) -> Target {
+    Target { name, run, bytes_max, mutations }
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    target("definition", definition::definition, 16 * 1024, 3_000),
+    target("interpolation", interpolation::interpolation, 2 * 1024, 8_000),
+    target("cel", cel::cel, 1024, 8_000),
+    target("jq", jq::jq, 512, 1_500),
+    target("expr", expr::expr, 1024, 12_000),
+    target("expr_twin", expr_twin::expr_twin, 2 * 1024, 2_000),
+    target("template_twin", template_twin::template_twin, 2 * 1024, 2_000),
+    target("events", events::events, 4 * 1024, 12_000),
+    #[cfg(feature = "shard")]
+    target("frames", frames::frames, 1024, 800),
+    #[cfg(feature = "shard")]
+    target("wire", wire::wire, 4 * 1024, 10_000),
+    #[cfg(feature = "shard")]
+    target("records", records::records, 4 * 1024, 10_000),
+    #[cfg(feature = "shard")]
+    target("url_guard", url_guard::url_guard, 512, 6_000),
+];
