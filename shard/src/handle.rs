@@ -68,6 +68,9 @@ pub struct CommandReply {
     pub sequence: Sequence,
     /// The log position that holds it.
     pub position: Position,
+    /// Whether it waited for a commit, and so comes from who led then. What was the case already may
+    /// be known to a leader that was replaced behind its back.
+    pub is_sure: bool,
 }
 
 /// A run as it is shown.

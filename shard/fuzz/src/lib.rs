@@ -14,18 +14,14 @@ pub mod definition;
 pub mod events;
 pub mod expr;
 pub mod expr_twin;
-#[cfg(feature = "shard")]
 pub mod frames;
 pub mod interpolation;
 pub mod jq;
-#[cfg(feature = "shard")]
 pub mod records;
 pub mod reference;
 pub mod template_twin;
 pub mod tree;
-#[cfg(feature = "shard")]
 pub mod url_guard;
-#[cfg(feature = "shard")]
 pub mod wire;
 pub mod world;
 
@@ -56,12 +52,8 @@ pub const TARGETS: &[Target] = &[
     target("expr_twin", expr_twin::expr_twin, 2 * 1024, 2_000),
     target("template_twin", template_twin::template_twin, 2 * 1024, 2_000),
     target("events", events::events, 4 * 1024, 12_000),
-    #[cfg(feature = "shard")]
     target("frames", frames::frames, 1024, 800),
-    #[cfg(feature = "shard")]
     target("wire", wire::wire, 4 * 1024, 10_000),
-    #[cfg(feature = "shard")]
     target("records", records::records, 4 * 1024, 10_000),
-    #[cfg(feature = "shard")]
     target("url_guard", url_guard::url_guard, 512, 6_000),
 ];

@@ -49,9 +49,12 @@ impl Committed {
 /// Whether every run on the first node has ended.
 pub fn have_ended(nodes: &[Node], shards: u32) -> Result<(), String> {
     for shard in shard_ids(shards) {
-        look(&nodes[0].tables(shard), |runs| match runs.filter(|run| !run.status.is_terminal()).next() {
-            Some(run) => Err(format!("{} is {} still", run.id, run.status.as_str())),
-            None => Ok(()),
+        look(&nodes[0].tables(shard), |runs| {
+            let mut open = runs.filter(|run| !run.status.is_terminal());
+            match open.next() {
+                Some(run) => Err(format!("{} is {} still", run.id, run.status.as_str())),
+                None => Ok(()),
+            }
         })?;
     }
     Ok(())

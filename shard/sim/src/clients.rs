@@ -35,6 +35,8 @@ pub struct Client {
     pub world: Arc<World>,
     /// Set when no more runs are to be begun.
     pub is_over: Arc<AtomicBool>,
+    /// Held by each run that a client is still at.
+    pub at_work: Arc<()>,
 }
 
 fn post(id: &str, after: &[&str]) -> Value {
@@ -115,18 +117,23 @@ pub async fn define_template(leaders: Arc<Leaders>) {
 }
 
 impl Client {
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
     /// Begins runs until it is over.
     pub async fn run(self) {
         let client = Arc::new(self);
         let mut number = 0;
-        while !client.is_over.load(Ordering::Relaxed) {
+        while !client.is_over() {
             number += 1;
             let kind = Kind::ALL[usize::try_from(client.world.below(7)).unwrap_or_default()];
             let id = WorkflowId::parse(&format!("run-{}-{number}", client.number));
             let id = id.unwrap_or_else(|why| panic!("a client's id: {why}"));
             client.history.begins(id.as_str(), kind);
             // The next run does not wait for this one.
-            tokio::spawn(client.clone().one(id, kind));
+            let at_work = client.at_work.clone();
+            tokio::spawn(client.clone().one(id, kind, at_work));
             client.rest(PACE_MS_MAX).await;
         }
     }
@@ -140,7 +147,7 @@ impl Client {
     }
 
     /// One run, from its submission until this client loses interest.
-    async fn one(self: Arc<Self>, id: WorkflowId, kind: Kind) {
+    async fn one(self: Arc<Self>, id: WorkflowId, kind: Kind, _at_work: Arc<()>) {
         let variant = self.world.below(1_000);
         if !self.submit(&id, kind, variant).await {
             return;
@@ -153,6 +160,9 @@ impl Client {
             Kind::Posts | Kind::Computes | Kind::Delays | Kind::Parent => {}
         }
         for _ in 0..1 + self.world.below(4) {
+            if self.is_over() {
+                return;
+            }
             self.read(&id).await;
             self.rest(500).await;
         }
@@ -196,6 +206,9 @@ impl Client {
                 Err(error) => self.note(id, "submitted", outcome(error)),
             }
             self.rest(200).await;
+            if self.is_over() {
+                break;
+            }
         }
         true
     }
@@ -232,6 +245,9 @@ impl Client {
                 }
             }
             self.rest(200).await;
+            if self.is_over() {
+                break;
+            }
         }
         None
     }

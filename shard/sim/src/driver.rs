@@ -19,7 +19,7 @@ use tokio::time::Duration;
 use crate::checkers::{self, Committed};
 use crate::clients::{Client, define_template};
 use crate::disk::SimulatedDisk;
-use crate::faults::Faults;
+use crate::faults::{Faults, Theme};
 use crate::history::{History, Kind};
 use crate::node::{Node, Plan};
 use crate::relay::Leaders;
@@ -45,6 +45,8 @@ pub struct Options {
     pub seed: u64,
     /// Seconds in which things go wrong.
     pub seconds: u64,
+    /// What goes wrong; the seed picks it when it is not said.
+    pub theme: Option<Theme>,
     /// Whether to print what happens.
     pub is_verbose: bool,
 }
@@ -68,6 +70,8 @@ struct Simulation {
     sink: Arc<Sink>,
     committed: Committed,
     next_look_ms: u64,
+    /// Held once more by each run that a client is still at.
+    at_work: Arc<()>,
     is_founded: Arc<AtomicBool>,
     /// Reasons that nodes gave for not going on.
     fallen: BTreeMap<NodeId, u64>,
@@ -146,7 +150,7 @@ impl Simulation {
             known: Arc::default(),
         });
         Self {
-            faults: Faults::new(&world, nodes.len(), shards),
+            faults: Faults::new(&world, nodes.len(), shards, options.theme),
             history,
             world,
             nodes,
@@ -156,6 +160,7 @@ impl Simulation {
             sink,
             committed: Committed::default(),
             next_look_ms: 0,
+            at_work: Arc::default(),
             is_founded,
             fallen: BTreeMap::new(),
         }
@@ -204,6 +209,7 @@ impl Simulation {
         }
         is_over.store(true, Ordering::Relaxed);
         self.faults.heal(&self.world, &mut self.nodes);
+        self.sink.heal();
         self.end()?;
         self.committed.look(&self.nodes, self.shards, &self.history);
         checkers::check(&self.nodes, self.shards, &self.history, &self.sink);
@@ -217,6 +223,7 @@ impl Simulation {
             history: self.history.clone(),
             world: self.world.clone(),
             is_over: is_over.clone(),
+            at_work: self.at_work.clone(),
         }
     }
 
@@ -235,8 +242,16 @@ impl Simulation {
     /// Waits until every run has ended and every replica has it.
     fn end(&mut self) -> Result<(), String> {
         let healed_ms = self.world.now_ms();
-        // What is still on its way may yet begin a run that nobody knows of.
-        while self.world.now_ms() <= healed_ms + STRAGGLER_MS_MAX {
+        // Who was about to send something has sent it, and what is on its way may yet begin a run
+        // that nobody knows of.
+        let mut quiet_ms = healed_ms;
+        while self.world.now_ms() <= quiet_ms + STRAGGLER_MS_MAX {
+            if Arc::strong_count(&self.at_work) > 1 {
+                quiet_ms = self.world.now_ms();
+            }
+            if self.world.now_ms() - healed_ms > END_MS_MAX {
+                return Err(format!("a client has no answer yet {END_MS_MAX} ms after all healed"));
+            }
             self.faults.tick(&self.world, &mut self.nodes);
             self.tick()?;
         }

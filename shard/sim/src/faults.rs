@@ -41,8 +41,8 @@ enum Fault {
 }
 
 /// What a seed is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Theme {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Theme {
     /// Of everything something.
     Mixed,
     /// Whoever leads is cut off, under load.
@@ -121,13 +121,15 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Faults for one seed; a tenth of the seeds has none.
-    pub fn new(world: &World, nodes: usize, shards: u32) -> Self {
-        let intensity = if world.one_in(10) { 0 } else { 1 + world.below(4) };
+    /// Faults for one seed; a tenth of the seeds has none, unless there is to be a theme.
+    pub fn new(world: &World, nodes: usize, shards: u32, theme: Option<Theme>) -> Self {
+        let is_calm = world.one_in(10) && theme.is_none();
+        let intensity = if is_calm { 0 } else { 1 + world.below(4) };
         let pick = |count: usize| usize::try_from(world.below(count as u64)).unwrap_or_default();
+        let any = Theme::ALL[pick(Theme::ALL.len())];
         Self {
             intensity,
-            theme: Theme::ALL[pick(Theme::ALL.len())],
+            theme: theme.unwrap_or(any),
             shards,
             away: pick(nodes),
             is_over: false,
@@ -224,8 +226,10 @@ impl Faults {
             }
             Fault::BadWeather => {
                 self.network_right_ms = Some(now_ms + lasts_ms);
+                // So that elections that a leader asked for fail too.
+                let loss_max = if self.theme == Theme::LeadsGoRound { 50 } else { 20 };
                 let weather = Weather {
-                    loss: world.below(20) as f64 / 100.0,
+                    loss: world.below(loss_max) as f64 / 100.0,
                     doubling: world.below(10) as f64 / 100.0,
                     straggling: world.below(10) as f64 / 100.0,
                     delay_ms_max: 1 + world.below(60),

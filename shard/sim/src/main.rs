@@ -5,9 +5,10 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use opcode_sim::driver::{Options, run};
 use opcode_sim::entropy;
+use opcode_sim::faults::Theme;
 use parking_lot::Mutex;
 
 /// Deterministic simulation of whole clusters.
@@ -22,6 +23,9 @@ struct Arguments {
     /// Simulated seconds in which things go wrong.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// What goes wrong; each seed picks something when it is not said.
+    #[arg(long)]
+    theme: Option<Theme>,
     /// Simulate each seed twice and compare.
     #[arg(long)]
     check: bool,
@@ -65,7 +69,8 @@ fn one(arguments: &Arguments) -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
     entropy::seed(seed);
     opcode_shard::simulation::begin();
-    let report = run(&Options { seed, seconds: arguments.seconds, is_verbose: arguments.verbose });
+    let Arguments { seconds, theme, verbose: is_verbose, .. } = *arguments;
+    let report = run(&Options { seed, seconds, theme, is_verbose });
     println!("seed {seed}: trace {:016x}; {}", report.trace, report.summary);
     if report.violations.is_empty() {
         return ExitCode::SUCCESS;
@@ -73,7 +78,7 @@ fn one(arguments: &Arguments) -> ExitCode {
     for violation in &report.violations {
         println!("seed {seed}: BROKEN: {violation}");
     }
-    println!("replay it: cargo sim --seed {seed} --seconds {} --verbose", arguments.seconds);
+    println!("replay it: cargo sim {} --verbose", for_one(arguments, seed).join(" "));
     ExitCode::FAILURE
 }
 
@@ -109,19 +114,26 @@ fn many(arguments: &Arguments, seeds: std::ops::Range<u64>) -> ExitCode {
 
 /// Simulates a seed, twice when that is asked for, and prints what came of it.
 fn keeps_its_promises(arguments: &Arguments, seed: u64) -> bool {
-    let (is_kept, text) = child(seed, arguments.seconds);
+    let (is_kept, text) = child(arguments, seed);
     print!("{text}");
-    let second = if arguments.check { Some(child(seed, arguments.seconds).1) } else { None };
+    let second = if arguments.check { Some(child(arguments, seed).1) } else { None };
     let Some(second) = second.filter(|second| *second != text) else { return is_kept };
     println!("seed {seed}: BROKEN: the second run was another one: {second}");
     false
 }
 
+/// The arguments that simulate one of the seeds.
+fn for_one(arguments: &Arguments, seed: u64) -> Vec<String> {
+    let mut all = vec![format!("--seed={seed}"), format!("--seconds={}", arguments.seconds)];
+    let theme = arguments.theme.and_then(|theme| theme.to_possible_value());
+    all.extend(theme.map(|theme| format!("--theme={}", theme.get_name())));
+    all
+}
+
 /// Simulates a seed in a process; whether all promises were kept, and what it printed.
-fn child(seed: u64, seconds: u64) -> (bool, String) {
-    let command = std::env::current_exe().and_then(|program| {
-        Command::new(program).args(["--seed", &seed.to_string(), "--seconds", &seconds.to_string()]).output()
-    });
+fn child(arguments: &Arguments, seed: u64) -> (bool, String) {
+    let command = std::env::current_exe()
+        .and_then(|program| Command::new(program).args(for_one(arguments, seed)).output());
     match command {
         Ok(output) => {
             let mut text = String::from_utf8_lossy(&output.stdout).into_owned();

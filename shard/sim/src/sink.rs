@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opcode_engine::ids::{ShardId, WorkflowId};
@@ -21,6 +22,8 @@ use crate::world::World;
 /// Longest time of an ordinary step, and of one that takes long.
 const STEP_MS_MAX: u64 = 40;
 const LONG_STEP_MS_MAX: u64 = 2_500;
+/// Longest time of any step once all has healed.
+const WELL_STEP_MS_MAX: u64 = 4;
 /// What may lie between a leader's look at its quorum and the effect.
 const MARGIN_MS: u64 = 50;
 
@@ -43,6 +46,8 @@ pub struct Sink {
     posts: Mutex<Vec<Post>>,
     /// Posts that have not been answered, and whose node has not given them up.
     in_hand: Mutex<BTreeMap<u64, Post>>,
+    /// Set once all has healed: then it is quick, so that all may come to an end.
+    is_well: AtomicBool,
     history: Arc<History>,
     shards: u32,
     /// Nodes of the cluster, all of which vote.
@@ -65,7 +70,21 @@ impl Sink {
     /// One that nothing has been posted to.
     pub fn new(history: Arc<History>, shards: u32, nodes: usize) -> Arc<Self> {
         let (posts, in_hand) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { posts, in_hand, history, shards, nodes })
+        Arc::new(Self { posts, in_hand, is_well: AtomicBool::new(false), history, shards, nodes })
+    }
+
+    /// All shall be well from here on.
+    pub fn heal(&self) {
+        self.is_well.store(true, Ordering::Relaxed);
+    }
+
+    /// How long it takes to answer, and whether with an error.
+    fn answer(&self, world: &World) -> (Duration, bool) {
+        if self.is_well.load(Ordering::Relaxed) {
+            return (Duration::from_millis(1 + world.below(WELL_STEP_MS_MAX)), false);
+        }
+        let most = if world.one_in(20) { LONG_STEP_MS_MAX } else { STEP_MS_MAX };
+        (Duration::from_millis(1 + world.below(most)), world.one_in(15))
     }
 
     /// What has been posted.
@@ -102,12 +121,12 @@ impl Sink {
                 at_ms: world.now_ms(),
             };
             let in_hand = self.clone().take(post, shard.unwrap_or(ShardId::SYSTEM), &world);
-            let world = world.clone();
+            let (sink, world) = (self.clone(), world.clone());
             Box::pin(async move {
                 let _in_hand = in_hand;
-                let most = if world.one_in(20) { LONG_STEP_MS_MAX } else { STEP_MS_MAX };
-                tokio::time::sleep(Duration::from_millis(1 + world.below(most))).await;
-                let result = match world.one_in(15) {
+                let (takes, has_bad_day) = sink.answer(&world);
+                tokio::time::sleep(takes).await;
+                let result = match has_bad_day {
                     true => Err(Fault::new(Code::ExecutionError, "the other side had a bad day")),
                     false => Ok(json!({ "ok": true })),
                 };

@@ -26,7 +26,7 @@ use super::index::GroupState;
 use super::lag::Lag;
 use super::network::Network;
 use super::rounds::Rounds;
-use super::state_machine::{HandedOver, StateMachine, decode_applied, position};
+use super::state_machine::{StateMachine, decode_applied, position};
 use super::storage::GroupLog;
 use super::type_config::{Proposal, TypeConfig, log_id};
 use super::wire::{Answer, Piece, Request, decode_request, encode_answer};
@@ -103,7 +103,7 @@ pub struct Group {
     pub(super) log: GroupLog,
     tables: Arc<dyn Tables>,
     pub(super) network: Network,
-    handed_over: HandedOver,
+    handed_over: watch::Receiver<Position>,
     propose_max: Duration,
     /// Held by whoever writes; closed while the lead is handed over.
     pub(super) writes: RwLock<()>,
@@ -136,12 +136,12 @@ impl Group {
         peers: Arc<dyn Peers>,
     ) -> Result<Arc<Self>, ShardError> {
         let GroupOptions { group: id, node_id, founds, copies_dir, propose_timeout_ms } = options;
-        let log = GroupLog::open(store.clone(), id.0)?;
+        let (handing_over, handed_over) = watch::channel(Position::default());
+        let log = GroupLog::open(store.clone(), id.0, handed_over.clone())?;
         remove_leftovers(&copies_dir, id.0);
-        let handed_over: HandedOver = Arc::new(Mutex::new(Position::default()));
         let (_, membership) = decode_applied(&tables.applied())
             .map_err(|what| ShardError::Damaged(format!("the tables of shard {id}: {what}")))?;
-        let machine = StateMachine::new(tables.clone(), handed_over.clone())
+        let machine = StateMachine::new(tables.clone(), handing_over)
             .map_err(|what| ShardError::Damaged(format!("the tables of shard {id}: {what}")))?;
         let is_alone = membership.voter_ids().eq([node_id]);
         check_tables(&id.to_string(), log.state(), machine.last(), is_alone)?;
@@ -417,7 +417,7 @@ impl Group {
 
     /// The last committed position that has been handed to the tables.
     pub fn committed(&self) -> Position {
-        *self.handed_over.lock()
+        *self.handed_over.borrow()
     }
 
     /// Purges what the tables have checkpointed; call now and then. With other members in the

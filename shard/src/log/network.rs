@@ -28,8 +28,10 @@ use crate::peer::{NodeId, PeerError, Peers, Service};
 const PIECE_BYTES: usize = 1024 * 1024;
 /// Bytes of a copy that are sent in a second at most.
 const COPY_BYTES_PER_SECOND: u64 = 128 * 1024 * 1024;
-/// Longest wait for a piece to be taken; the last one is installed before it is answered.
-const PIECE_MAX: Duration = Duration::from_secs(60);
+/// Longest time for one piece. An answer that is lost holds the member up for as long.
+const PIECE_MAX: Duration = Duration::from_secs(10);
+/// What a member reads of a whole copy in a second at least, which it looks at before it takes it.
+const CHECKED_BYTES_PER_SECOND_MIN: u64 = 16 * 1024 * 1024;
 /// How soon a member that could not be reached is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for a member to say that it is there, before a copy is made for it.
@@ -213,6 +215,9 @@ impl Member {
             let bytes = read_piece(copy.clone(), offset)
                 .await
                 .map_err(|error| refused(format!("the copy cannot be read: {error}")))?;
+            let is_last = offset + bytes.len() as u64 >= copy.bytes;
+            let checked = Duration::from_secs(copy.bytes / CHECKED_BYTES_PER_SECOND_MIN);
+            let within = if is_last { PIECE_MAX + checked } else { PIECE_MAX };
             let piece = Piece {
                 vote,
                 meta: meta.clone(),
@@ -223,7 +228,7 @@ impl Member {
                 bytes,
             };
             let request = Request::Piece(piece);
-            match self.network.ask(self.to, Service::Copy, &request, PIECE_MAX).await? {
+            match self.network.ask(self.to, Service::Copy, &request, within).await? {
                 Answer::Installed(response) => return Ok(response),
                 Answer::Received(next) if next > offset || (next == 0 && offset > 0) => offset = next,
                 other => return Err(refused(format!("a piece at {offset} was answered with {other:?}"))),

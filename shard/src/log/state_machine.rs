@@ -15,7 +15,7 @@ use openraft::{
     BasicNode, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
     StorageIOError, StoredMembership,
 };
-use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::copies::{Copy, WholeCopy};
 use super::type_config::{
@@ -28,8 +28,9 @@ use crate::planted;
 type Result<T> = std::result::Result<T, StorageError<u64>>;
 type Membership = StoredMembership<u64, BasicNode>;
 
-/// The last position handed to the tables; shared with the group's handle.
-pub(super) type HandedOver = Arc<Mutex<Position>>;
+/// The last position handed to the tables, told to the group and to its log. It ends with the state
+/// machine.
+pub(super) type HandedOver = watch::Sender<Position>;
 
 /// Hands committed entries to the tables.
 pub(super) struct StateMachine {
@@ -61,7 +62,7 @@ impl StateMachine {
     pub(super) fn new(tables: Arc<dyn Tables>, handed_over: HandedOver) -> std::result::Result<Self, String> {
         let (last, membership) = decode_applied(&tables.applied())?;
         if let Some(last) = last {
-            *handed_over.lock() = position(last);
+            handed_over.send_replace(position(last));
         }
         Ok(Self { tables, handed_over, last, membership })
     }
@@ -121,7 +122,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         self.tables.enqueue(committed);
         if let Some(last) = self.last {
-            *self.handed_over.lock() = position(last);
+            self.handed_over.send_replace(position(last));
         }
         Ok(vec![(); count])
     }
@@ -155,7 +156,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.last = last;
         self.membership = membership;
         if let Some(last) = self.last {
-            *self.handed_over.lock() = position(last);
+            self.handed_over.send_replace(position(last));
         }
         Ok(())
     }

@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{LogId, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::index::{GroupState, StoredVote};
 use super::store::{Change, LogStore, Op};
 use super::type_config::{Entry, TypeConfig, decode_entry, encode_payload, entry_id, log_id};
+use crate::batch::Position;
 use crate::error::ShardError;
 
 /// Recent entries a group holds in memory, in bytes; what is not synced yet comes on top.
@@ -42,6 +43,8 @@ struct Inner {
     memory: Mutex<Memory>,
     /// Appends that are not synced.
     unsynced: Arc<AtomicUsize>,
+    /// How far the tables have been given the log.
+    handed_over: watch::Receiver<Position>,
 }
 
 /// The end of the group's log, as openraft has asked for it, ahead of the disk.
@@ -85,7 +88,11 @@ impl Memory {
 
 impl GroupLog {
     /// Takes a group's log.
-    pub(super) fn open(store: Arc<LogStore>, group: u32) -> std::result::Result<Self, ShardError> {
+    pub(super) fn open(
+        store: Arc<LogStore>,
+        group: u32,
+        handed_over: watch::Receiver<Position>,
+    ) -> std::result::Result<Self, ShardError> {
         let mut state = store.take_group(group)?;
         if let Some(vote) = &mut state.vote {
             vote.committed = false;
@@ -93,7 +100,7 @@ impl GroupLog {
         // A commit position that outlived the entries it names is of no use.
         state.committed = state.committed.filter(|id| state.last.is_some_and(|last| id.index <= last.index));
         let memory = Memory { state, recent: VecDeque::new(), recent_bytes: 0 };
-        let inner = Inner { group, store, memory: Mutex::new(memory), unsynced: Arc::default() };
+        let inner = Inner { group, store, memory: Mutex::new(memory), unsynced: Arc::default(), handed_over };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -312,7 +319,13 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         Ok(())
     }
 
+    /// Waits for the tables, which openraft does not when it installs a copy of them: were the log
+    /// cut before the copy is in its place, a crash in between would leave neither.
     async fn purge(&mut self, upto: LogId<u64>) -> Result<()> {
+        let mut handed_over = self.inner.handed_over.clone();
+        if let Err(gone) = handed_over.wait_for(|position| position.index >= upto.index).await {
+            return Err(StorageIOError::write_logs(&io::Error::other(gone)).into());
+        }
         let upto = entry_id(upto);
         {
             let mut memory = self.inner.memory.lock();

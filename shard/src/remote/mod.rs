@@ -174,17 +174,18 @@ impl Request {
             confirm(handle).await?;
         }
         Ok(match self {
-            Self::Submit(submissions) => Answer::Submitted(handle.submit(submissions).await?),
-            Self::Command(id, command) => match handle.command(&id, command).await {
-                // What is refused was not committed by a majority: like what is read, it must not
-                // rest on what a leader knows that was replaced behind its back.
-                Err(refusal @ (CallError::NotFound(_) | CallError::Rejected(_))) => {
+            // What is refused, or was the case already, was not committed by a majority now: like
+            // what is read, it must not rest on what a leader knows that was replaced behind its
+            // back.
+            Self::Submit(submissions) => {
+                let submitted = handle.submit(submissions).await?;
+                if !submitted.iter().all(|one| one.as_ref().is_ok_and(|run| run.created)) {
                     confirm(handle).await?;
-                    return Err(refusal);
                 }
-                answered => Answer::Commanded(answered?),
-            },
-            Self::CallOff(child, parent) => Answer::Commanded(handle.call_off(&child, parent).await?),
+                Answer::Submitted(submitted)
+            }
+            Self::Command(id, command) => surely(handle, handle.command(&id, command).await).await?,
+            Self::CallOff(child, parent) => surely(handle, handle.call_off(&child, parent).await).await?,
             Self::Status(id) => Answer::View(handle.status(&id).await?),
             Self::Wait(id, wait) => {
                 let view = handle.wait(&id, wait.min(WAIT_MAX)).await?;
@@ -211,6 +212,9 @@ impl Request {
             }
             Self::DefineTemplate { name, source, definition } => {
                 let (record, is_new) = handle.define_template(name, source, definition).await?;
+                if !is_new {
+                    confirm(handle).await?;
+                }
                 Answer::Defined(record, is_new)
             }
             Self::Template(name, version) => Answer::Template(handle.template(&name, version).await?),
@@ -237,6 +241,21 @@ async fn confirm(handle: &ShardHandle) -> Result<(), CallError> {
         }
         Err(error) => Err(CallError::Unavailable { applied_unknown: false, message: error.to_string() }),
     }
+}
+
+/// The answer to a command, once it is sure to come from who leads.
+async fn surely(
+    handle: &ShardHandle,
+    answered: Result<CommandReply, CallError>,
+) -> Result<Answer, CallError> {
+    let is_sure = match &answered {
+        Ok(reply) => reply.is_sure,
+        Err(error) => !matches!(error, CallError::NotFound(_) | CallError::Rejected(_)),
+    };
+    if !is_sure {
+        confirm(handle).await?;
+    }
+    answered.map(Answer::Commanded)
 }
 
 /// What is read from tables alone must be read where the shard is led all the same.

@@ -453,7 +453,8 @@ fn good(answer: AnswerV1) -> Result<Answer, String> {
             Answer::Submitted(all.into_iter().map(|one| one.map(submitted)).collect())
         }
         AnswerV1::Commanded(sequence, position) => {
-            Answer::Commanded(CommandReply { sequence: Sequence(sequence), position })
+            // Who answers makes sure of it first.
+            Answer::Commanded(CommandReply { sequence: Sequence(sequence), position, is_sure: true })
         }
         AnswerV1::View(document, status, position) => Answer::View(RunView { document, status, position }),
         AnswerV1::Values(values) => Answer::Values(values),

@@ -166,9 +166,14 @@ impl Committer {
         self.open_no = self.open_no.next();
     }
 
+    /// Whether portion `no` is still to be committed.
+    pub(super) fn is_to_commit(&self, no: PortionNo) -> bool {
+        no > self.committed
+    }
+
     /// Lets `release` go once portion `no` is committed; gives it back when it is.
     pub(super) fn release_after(&mut self, no: PortionNo, release: Release) -> Option<Release> {
-        if no <= self.committed {
+        if !self.is_to_commit(no) {
             return Some(release);
         }
         self.releases.entry(no).or_default().push(release);

@@ -195,7 +195,12 @@ impl Loop {
                 Ok(sequence) => {
                     // Also when nothing was written: an answer may rest on events not yet committed.
                     let after = self.runs.slots[&no].last_portion;
-                    self.answer_after(after, reply, move |position| CommandReply { sequence, position });
+                    let is_sure = self.committer.is_to_commit(after);
+                    self.answer_after(after, reply, move |position| CommandReply {
+                        sequence,
+                        position,
+                        is_sure,
+                    });
                 }
                 Err(rejected) => {
                     let after = self.runs.slots[&no].last_portion;

@@ -44,6 +44,20 @@ fn every_seed_passes() {
     assert!(bytes < CORPORA_BYTES_MAX, "the corpora have {bytes} bytes");
 }
 
+/// Seeds that are only refused would test little.
+#[test]
+fn seeds_of_the_log_hold_messages_and_records() {
+    use opcode_shard::log::codec::decode;
+    use opcode_shard::log::fuzz::{answer_again, request_again};
+
+    let of = |name| seeds(TARGETS.iter().find(|target| target.name == name).unwrap());
+    let wire = of("wire");
+    let requests = wire.iter().filter(|(_, seed)| request_again(seed).is_ok()).count();
+    let answers = wire.iter().filter(|(_, seed)| answer_again(seed).is_ok()).count();
+    let batches = of("records").iter().filter(|(_, seed)| decode(seed).is_ok()).count();
+    assert!(requests >= 7 && answers >= 4 && batches >= 4, "{requests} {answers} {batches}");
+}
+
 #[test]
 fn every_target_has_a_binary_and_a_corpus_and_nothing_else_has() {
     let manifest = fs::read_to_string(crate::home().join("Cargo.toml")).unwrap();

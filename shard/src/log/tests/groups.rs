@@ -1,6 +1,9 @@
 //! Groups from start to restart.
 
+use tokio::sync::watch;
+
 use super::*;
+use crate::batch::Position;
 
 async fn start(dir: &Path, tables: &Shared) -> (Arc<LogStore>, Arc<Group>) {
     let store = LogStore::open(log_options(dir)).unwrap();
@@ -160,7 +163,7 @@ async fn reads_have_no_gap_where_memory_ends() {
     const ENTRIES: u64 = 60;
     let dir = tempfile::tempdir().unwrap();
     let store = LogStore::open(LogOptions { segment_bytes: 1 << 20, ..log_options(dir.path()) }).unwrap();
-    let mut log = GroupLog::open(store, 1).unwrap();
+    let mut log = GroupLog::open(store, 1, watch::channel(Position::default()).1).unwrap();
     let mut reader = log.clone();
     let large = "y".repeat(150_000);
     let appends = tokio::spawn(async move {
@@ -182,6 +185,36 @@ async fn reads_have_no_gap_where_memory_ends() {
     appends.await.unwrap();
     let limited = reader.limited_get_log_entries(0, ENTRIES).await.unwrap().len();
     assert!((20..40).contains(&limited), "{limited} entries of 150 KB are not about 4 MiB");
+}
+
+/// While a copy of the tables is on its way to their place, a crash must find the old log or the copy.
+#[tokio::test]
+async fn the_log_is_not_cut_before_the_tables_have_what_was_in_it() {
+    use openraft::storage::RaftLogStorage;
+
+    use super::super::frame::EntryId;
+    use super::super::storage::GroupLog;
+    use super::super::type_config::log_id;
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open(log_options(dir.path())).unwrap();
+    let (tables, handed_over) = watch::channel(Position { term: 1, index: 6 });
+    let mut log = GroupLog::open(store, 1, handed_over).unwrap();
+    let purged = |log: &GroupLog| log.state().purged.map(|id| id.index);
+    let id = |index| log_id(EntryId { term: 1, node: 1, index });
+    {
+        let mut cut = std::pin::pin!(log.purge(id(47)));
+        assert!(futures::poll!(&mut cut).is_pending());
+        tables.send_replace(Position { term: 1, index: 46 });
+        assert!(futures::poll!(&mut cut).is_pending());
+    }
+    assert_eq!(purged(&log), None);
+    tables.send_replace(Position { term: 1, index: 47 });
+    log.purge(id(47)).await.unwrap();
+    assert_eq!(purged(&log), Some(47));
+    drop(tables);
+    log.purge(id(48)).await.unwrap_err();
+    assert_eq!(purged(&log), Some(47));
 }
 
 /// No member could be sent it, and the group would wait for it for ever.

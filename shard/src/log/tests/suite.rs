@@ -4,11 +4,13 @@
 use openraft::StorageError;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::super::state_machine::StateMachine;
 use super::super::storage::GroupLog;
 use super::super::type_config::TypeConfig;
 use super::*;
+use crate::batch::Position;
 
 struct Files;
 
@@ -53,8 +55,11 @@ impl StoreBuilder<TypeConfig, GroupLog, StateMachine, TempDir> for Files {
     async fn build(&self) -> Result<(TempDir, GroupLog, StateMachine), StorageError<u64>> {
         let dir = tempfile::tempdir().unwrap();
         let store = LogStore::open(log_options(dir.path())).unwrap();
-        let log = GroupLog::open(store, 3).unwrap();
-        let machine = StateMachine::new(Arc::new(Eager(Remembering::default())), Arc::default()).unwrap();
+        // The suite purges what it never gave to the state machine.
+        let (_, all) = watch::channel(Position { term: u64::MAX, index: u64::MAX });
+        let log = GroupLog::open(store, 3, all).unwrap();
+        let (handed_over, _) = watch::channel(Position::default());
+        let machine = StateMachine::new(Arc::new(Eager(Remembering::default())), handed_over).unwrap();
         Ok((dir, log, machine))
     }
 }
