@@ -84,7 +84,7 @@ struct Args {
     /// So many timed trials of each of the faults, instead of random ones
     #[arg(long, value_name = "N", requires = "faults")]
     trials: Option<usize>,
-    /// Seconds that a fault of a trial lasts, at most
+    /// Seconds that a fault of a trial lasts at most, and the calm before and after it
     #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "trials")]
     lasts: u64,
     /// Begin with one node, grow to three and five, and shrink back, under load

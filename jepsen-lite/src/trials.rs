@@ -29,7 +29,8 @@ pub(crate) struct Trial {
     pub(crate) whole_again: Duration,
 }
 
-/// Runs `count` trials of a fault, which lasts as it does, but not longer than `most`.
+/// Runs `count` trials of a fault, which lasts as it does, but not longer than `most`; nor does the
+/// calm before and after it.
 pub(crate) async fn run(
     cluster: &Cluster,
     history: &History,
@@ -39,9 +40,10 @@ pub(crate) async fn run(
     rng: &mut StdRng,
 ) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
+    let calm_lasts = CALM.min(most);
     for number in 1..=count {
         cluster.whole().await?;
-        tokio::time::sleep(CALM).await;
+        tokio::time::sleep(calm_lasts).await;
         let calm = Instant::now();
         let victims = nemesis::victims(cluster, fault).await?;
         let before = history.answers().await;
@@ -55,7 +57,7 @@ pub(crate) async fn run(
         let came = nemesis::heal(cluster, harmful).await?;
         history.healed(noted, &came).await;
         let whole_again = cluster.whole().await?;
-        tokio::time::sleep(CALM).await;
+        tokio::time::sleep(calm_lasts).await;
         let from = if fault.takes_majority() { healed } else { harmed };
         let first = history.first_after(from).await;
         let shards = cluster.status().await?["shards"].as_array().map_or(0, Vec::len);

@@ -71,6 +71,9 @@ impl Definitions {
                 invalid.problems
             ))
         })?;
+        if definition.hash != hash {
+            return Err(ShardError::Damaged(format!("what is stored as definition {hash} is another")));
+        }
         let definition = Arc::new(definition);
         self.insert(definition.clone());
         Ok(definition)

@@ -302,6 +302,7 @@ impl Applier {
                 Bind::Json(&event.data),
                 Bind::text(event.agent_id.as_deref()),
                 Bind::Int(event.timestamp.0),
+                Bind::Int(event.checksum().cast_signed()),
             ];
             self.connection.run(self.statements.insert_event, &binds)?;
             fold.fold(event)?;

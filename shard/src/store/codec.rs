@@ -13,7 +13,8 @@ use crate::error::ShardError;
 use crate::record::{EventRecord, TemplateRecord};
 
 /// Columns that [`event`] reads, in its order.
-pub(super) const EVENT_COLUMNS: &str = "workflow_no, sequence, type, step_id, data, agent_id, timestamp";
+pub(super) const EVENT_COLUMNS: &str =
+    "workflow_no, sequence, type, step_id, data, agent_id, timestamp, checksum";
 
 /// A run's number as the tables hold it.
 pub(super) fn no_bind(no: RunNo) -> Bind<'static> {
@@ -25,14 +26,14 @@ pub(super) fn integer(value: u64) -> i64 {
     i64::try_from(value).expect("numbers of runs, events and positions stay below 2^63")
 }
 
-/// A row of [`EVENT_COLUMNS`].
+/// A row of [`EVENT_COLUMNS`]; one that is not what was written is damage.
 pub(super) fn event(row: &Row<'_>) -> Result<EventRecord, ShardError> {
     let code = row.int(2)?;
     let event_type = u8::try_from(code)
         .ok()
         .and_then(EventType::from_code)
         .ok_or_else(|| ShardError::Damaged(format!("no event type has the code {code}")))?;
-    Ok(EventRecord {
+    let event = EventRecord {
         no: RunNo(row.unsigned(0)?),
         sequence: Sequence(row.unsigned(1)?),
         event_type,
@@ -40,7 +41,15 @@ pub(super) fn event(row: &Row<'_>) -> Result<EventRecord, ShardError> {
         data: row.bytes(4)?.to_vec(),
         agent_id: row.optional_text(5)?.map(Arc::from),
         timestamp: Timestamp(row.int(6)?),
-    })
+    };
+    if row.int(7)? != event.checksum().cast_signed() {
+        let EventRecord { no, sequence, .. } = event;
+        return Err(ShardError::Damaged(format!(
+            "event {} of run {} is not what was written: its checksum is another",
+            sequence.0, no.0
+        )));
+    }
+    Ok(event)
 }
 
 /// A row of `name, version, definition, source, created_at`.

@@ -214,8 +214,8 @@ pub(super) fn events(
 ) -> Result<Vec<EventRecord>, ShardError> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let binds = [no_bind(no), Bind::Int(integer(after.0)), Bind::Int(limit)];
-    let sql = "SELECT workflow_no, sequence, type, step_id, data, agent_id, timestamp FROM event_rows
-        WHERE workflow_no = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3";
+    let sql = "SELECT workflow_no, sequence, type, step_id, data, agent_id, timestamp, checksum
+        FROM event_rows WHERE workflow_no = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3";
     let mut rows = connection.select(sql, &binds)?;
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {

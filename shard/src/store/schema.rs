@@ -14,8 +14,9 @@ use super::StoreOptions;
 use super::connection::{Access, Bind, Connection, Datum};
 use crate::error::ShardError;
 
-/// The format of the tables; a file with a higher one was written by a later release.
-pub(super) const FORMAT: i64 = 1;
+/// The format of the tables; a file with a higher one was written by a later release. Format 1 was
+/// never released, and has no checksums.
+pub(super) const FORMAT: i64 = 2;
 
 /// Bytes of a page: what libSQL's sync protocol expects.
 pub(super) const PAGE_BYTES: u64 = 4096;
@@ -31,6 +32,7 @@ CREATE TABLE event_rows(
     row INTEGER PRIMARY KEY,
     workflow_no INTEGER NOT NULL, sequence INTEGER NOT NULL, type INTEGER NOT NULL,
     step_id TEXT, data TEXT NOT NULL, agent_id TEXT, timestamp INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
     UNIQUE (workflow_no, sequence));
 CREATE TABLE definitions(hash BLOB PRIMARY KEY, source TEXT NOT NULL);
 CREATE TABLE templates(

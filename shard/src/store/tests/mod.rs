@@ -157,10 +157,10 @@ async fn a_foreign_file_is_refused_unchanged() {
     assert!(std::fs::read(&own.path).unwrap() == before, "the file was changed");
 
     let writer = super::connection::Connection::open(&own.path, super::connection::Access::Write).unwrap();
-    writer.execute("UPDATE meta SET value = 2 WHERE key = 'format'").unwrap();
+    writer.execute("UPDATE meta SET value = 3 WHERE key = 'format'").unwrap();
     drop(writer);
     let error = Store::open(own.clone()).await.err().expect("refused").to_string();
-    assert!(error.contains("format 2, this release knows formats up to 1"), "{error}");
+    assert!(error.contains("format 3, this release knows formats up to 2"), "{error}");
 
     std::fs::write(&own.path, b"this is a letter, not a database, and it is long enough to tell").unwrap();
     assert!(matches!(Store::open(own).await.err(), Some(ShardError::Damaged(_))));

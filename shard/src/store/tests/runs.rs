@@ -245,6 +245,8 @@ async fn damage_in_the_events_is_told_and_nothing_written() {
         "DELETE FROM event_rows WHERE workflow_no = 2 AND sequence = 1",
         "UPDATE event_rows SET data = 'x' WHERE workflow_no = 2 AND sequence = 2",
         "UPDATE event_rows SET type = 255 WHERE workflow_no = 2 AND sequence = 2",
+        "UPDATE event_rows SET timestamp = timestamp + 1 WHERE workflow_no = 2 AND sequence = 2",
+        "UPDATE event_rows SET data = replace(data, 'a', 'b') WHERE workflow_no = 2 AND sequence = 2",
         "DELETE FROM definitions",
     ];
     for damage in damages {
