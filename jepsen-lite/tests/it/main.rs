@@ -66,7 +66,7 @@ fn faults(said: &str) -> usize {
 #[test]
 fn one_node_is_killed_and_paused_again_and_again() {
     let said = jepsen(&["--nodes", "1", "--seconds", "30"]);
-    assert!(faults(&said) >= 25, "{said}");
+    assert!(faults(&said) >= 15, "{said}");
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn several_random_faults_at_a_time_with_a_report() {
     let report = dir.path().join("report.html");
     let path = report.to_str().expect("a path that is text");
     let said = jepsen(&["--nodes", "3", "--seconds", "20", "--at-once", "2", "--report", path]);
-    assert!(faults(&said) >= 6, "{said}");
+    assert!(faults(&said) >= 4, "{said}");
     let page = std::fs::read_to_string(&report).expect("a report is written");
     assert!(page.contains("Every promise was kept.") && page.contains("--seed 7"), "{page}");
 }
