@@ -117,8 +117,12 @@ impl Course<'_> {
             }
             return Ok(());
         }
-        let plan =
-            random::Plan { allowed: &args.faults, at_once: args.at_once.into(), has_shim: self.has_shim };
+        let plan = random::Plan {
+            allowed: &args.faults,
+            at_once: args.at_once.into(),
+            has_shim: self.has_shim,
+            every: args.every.map(Duration::from_millis),
+        };
         let (end_in, end) = watch::channel(false);
         let length = Duration::from_secs(args.seconds);
         let ends = async move {

@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use cluster::{Cluster, ClusterOptions};
 use nemesis::{Fault, shim};
@@ -45,6 +46,8 @@ use workloads::Workload;
                                            every shard acknowledges writes again
   jepsen-lite --nodes 5 --at-once 3 --seconds 60 --report run.html
                                            three faults at a time; a page with all that happened
+  jepsen-lite --nodes 3 --shards 8 --seconds 3600 --every 10000
+                                           an hour with a fault every ten seconds
   jepsen-lite --nodes 3 --fault flip-log --fault fail-sync --seconds 60
                                            damaged files and disks that fail, one after another
   jepsen-lite --binary target/debug/opcode"
@@ -78,6 +81,10 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5),
         conflicts_with_all = ["trials", "grow"])]
     at_once: u8,
+    /// Milliseconds from the begin of one random fault to the next, or as soon as it is healed
+    /// [default: as long a calm as chance has it]
+    #[arg(long, value_name = "MS", conflicts_with_all = ["trials", "grow"])]
+    every: Option<u64>,
     /// Only these workloads; repeat for more
     #[arg(long = "workload", value_name = "WORKLOAD")]
     workloads: Vec<Workload>,
@@ -157,11 +164,31 @@ async fn run() -> Result<()> {
     }
     let course =
         course::Course { args: &args, seed, cluster: &cluster, sink: &sink, has_shim, command: &command };
-    let result = course.run().await;
+    // The nodes end with their cluster, which is dropped on this way out too.
+    let result = tokio::select! {
+        result = course.run() => result,
+        () = interrupted() => bail!("interrupted; its nodes are stopped"),
+    };
     if args.keep {
         println!("the nodes' folders: {}", home.keep().display());
     }
     result.map_err(|error| error.context(format!("a promise was broken; again with: {command}")))
+}
+
+/// Returns when this program is asked to end.
+async fn interrupted() {
+    let asked = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            // Without a handler the signal ends the program at once.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = asked(SignalKind::interrupt()) => {}
+        () = asked(SignalKind::terminate()) => {}
+        () = asked(SignalKind::hangup()) => {}
+    }
 }
 
 /// The command line that does the same again: that of this run, with its seed.
