@@ -11,7 +11,9 @@ use opcode_engine::Rejected;
 use opcode_engine::command::Command;
 use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
 use opcode_shard::batch::Position;
-use opcode_shard::handle::{CommandReply, PinnedDefinition, RunView, ShardInfo, Submission, Submitted};
+use opcode_shard::handle::{
+    CommandReply, PinnedDefinition, RunView, ShardInfo, Shown, Submission, Submitted,
+};
 use opcode_shard::peer::{NodeId, PeerError, Service};
 use opcode_shard::record::{EventRecord, TemplateRecord};
 use opcode_shard::remote::{Answer, Answered, Asked, Freshness, Request, Tail};
@@ -286,8 +288,13 @@ impl ShardClient {
         Seen::of(self.read(Request::Status(id.clone()), freshness).await?, Answer::view)
     }
 
-    pub(crate) async fn wait(&self, id: &WorkflowId, wait: Duration) -> Result<Seen<RunView>, CallError> {
-        Seen::of(self.ask(Request::Wait(id.clone(), wait), wait).await?, Answer::view)
+    pub(crate) async fn wait(
+        &self,
+        id: &WorkflowId,
+        wait: Duration,
+        shown: Shown,
+    ) -> Result<Seen<RunView>, CallError> {
+        Seen::of(self.ask(Request::Wait(id.clone(), wait, shown), wait).await?, Answer::view)
     }
 
     pub(crate) async fn why(&self, id: &WorkflowId) -> Result<Seen<Vec<Value>>, CallError> {

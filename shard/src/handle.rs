@@ -10,7 +10,9 @@ use opcode_engine::command::Command;
 use opcode_engine::definition::Definition;
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::ids::{RunNo, Sequence, ShardId, Timestamp, WorkflowId};
+use opcode_engine::run::Run;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::broadcast;
 
 use crate::batch::{Batch, Committed, Position};
@@ -73,11 +75,31 @@ pub struct CommandReply {
     pub is_sure: bool,
 }
 
+/// How much of a run's document is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// All of it.
+    Document,
+    /// `output` and `error`, once the run has ended.
+    Outcome,
+}
+
+impl Shown {
+    /// Writes it as JSON.
+    pub(crate) fn of(self, run: &Run) -> Box<RawValue> {
+        let text = match self {
+            Self::Document => to_raw_value(&run.document()),
+            Self::Outcome => to_raw_value(&run.outcome()),
+        };
+        text.expect("a run is JSON")
+    }
+}
+
 /// A run as it is shown.
 #[derive(Clone, Debug)]
 pub struct RunView {
-    /// The document of `GET /v1/workflows/{id}`.
-    pub document: Value,
+    /// The document of `GET /v1/workflows/{id}`, or what was asked for of it: JSON.
+    pub document: Box<RawValue>,
     /// Its status.
     pub status: WorkflowStatus,
     /// A log position that this answer reflects.
@@ -175,9 +197,10 @@ impl ShardHandle {
         self.inner.status(id).await
     }
 
-    /// The same, once the run has ended or is suspended, or after `wait` at the latest.
-    pub async fn wait(&self, id: &WorkflowId, wait: Duration) -> Result<RunView, CallError> {
-        self.inner.wait(id, wait).await
+    /// What is `shown` of it once it has ended or is suspended; all of it as it is after `wait`, when
+    /// that did not come.
+    pub async fn wait(&self, id: &WorkflowId, wait: Duration, shown: Shown) -> Result<RunView, CallError> {
+        self.inner.wait(id, wait, shown).await
     }
 
     /// Why a run is not moving: the `waiting_for` list.

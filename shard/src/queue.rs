@@ -19,7 +19,9 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::batch::{Batch, Committed, Position};
 use crate::definitions::Definitions;
 use crate::error::{CallError, ShardError};
-use crate::handle::{CommandReply, PinnedDefinition, ReplicaInfo, RunView, ShardInfo, Submission, Submitted};
+use crate::handle::{
+    CommandReply, PinnedDefinition, ReplicaInfo, RunView, ShardInfo, Shown, Submission, Submitted,
+};
 use crate::log::{Group, Role, Tables};
 use crate::peer::NodeId;
 use crate::record::{EventRecord, Record, TemplateRecord};
@@ -98,7 +100,7 @@ impl Message {
 pub(crate) enum Query {
     Status(Reply<RunView>),
     /// Answered once the run has ended or is suspended.
-    Settled(Reply<RunView>),
+    Settled(Reply<RunView>, Shown),
     Why(Reply<Vec<Value>>),
     Definition(Reply<PinnedDefinition>),
     RunNo(Reply<RunNo>),
@@ -107,7 +109,7 @@ pub(crate) enum Query {
 impl Query {
     pub(crate) fn refuse(self, error: CallError) {
         match self {
-            Self::Status(reply) | Self::Settled(reply) => drop(reply.send(Err(error))),
+            Self::Status(reply) | Self::Settled(reply, _) => drop(reply.send(Err(error))),
             Self::Why(reply) => drop(reply.send(Err(error))),
             Self::Definition(reply) => drop(reply.send(Err(error))),
             Self::RunNo(reply) => drop(reply.send(Err(error))),
@@ -117,7 +119,7 @@ impl Query {
     /// Whether nobody waits for the answer any more.
     pub(crate) fn is_closed(&self) -> bool {
         match self {
-            Self::Status(reply) | Self::Settled(reply) => reply.is_closed(),
+            Self::Status(reply) | Self::Settled(reply, _) => reply.is_closed(),
             Self::Why(reply) => reply.is_closed(),
             Self::Definition(reply) => reply.is_closed(),
             Self::RunNo(reply) => reply.is_closed(),
@@ -307,8 +309,14 @@ impl Door {
         self.query(id, Query::Status).await
     }
 
-    pub(crate) async fn wait(&self, id: &WorkflowId, wait: Duration) -> Result<RunView, CallError> {
-        match tokio::time::timeout(wait, self.query(id, Query::Settled)).await {
+    pub(crate) async fn wait(
+        &self,
+        id: &WorkflowId,
+        wait: Duration,
+        shown: Shown,
+    ) -> Result<RunView, CallError> {
+        let settled = self.query(id, |reply| Query::Settled(reply, shown));
+        match tokio::time::timeout(wait, settled).await {
             Ok(answer) => answer,
             Err(_) => self.status(id).await,
         }
@@ -356,7 +364,7 @@ impl Door {
         let stored = self.store.load_run(id).await.map_err(|e| unavailable(&e))?;
         let stored = stored.ok_or_else(|| CallError::NotFound(id.to_string()))?;
         let run = self.definitions.replay(&self.store, stored).await.map_err(|e| unavailable(&e))?;
-        Ok(RunView { document: run.render(), status: run.status(), position })
+        Ok(RunView { document: Shown::Document.of(&run), status: run.status(), position })
     }
 
     /// A run's events as the tables have them.

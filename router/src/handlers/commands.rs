@@ -11,7 +11,7 @@ use opcode_engine::definition::Definition;
 use opcode_engine::ids::WorkflowId;
 use opcode_engine::{Code, Problem};
 use opcode_shard::remote::Freshness;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -157,6 +157,12 @@ pub(crate) async fn retry(
     command(&state, &id, Command::Retry { from_step, params, definition, reason }).await
 }
 
+/// The field of a run's document that says what it came from.
+#[derive(Deserialize)]
+struct From {
+    template: Option<String>,
+}
+
 /// Another version of the template that a run came from.
 async fn other_version(
     state: &RouterState,
@@ -164,11 +170,11 @@ async fn other_version(
     version: u32,
 ) -> Result<(Arc<Definition>, Arc<str>), ApiError> {
     let view = state.shard_of(id).status(id, Freshness::Strong).await?.value;
-    let Some(template) = view.document.get("template").and_then(Value::as_str) else {
+    let Ok(From { template: Some(template) }) = serde_json::from_str::<From>(view.document.get()) else {
         let message = "is of a template, and this workflow came from none";
         return Err(invalid(vec![Problem::at("/version", message)]));
     };
-    let found = Templates::new(state).find(template.to_owned(), Some(version)).await?;
+    let found = Templates::new(state).find(template, Some(version)).await?;
     Ok((found.definition, found.version))
 }
 

@@ -7,10 +7,11 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use opcode_engine::ids::WorkflowId;
 use opcode_shard::CallError;
-use opcode_shard::handle::{RunView, Submitted};
+use opcode_shard::handle::{RunView, Shown, Submitted};
 use opcode_shard::remote::Freshness;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::error::{ApiError, Applied};
 use crate::forward::{Seen, ShardClient};
@@ -27,9 +28,18 @@ struct Answer<'a> {
     status: &'static str,
     shard: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<&'a Value>,
+    output: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a Value>,
+    error: Option<&'a RawValue>,
+}
+
+/// What a run's document says of its end.
+#[derive(Default, Deserialize)]
+struct Ended<'a> {
+    #[serde(borrow)]
+    output: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
 }
 
 /// Starts a workflow.
@@ -56,7 +66,7 @@ pub(crate) async fn submit(
     let submitted = submit_one(&shard, submission).await?;
     let view = match wait {
         // The run is there: whatever happens to the wait, the answer says so.
-        Some(wait) => wait_for(&state, &shard, &submitted.workflow_id, wait).await.ok(),
+        Some(wait) => wait_for(&state, &shard, &submitted.workflow_id, wait, Shown::Outcome).await.ok(),
         None => None,
     };
     drop(place);
@@ -75,13 +85,14 @@ async fn submit_one(
 }
 
 fn answer(shard: &ShardClient, submitted: &Submitted, view: Option<&RunView>) -> Response {
-    let field = |name| view.and_then(|view| view.document.get(name)).filter(|value| !value.is_null());
+    let ended = view.and_then(|view| serde_json::from_str(view.document.get()).ok());
+    let Ended { output, error } = ended.unwrap_or_default();
     let document = Answer {
         workflow_id: submitted.workflow_id.as_str(),
         status: view.map_or(submitted.status, |view| view.status).as_str(),
         shard: shard.id().0,
-        output: field("output"),
-        error: field("error"),
+        output,
+        error,
     };
     let status = if submitted.created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = json(status, &document);
@@ -97,10 +108,11 @@ async fn wait_for(
     shard: &ShardClient,
     id: &WorkflowId,
     wait: Duration,
+    shown: Shown,
 ) -> Result<Seen<RunView>, CallError> {
     let wait = wait.min(state.options().wait_max);
     tokio::select! {
-        view = shard.wait(id, wait) => view,
+        view = shard.wait(id, wait, shown) => view,
         () = state.stopping() => shard.status(id, Freshness::Strong).await,
     }
 }
@@ -122,7 +134,7 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
     let seen = match wait {
         Some(wait) => {
             let _place = state.enter_wait()?;
-            wait_for(&state, &shard, &id, wait).await?
+            wait_for(&state, &shard, &id, wait, Shown::Document).await?
         }
         None => shard.status(&id, session.freshness(shard.id())).await?,
     };

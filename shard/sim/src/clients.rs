@@ -9,9 +9,10 @@ use std::time::Duration;
 use opcode_engine::command::{Command, Reason, Signal, SignalType};
 use opcode_engine::definition::Definition;
 use opcode_engine::ids::{ShardId, WorkflowId};
+use opcode_shard::CallError;
 use opcode_shard::handle::{CommandReply, Submission};
+use opcode_shard::handle::{RunView, Shown};
 use opcode_shard::remote::{Answer, Request};
-use opcode_shard::{CallError, handle::RunView};
 use serde_json::{Value, json};
 
 use crate::history::{History, Kind};
@@ -313,7 +314,7 @@ impl Client {
         if kind == Kind::Cancels {
             drop(self.ask(id, Request::Command(id.clone(), Command::Cancel(Reason::default()))).await);
         }
-        let wait = Request::Wait(id.clone(), Duration::from_millis(1_000));
+        let wait = Request::Wait(id.clone(), Duration::from_millis(1_000), Shown::Outcome);
         match self.ask(id, wait).await.and_then(Answer::view) {
             Ok(RunView { status, position, .. }) => {
                 self.history.read(id.as_str(), &before, position, status.as_str(), status.is_terminal());

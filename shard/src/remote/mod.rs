@@ -21,7 +21,9 @@ pub use self::reading::{Answered, Freshness};
 use crate::batch::Position;
 use crate::definitions::Definitions;
 use crate::error::{CallError, ShardError};
-use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardHandle, ShardInfo, Submission, Submitted};
+use crate::handle::{
+    CommandReply, PinnedDefinition, RunView, ShardHandle, ShardInfo, Shown, Submission, Submitted,
+};
 use crate::record::{EventRecord, TemplateRecord};
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
 
@@ -38,7 +40,7 @@ pub enum Request {
     Command(WorkflowId, Command),
     CallOff(WorkflowId, Parent),
     Status(WorkflowId),
-    Wait(WorkflowId, Duration),
+    Wait(WorkflowId, Duration, Shown),
     Why(WorkflowId),
     Definition(WorkflowId),
     Events(WorkflowId, Sequence, usize),
@@ -187,8 +189,8 @@ impl Request {
             Self::Command(id, command) => surely(handle, handle.command(&id, command).await).await?,
             Self::CallOff(child, parent) => surely(handle, handle.call_off(&child, parent).await).await?,
             Self::Status(id) => Answer::View(handle.status(&id).await?),
-            Self::Wait(id, wait) => {
-                let view = handle.wait(&id, wait.min(WAIT_MAX)).await?;
+            Self::Wait(id, wait, shown) => {
+                let view = handle.wait(&id, wait.min(WAIT_MAX), shown).await?;
                 if view.status.is_terminal() {
                     return Ok(Answer::View(view));
                 }

@@ -21,7 +21,7 @@ use super::{Answer, Answered, Freshness, Request, Tail};
 use crate::batch::Position;
 use crate::definitions::Definitions;
 use crate::error::CallError;
-use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardInfo, Submission, Submitted};
+use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardInfo, Shown, Submission, Submitted};
 use crate::record::{EventRecord, TemplateRecord};
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
 
@@ -56,6 +56,7 @@ enum RequestV1 {
     },
     Status(WorkflowId),
     Wait(WorkflowId, u64),
+    Outcome(WorkflowId, u64),
     Why(WorkflowId),
     Definition(WorkflowId),
     Events(WorkflowId, u64, usize),
@@ -95,7 +96,7 @@ struct SubmissionV1 {
 enum AnswerV1 {
     Submitted(Vec<Result<SubmittedV1, Rejected>>),
     Commanded(u64, Position),
-    View(Value, WorkflowStatus, Position),
+    View(Box<RawValue>, WorkflowStatus, Position),
     Values(Vec<Value>),
     Definition(Arc<str>, BTreeMap<String, String>),
     Events(Vec<EventV1>),
@@ -215,8 +216,12 @@ fn plain_request(request: &Request) -> Result<RequestV1, String> {
             | Command::Recover,
         ) => return Err("a command of the shard's own does not travel".into()),
         Request::Status(of) => RequestV1::Status(id(of)),
-        Request::Wait(of, wait) => {
-            RequestV1::Wait(id(of), u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+        Request::Wait(of, wait, shown) => {
+            let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            match shown {
+                Shown::Document => RequestV1::Wait(id(of), ms),
+                Shown::Outcome => RequestV1::Outcome(id(of), ms),
+            }
         }
         Request::Why(of) => RequestV1::Why(id(of)),
         Request::Definition(of) => RequestV1::Definition(id(of)),
@@ -317,7 +322,8 @@ fn request_of(request: RequestV1, cache: &Definitions) -> Result<Request, String
             Request::Command(parent, Command::ChildEnded { child, step_id, attempt, outcome })
         }
         RequestV1::Status(id) => Request::Status(id),
-        RequestV1::Wait(id, ms) => Request::Wait(id, Duration::from_millis(ms)),
+        RequestV1::Wait(id, ms) => Request::Wait(id, Duration::from_millis(ms), Shown::Document),
+        RequestV1::Outcome(id, ms) => Request::Wait(id, Duration::from_millis(ms), Shown::Outcome),
         RequestV1::Why(id) => Request::Why(id),
         RequestV1::Definition(id) => Request::Definition(id),
         RequestV1::Events(id, after, limit) => Request::Events(id, Sequence(after), limit),

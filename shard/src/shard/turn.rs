@@ -14,7 +14,7 @@ use super::runs::{Key, Parked};
 use super::{Inbox, Loop};
 use crate::batch::{Batch, Committed, Position};
 use crate::error::{CallError, ShardError};
-use crate::handle::{CommandReply, PinnedDefinition, RunView, Submission, Submitted};
+use crate::handle::{CommandReply, PinnedDefinition, RunView, Shown, Submission, Submitted};
 use crate::log::Tables;
 use crate::planted;
 use crate::queue::{Message, Query, Reply};
@@ -218,21 +218,21 @@ impl Loop {
         let (after, status) = (slot.last_portion, slot.run.status());
         match query {
             Query::Status(reply) => {
-                let document = slot.run.render();
+                let document = Shown::Document.of(&slot.run);
                 self.answer_after(after, reply, move |position| RunView { document, status, position });
             }
-            Query::Settled(reply) if is_settled(status) => {
-                let document = slot.run.render();
+            Query::Settled(reply, shown) if is_settled(status) => {
+                let document = shown.of(&slot.run);
                 self.answer_after(after, reply, move |position| RunView { document, status, position });
             }
-            Query::Settled(reply) => slot.watchers.push(Query::Settled(reply)),
+            waits @ Query::Settled(..) => slot.watchers.push(waits),
             Query::Why(reply) => {
                 let why = slot.run.why(now);
                 self.answer_after(after, reply, move |_| why);
             }
             Query::Definition(reply) => {
                 let definition = slot.run.definition().clone();
-                let statuses = statuses(&slot.run);
+                let statuses = slot.run.step_statuses();
                 self.answer_after(after, reply, move |_| PinnedDefinition { definition, statuses });
             }
             Query::RunNo(reply) => self.answer_after(after, reply, move |_| no),
@@ -453,18 +453,4 @@ impl Loop {
 /// It has ended, or waits for the outside.
 fn is_settled(status: WorkflowStatus) -> bool {
     status.is_terminal() || status == WorkflowStatus::Suspended
-}
-
-/// Status of each step by full id.
-fn statuses(run: &Run) -> std::collections::BTreeMap<String, String> {
-    let document = run.render();
-    let steps = document.get("steps").and_then(serde_json::Value::as_object);
-    steps
-        .map(|steps| {
-            steps
-                .iter()
-                .filter_map(|(id, step)| Some((id.clone(), step.get("status")?.as_str()?.to_owned())))
-                .collect()
-        })
-        .unwrap_or_default()
 }

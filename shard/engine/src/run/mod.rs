@@ -16,8 +16,10 @@ mod settle;
 pub(crate) mod state;
 mod why;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::child::Parent;
@@ -167,8 +169,18 @@ impl Run {
     }
 
     /// The answer of `GET /v1/workflows/{id}` in the shape of the HTTP contract.
-    pub fn render(&self) -> Value {
-        self.state.render()
+    pub fn document(&self) -> impl Serialize {
+        self.state.document()
+    }
+
+    /// The fields of [`Self::document`] that say what came of it: `output` and `error`.
+    pub fn outcome(&self) -> impl Serialize {
+        self.state.outcome()
+    }
+
+    /// Status of each step that [`Self::document`] shows, by full id.
+    pub fn step_statuses(&self) -> BTreeMap<String, String> {
+        self.state.step_statuses()
     }
 
     /// Why it is not moving: the `waiting_for` list of `GET /v1/workflows/{id}/why`.

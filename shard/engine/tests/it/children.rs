@@ -222,7 +222,7 @@ fn a_child_owes_its_parent_its_end_when_that_waits() {
     for (end, outcome) in ends {
         for waits in [true, false] {
             let mut world = World::start(&source, json!({}), |start| start.parent = Some(parent(waits)));
-            assert_eq!(world.run.render()["parent"]["workflow_id"], "above");
+            assert_eq!(world.shown()["parent"]["workflow_id"], "above");
             end(&mut world);
             let parent = *parent(true);
             let message = Owed::Ended { parent, outcome: outcome.clone() };

@@ -207,7 +207,7 @@ fn a_failed_branch_stops_the_others() {
         "#,
     );
     assert_eq!(world.abandoned, ["p.branch_1.b"]);
-    assert_eq!(world.run.render()["error"]["step_id"], "p.branch_0.a");
+    assert_eq!(world.shown()["error"]["step_id"], "p.branch_0.a");
 }
 
 #[test]

@@ -388,7 +388,7 @@ fn a_run_is_retried_with_another_definition() {
     world.crash();
     world.finish("b", json!(2));
     assert_eq!(world.output(), json!({"b": 2}));
-    assert_eq!(world.run.render()["version"], "v2");
+    assert_eq!(world.shown()["version"], "v2");
 }
 
 #[test]

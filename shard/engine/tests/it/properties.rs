@@ -215,12 +215,12 @@ fn to_the_end(world: &mut World, seed: u64) {
             return;
         }
     }
-    panic!("the run does not end: {:#}", world.run.render());
+    panic!("the run does not end: {:#}", world.shown());
 }
 
 /// Lets anything happen, wanted or not.
 fn disturb(world: &mut World, choice: u8, pick: usize, seed: u64) {
-    let steps: Vec<String> = world.run.render()["steps"].as_object().unwrap().keys().cloned().collect();
+    let steps: Vec<String> = world.shown()["steps"].as_object().unwrap().keys().cloned().collect();
     let some_step = steps[pick % steps.len()].clone();
     match choice {
         0 => world.crash(),

@@ -127,13 +127,13 @@ fn a_crash_between_any_two_events_ends_in_the_same_outcome() {
                 None => world.pass(1_000),
             }
         }
-        panic!("it does not end: {}", world.run.render());
+        panic!("it does not end: {}", world.shown());
     };
     let mut whole = World::of(source.clone());
     drive(&mut whole);
     assert_eq!(whole.status(), WorkflowStatus::Failed);
     let outputs = |world: &World| {
-        let shown = world.run.render();
+        let shown = world.shown();
         let steps = shown["steps"].as_object().unwrap().clone();
         steps.into_iter().map(|(id, s)| (id, s["status"].clone(), s["output"].clone())).collect::<Vec<_>>()
     };

@@ -181,7 +181,7 @@ impl World {
     fn check(&self) {
         let replayed = self.replay(self.log.len());
         assert_eq!(replayed.fingerprint(), self.run.fingerprint(), "the replay differs\n{}", self.trace);
-        let shown = self.run.render();
+        let shown = self.shown();
         let mut run_status = None;
         let mut steps: BTreeMap<String, StepStatus> = BTreeMap::new();
         let mut decisions: Vec<String> = Vec::new();
@@ -290,9 +290,14 @@ impl World {
         self.run.status()
     }
 
+    /// The run as it is shown.
+    pub(crate) fn shown(&self) -> Value {
+        serde_json::to_value(self.run.document()).expect("a run is JSON")
+    }
+
     /// A step as it is shown.
     pub(crate) fn step(&self, id: &str) -> Value {
-        self.run.render()["steps"][id].clone()
+        self.shown()["steps"][id].clone()
     }
 
     /// A step's status as it is shown.
@@ -305,7 +310,7 @@ impl World {
     }
 
     pub(crate) fn error_code(&self) -> String {
-        self.run.render()["error"]["code"].as_str().unwrap_or("none").to_owned()
+        self.shown()["error"]["code"].as_str().unwrap_or("none").to_owned()
     }
 
     /// Compares the trace since the last time with what it should be, line by line.

@@ -116,7 +116,7 @@ fn retries_rest_as_their_policy_says_and_then_the_run_fails() {
         workflow_failed error="RETRY_EXHAUSTED"
         "#,
     );
-    let error = &world.run.render()["error"];
+    let error = &world.shown()["error"];
     assert_eq!(error["details"]["error"]["code"], "EXECUTION_ERROR");
     assert_eq!(error["step_id"], "a");
     assert!(error["message"].as_str().unwrap().contains("3 attempts"), "{error}");
@@ -327,7 +327,7 @@ fn emissions_stand_before_the_result() {
         step_started b attempt=1
         "#,
     );
-    assert_eq!(world.run.render()["context"]["colour"], "red");
+    assert_eq!(world.shown()["context"]["colour"], "red");
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn a_decision_is_asked_for_and_resolved() {
     );
     world.finish("a", json!({"v": 4}));
     assert_eq!(world.status(), WorkflowStatus::Suspended);
-    let decisions = world.run.render()["pending_decisions"].clone();
+    let decisions = world.shown()["pending_decisions"].clone();
     assert_eq!(decisions[0]["decision_id"], "wf:d:1");
     assert_eq!(
         decisions[0]["context"],
@@ -233,7 +233,7 @@ fn a_decision_may_be_asked_for_again() {
     let mut world =
         World::of_steps(json!([{"id": "d", "type": "reasoning", "config": config, "retry": {"max": 1}}]));
     world.pass(60_000);
-    assert_eq!(world.run.render()["pending_decisions"][0]["decision_id"], "wf:d:2");
+    assert_eq!(world.shown()["pending_decisions"][0]["decision_id"], "wf:d:2");
     world.signal(SignalType::Decision, "d", json!("yes")).unwrap();
     assert_eq!(world.status(), WorkflowStatus::Completed);
 }
