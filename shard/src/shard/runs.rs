@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use super::commit::PortionNo;
 use super::turn::Ask;
 use super::{Inbox, Loop};
+use crate::definitions::Definitions;
 use crate::error::{CallError, ShardError};
 use crate::planted;
 use crate::queue::Query;
-use crate::store::Store;
+use crate::store::{Store, StoredRun};
 
 /// How long a run that waits stays in memory after it was last touched.
 const IDLE_MS: u64 = 2_000;
@@ -37,7 +38,9 @@ const SOON_MS: u64 = 2_000;
 /// one stops starting steps when it has not heard a majority for [`crate::log::QUORUM_MAX`].
 const SAFE_DELAY: Duration = Duration::from_secs(2);
 /// Live runs loaded at a time after a start.
-const RECOVERIES_AT_A_TIME: usize = 64;
+const RECOVERIES_AT_A_TIME: usize = 128;
+/// Runs that one read loads to be woken: what a read costs is mostly its begin.
+const LOADED_AT_A_TIME: usize = 64;
 
 /// A run in memory.
 pub(super) struct Slot {
@@ -175,6 +178,18 @@ async fn read_live(store: &Store) -> Result<(RunNo, Vec<RunNo>, Vec<(Timestamp, 
     Ok((store.last_run_no().await?, store.live_runs().await?, store.timers().await?))
 }
 
+/// A run from what was read of it.
+async fn loaded(
+    store: &Store,
+    definitions: &Definitions,
+    stored: Result<Option<StoredRun>, ShardError>,
+) -> Result<Option<Box<Loaded>>, ShardError> {
+    match stored? {
+        None => Ok(None),
+        Some(stored) => Ok(Some(Box::new(Loaded { run: definitions.replay(store, stored).await? }))),
+    }
+}
+
 impl Loop {
     /// Drops everything optimistic; who waits for what is not in the log's hands is told that
     /// nothing was applied.
@@ -222,14 +237,48 @@ impl Loop {
         Ok(())
     }
 
-    /// Starts loading the next live runs.
+    /// Starts loading the next live runs, once there is room for some.
     pub(super) fn recover_some(&mut self) {
-        while self.loading.len() < RECOVERIES_AT_A_TIME
+        if self.loading.len() > RECOVERIES_AT_A_TIME / 2 {
+            return;
+        }
+        let mut next = Vec::new();
+        while self.loading.len() + next.len() < RECOVERIES_AT_A_TIME
             && let Some(no) = self.runs.recovering.pop_front()
         {
             if !self.runs.slots.contains_key(&no) {
-                self.load(Key::No(no), Parked::Wake);
+                next.push(no);
             }
+        }
+        self.load_to_wake(&next);
+    }
+
+    /// Reads runs from the tables, each to be woken once it is here.
+    fn load_to_wake(&mut self, nos: &[RunNo]) {
+        let mut unread = Vec::new();
+        for no in nos {
+            let waiting = self.loading.entry(Key::No(*no)).or_default();
+            waiting.push(Parked::Wake);
+            if waiting.len() == 1 {
+                unread.push(*no);
+            }
+        }
+        for some in unread.chunks(LOADED_AT_A_TIME) {
+            let (store, definitions) = (self.store.clone(), self.definitions.clone());
+            let (inbox, epoch, nos) = (self.inbox_in.clone(), self.epoch, some.to_vec());
+            tokio::spawn(async move {
+                let mut read = store.load_run_nos(nos.clone()).await.map(Vec::into_iter);
+                for no in nos {
+                    let stored = match &mut read {
+                        Ok(read) => Ok(read.next().flatten()),
+                        // One of them is damaged, and harms no other.
+                        Err(_) => store.load_run_no(no).await,
+                    };
+                    let result = loaded(&store, &definitions, stored).await;
+                    // A loop that is gone needs no run.
+                    let _ = inbox.send(Inbox::Loaded { key: Key::No(no), epoch, result });
+                }
+            });
         }
     }
 
@@ -243,19 +292,11 @@ impl Loop {
         let (store, definitions) = (self.store.clone(), self.definitions.clone());
         let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
         tokio::spawn(async move {
-            let result = async {
-                let stored = match &key {
-                    Key::Id(id) => store.load_run(id).await?,
-                    Key::No(no) => store.load_run_no(*no).await?,
-                };
-                match stored {
-                    None => Ok(None),
-                    Some(stored) => {
-                        Ok(Some(Box::new(Loaded { run: definitions.replay(&store, stored).await? })))
-                    }
-                }
-            }
-            .await;
+            let stored = match &key {
+                Key::Id(id) => store.load_run(id).await,
+                Key::No(no) => store.load_run_no(*no).await,
+            };
+            let result = loaded(&store, &definitions, stored).await;
             // A loop that is gone needs no run.
             let _ = inbox.send(Inbox::Loaded { key, epoch, result });
         });
@@ -342,16 +383,18 @@ impl Loop {
 
     /// Loads or wakes every run whose timer is due.
     pub(super) fn fire_timers(&mut self) {
+        let mut absent = Vec::new();
         for _ in 0..super::turn::TIMERS_PER_TURN {
-            let Some(no) = self.runs.timers.pop(self.now) else { return };
+            let Some(no) = self.runs.timers.pop(self.now) else { break };
             match self.runs.slots.get_mut(&no) {
                 Some(slot) => {
                     slot.timer = None;
                     self.wake(no);
                 }
-                None => self.load(Key::No(no), Parked::Wake),
+                None => absent.push(no),
             }
         }
+        self.load_to_wake(&absent);
     }
 
     pub(super) fn wake(&mut self, no: RunNo) {

@@ -313,6 +313,12 @@ impl Store {
         self.inner.readers.read(move |connection| reader::load_run_no(connection, no)).await
     }
 
+    /// The same for several, in their order, all as of one moment. One that is damaged fails all.
+    pub async fn load_run_nos(&self, nos: Vec<RunNo>) -> Result<Vec<Option<StoredRun>>, ShardError> {
+        simulated!(self.load_run_nos(nos));
+        self.inner.readers.read(move |connection| reader::load_run_nos(connection, &nos)).await
+    }
+
     /// The highest run number in use, 0 when none.
     pub async fn last_run_no(&self) -> Result<RunNo, ShardError> {
         simulated!(self.last_run_no());

@@ -132,6 +132,13 @@ pub(super) fn load_run_no(connection: &mut Connection, no: RunNo) -> Result<Opti
     Ok(Some(StoredRun { no, id, events }))
 }
 
+pub(super) fn load_run_nos(
+    connection: &mut Connection,
+    nos: &[RunNo],
+) -> Result<Vec<Option<StoredRun>>, ShardError> {
+    nos.iter().map(|no| load_run_no(connection, *no)).collect()
+}
+
 pub(super) fn last_run_no(connection: &mut Connection) -> Result<RunNo, ShardError> {
     let mut rows = connection.select("SELECT coalesce(max(no), 0) FROM workflows", &[])?;
     rows.next()?.map_or(Ok(RunNo(0)), |row| row.unsigned(0).map(RunNo))

@@ -269,6 +269,10 @@ impl SimulatedTables {
         Ok(self.look(|state| state.run(no)).await)
     }
 
+    pub(super) async fn load_run_nos(&self, nos: Vec<RunNo>) -> Result<Vec<Option<StoredRun>>, ShardError> {
+        Ok(self.look(|state| nos.iter().map(|no| state.run(*no)).collect()).await)
+    }
+
     pub(super) async fn last_run_no(&self) -> Result<RunNo, ShardError> {
         Ok(self.look(|state| state.runs.keys().next_back().copied().unwrap_or(RunNo(0))).await)
     }

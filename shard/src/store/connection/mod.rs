@@ -134,6 +134,7 @@ impl Connection {
             return Err(connection.error(code, &format!("open {}", path.display())));
         }
         connection.install_hooks();
+        connection.plan_once();
         connection.busy_timeout(BUSY_TIMEOUT);
         Ok(connection)
     }
@@ -144,6 +145,14 @@ impl Connection {
             let frames = std::ptr::from_ref::<Cell<u32>>(&self.wal_frames).cast_mut().cast::<c_void>();
             ffi::sqlite3_wal_hook(self.raw, Some(on_commit), frames);
         }
+    }
+
+    /// A cached statement is planned once: without this, it is planned anew whenever another value
+    /// is bound to a range, to see whether statistics (there are none) would have it otherwise.
+    fn plan_once(&self) {
+        let (on, unread) = (1_i32, std::ptr::null_mut::<c_int>());
+        // SAFETY: an open connection; this option takes a number and a place that may be null.
+        unsafe { ffi::sqlite3_db_config(self.raw, ffi::SQLITE_DBCONFIG_ENABLE_QPSG, on, unread) };
     }
 
     /// How long a lock is waited for.
