@@ -3,10 +3,6 @@
 //! `dev` and `serve` run a node; everything else is a client of the HTTP contract, but for the
 //! few commands that look at a stopped node's data folder.
 
-// Gives memory back to the system after a burst, which the C library's allocator hardly does.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 mod addresses;
 mod cli;
 mod cluster;
@@ -14,6 +10,7 @@ mod config;
 mod incarnation;
 mod join;
 mod membership;
+mod memory;
 mod node;
 mod replicas;
 mod secret_file;
@@ -108,7 +105,11 @@ fn main() -> ExitCode {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads can be started")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_park(memory::give_back)
+        .build()
+        .context("no threads can be started")
 }
 
 fn in_runtime<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
