@@ -1,184 +1,204 @@
-//! The two ways to offer load.
+//! The ways to offer load over HTTP: open, at a rate whatever the answers do; closed, so many at a
+//! time; and what wakes runs that wait.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use serde_json::{Value, json};
+use anyhow::{Result, bail};
+use bytes::Bytes;
+use futures::stream::{self, FuturesUnordered};
+use futures::{StreamExt, TryStreamExt};
+use serde_json::Value;
 
-use crate::Work;
-use crate::report::{Idle, Latencies, Report, ServerCost, machine};
-use crate::server::Server;
+use crate::api::{Accepted, Api, Taken, batch_body};
+use crate::latencies::Latencies;
 
 /// Requests under way at most in the open loop; past it the offered rate cannot be held, and the
 /// report would say less than the truth.
-const REQUESTS_MAX: usize = 2_000;
-/// Longest wait for the last runs to end.
-const END_MAX: Duration = Duration::from_secs(120);
+const REQUESTS_MAX: usize = 8_000;
+/// Requests under way when runs are submitted for something else to be measured.
+const SUBMISSIONS: usize = 8;
+/// Runs in each of those.
+const SUBMISSION_RUNS: usize = 500;
+/// Pause before what was turned away is tried again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// Runs between two lines of progress.
+const PROGRESS_RUNS: usize = 50_000;
 
-/// Offers `runs` at `rate` a second in requests of `batch`, whatever the answers do. Latency is
-/// from the moment a request was due to its acknowledgement.
-pub(crate) async fn batch(
-    server: &Server,
-    work: Work,
-    runs: usize,
-    rate: u64,
-    batch: usize,
-) -> Result<Report> {
-    let definition = work.definition();
-    let before = server.usage();
+/// What came of a load.
+#[derive(Default)]
+pub(crate) struct Offered {
+    pub(crate) accepted: usize,
+    pub(crate) refused: usize,
+    pub(crate) latencies: Vec<Duration>,
+}
+
+/// Says on stderr how far long work is.
+pub(crate) fn progress(what: &str, done: usize, of: usize) {
+    eprintln!("opcode-bench: {what}: {done} of {of}");
+}
+
+impl Offered {
+    fn add(&mut self, accepted: usize, refused: usize, latency: Duration) {
+        self.accepted += accepted;
+        self.refused += refused;
+        self.latencies.push(latency);
+        let done = self.accepted + self.refused;
+        if done % PROGRESS_RUNS < accepted + refused {
+            eprintln!("opcode-bench: {done} runs answered");
+        }
+    }
+
+    /// As a histogram.
+    pub(crate) fn histogram(&self) -> Latencies {
+        self.latencies.iter().copied().collect()
+    }
+}
+
+/// Offers `runs` at `rate` a second in requests of `batch`. A latency is from the moment a request
+/// was due: to the result of its run when it is of one alone, else to the acknowledgement of all.
+pub(crate) async fn open(api: &Api, work: &Value, runs: usize, rate: u64, batch: usize) -> Result<Offered> {
     let begun = Instant::now();
-    let mut latencies = Latencies::new();
+    let (full, single) = (batch_body(work, batch), Bytes::from(work.to_string()));
     let mut under_way = FuturesUnordered::new();
-    let (mut offered, mut accepted, mut refused) = (0, 0, 0);
+    let mut offered = 0;
+    let mut outcome = Offered::default();
     while offered < runs || !under_way.is_empty() {
         let due = begun + Duration::from_secs_f64(offered as f64 / rate as f64);
         tokio::select! {
             () = tokio::time::sleep_until(due.into()), if offered < runs => {
                 if under_way.len() >= REQUESTS_MAX {
-                    bail!("{REQUESTS_MAX} requests are unanswered: {rate} runs/s is more than the node takes");
+                    bail!("{REQUESTS_MAX} requests are unanswered: {rate} runs/s is more than the nodes take");
                 }
                 let count = batch.min(runs - offered);
-                let workflows = vec![json!({"definition": definition}); count];
                 offered += count;
-                under_way.push(submit(server, json!({"workflows": workflows}), due));
+                let body = match count {
+                    1 => single.clone(),
+                    _ if count == batch => full.clone(),
+                    _ => batch_body(work, count),
+                };
+                under_way.push(async move {
+                    let (accepted, refused) = if count == 1 {
+                        api.complete_one(body).await?;
+                        (1, 0)
+                    } else {
+                        let Accepted { taken, refused } = api.submit(body).await?;
+                        (taken.len(), refused.len())
+                    };
+                    anyhow::Ok((accepted, refused, due.elapsed()))
+                });
             }
             Some(done) = under_way.next(), if !under_way.is_empty() => {
-                let (taken, turned_away, latency) = done?;
-                accepted += taken;
-                refused += turned_away;
-                latencies.record(latency);
+                let (accepted, refused, latency) = done?;
+                outcome.add(accepted, refused, latency);
             }
         }
     }
-    let deadline = Instant::now() + END_MAX;
-    while server.open_runs().await? {
-        if Instant::now() > deadline {
-            bail!("runs are still open {END_MAX:?} after the last submission");
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    if server.any_run("failed").await? {
-        bail!("runs failed: the figures would be of something else");
-    }
-    let scenario = format!("batch {work:?}: {rate} runs/s offered, {batch} a request");
-    Ok(report(
-        server,
-        before,
-        begun,
-        scenario,
-        accepted,
-        refused,
-        work,
-        "submission acknowledged",
-        &latencies,
-    ))
+    Ok(outcome)
 }
 
-/// One batch request: accepted, refused, and how long after it was due it was answered.
-async fn submit(server: &Server, body: Value, due: Instant) -> Result<(usize, usize, Duration)> {
-    let url = format!("{}/v1/workflows/batch", server.url());
-    let response = server.client.post(url).json(&body).send().await.context("a submission")?;
-    let status = response.status();
-    let answer: Value = serde_json::from_slice(&response.bytes().await?)?;
-    let items = answer["results"].as_array().or_else(|| answer["items"].as_array());
-    let count = body["workflows"].as_array().map_or(0, Vec::len);
-    let taken = items.map_or(0, |items| items.iter().filter(|item| item["workflow_id"].is_string()).count());
-    if !status.is_success() && status.as_u16() != 429 {
-        bail!("the node answered {status}: {answer}");
-    }
-    Ok((taken, count - taken, due.elapsed()))
-}
-
-/// Keeps `open` runs open; latency is from submission to result.
-pub(crate) async fn closed(server: &Server, work: Work, runs: usize, open: usize) -> Result<Report> {
-    let body = serde_json::to_vec(&json!({"definition": work.definition()}))?;
-    let body = bytes::Bytes::from(body);
-    let before = server.usage();
-    let begun = Instant::now();
-    let next = Arc::new(AtomicUsize::new(0));
-    let clients = (0..open).map(|_| {
-        let (next, body) = (next.clone(), body.clone());
+/// Keeps `open` runs open, in requests of `batch`, until `runs` have completed. A latency is from a
+/// request to the end of its runs: of each when it is of one alone, else of the last of each shard.
+pub(crate) async fn closed(
+    api: &Api,
+    work: &Value,
+    runs: usize,
+    open: usize,
+    batch: usize,
+) -> Result<Offered> {
+    let batch = batch.min(open).min(runs.max(1));
+    let (full, single) = (batch_body(work, batch), Bytes::from(work.to_string()));
+    let requests = (0..runs).step_by(batch).map(|begun| {
+        let count = batch.min(runs - begun);
+        let (full, single) = (&full, &single);
         async move {
-            let mut times = Vec::new();
-            while next.fetch_add(1, Ordering::Relaxed) < runs {
-                let sent = Instant::now();
-                let response = server
-                    .client
-                    .post(format!("{}/v1/workflows?wait=60s", server.url()))
-                    .header("content-type", "application/json")
-                    .body(body.clone())
-                    .send()
-                    .await?
-                    .error_for_status()?;
-                let answer: Value = serde_json::from_slice(&response.bytes().await?)?;
-                if answer["status"] != "completed" {
-                    bail!("a run did not complete: {answer}");
+            let sent = Instant::now();
+            if batch == 1 {
+                api.complete_one(single.clone()).await?;
+            } else {
+                let body = if count == batch { full.clone() } else { batch_body(work, count) };
+                let Accepted { taken, refused } = api.submit(body).await?;
+                if !refused.is_empty() {
+                    bail!("{} of {count} runs were turned away: fewer must be open", refused.len());
                 }
-                times.push(sent.elapsed());
+                stream::iter(last_of_each_shard(&taken).map(anyhow::Ok))
+                    .try_for_each_concurrent(None, |last| api.completes(&last.workflow_id))
+                    .await?;
             }
-            Ok(times)
+            anyhow::Ok((count, sent.elapsed()))
+        }
+    });
+    let mut outcome = Offered::default();
+    let mut under_way = stream::iter(requests).buffer_unordered((open / batch).max(1));
+    while let Some(done) = under_way.next().await {
+        let (count, latency) = done?;
+        outcome.add(count, 0, latency);
+    }
+    Ok(outcome)
+}
+
+fn last_of_each_shard(taken: &[Taken]) -> impl Iterator<Item = &Taken> {
+    let is_last =
+        move |place: usize| taken[place + 1..].iter().all(|later| later.shard != taken[place].shard);
+    taken.iter().enumerate().filter(move |(place, _)| is_last(*place)).map(|(_, taken)| taken)
+}
+
+/// Submits runs as fast as the nodes take them, and waits until all are acknowledged. `submission`
+/// gives each its body by its number.
+pub(crate) async fn submit_all(
+    api: &Api,
+    runs: usize,
+    submission: impl Fn(usize) -> Value,
+) -> Result<Vec<Taken>> {
+    let requests = (0..runs).step_by(SUBMISSION_RUNS).map(|first| {
+        let mut items: Vec<String> =
+            (first..runs.min(first + SUBMISSION_RUNS)).map(|n| submission(n).to_string()).collect();
+        async move {
+            let mut all = Vec::with_capacity(items.len());
+            loop {
+                let body = format!("{{\"workflows\":[{}]}}", items.join(","));
+                let Accepted { taken, refused } = api.submit(body.into()).await?;
+                all.extend(taken);
+                if refused.is_empty() {
+                    return anyhow::Ok(all);
+                }
+                items = refused.into_iter().map(|place| std::mem::take(&mut items[place])).collect();
+                tokio::time::sleep(TRY_AGAIN_AFTER).await;
+            }
+        }
+    });
+    let mut all = Vec::with_capacity(runs);
+    let mut under_way = stream::iter(requests).buffer_unordered(SUBMISSIONS);
+    while let Some(taken) = under_way.next().await {
+        all.extend(taken?);
+        if all.len() % PROGRESS_RUNS < SUBMISSION_RUNS && runs > PROGRESS_RUNS {
+            progress("submitting", all.len(), runs);
+        }
+    }
+    Ok(all)
+}
+
+/// Sends each of these runs a signal, `open` at a time; a latency is from the signal to the run's
+/// end, which must be a completion.
+pub(crate) async fn wake(api: &Api, runs: &[Taken], signal: &Value, open: usize) -> Result<Latencies> {
+    let signal = Bytes::from(signal.to_string());
+    let woken = runs.iter().map(|run| {
+        let signal = signal.clone();
+        async move {
+            let sent = Instant::now();
+            api.signal(&run.workflow_id, signal).await?;
+            api.completes(&run.workflow_id).await?;
+            anyhow::Ok(sent.elapsed())
         }
     });
     let mut latencies = Latencies::new();
-    for times in futures::future::try_join_all(clients).await? {
-        times.into_iter().for_each(|time| latencies.record(time));
+    let mut under_way = stream::iter(woken).buffer_unordered(open.max(1));
+    let mut done = 0;
+    while let Some(latency) = under_way.next().await {
+        latencies.record(latency?);
+        done += 1;
+        if done % PROGRESS_RUNS == 0 {
+            progress("waking", done, runs.len());
+        }
     }
-    let scenario = format!("closed {work:?}: {open} open");
-    Ok(report(server, before, begun, scenario, runs, 0, work, "submission to result", &latencies))
-}
-
-/// Watches nodes that have nothing to do, after they have settled.
-pub(crate) async fn idle(server: &Server, settle: Duration, watch: Duration) -> Result<Idle> {
-    tokio::time::sleep(settle).await;
-    let before = server.usage().context("only nodes of this command's own can be watched")?;
-    tokio::time::sleep(watch).await;
-    let after = server.usage().context("only nodes of this command's own can be watched")?;
-    let seconds = watch.as_secs_f64();
-    Ok(Idle {
-        machine: machine(),
-        seconds,
-        core_percent: 100.0 * (after.cpu_s - before.cpu_s) / seconds,
-        held_mb: after.held_mb,
-        written_kb_per_s: 1e3 * (after.written_mb - before.written_mb) / seconds,
-    })
-}
-
-#[expect(clippy::too_many_arguments, reason = "the figures of a report, put together in one place")]
-fn report(
-    server: &Server,
-    before: Option<crate::server::Usage>,
-    begun: Instant,
-    scenario: String,
-    runs: usize,
-    refused: usize,
-    work: Work,
-    latency_of: &'static str,
-    latencies: &Latencies,
-) -> Report {
-    let seconds = begun.elapsed().as_secs_f64();
-    let after = server.usage();
-    let steps = runs * work.steps();
-    // Two events a step, and the run's first and last.
-    let events = 2 * steps + 2 * runs;
-    Report {
-        scenario,
-        machine: machine(),
-        runs,
-        steps,
-        refused,
-        seconds,
-        steps_per_s: steps as f64 / seconds,
-        events_per_s: events as f64 / seconds,
-        latency_of,
-        latency: latencies.percentiles(),
-        server: before.zip(after).map(|(before, after)| ServerCost {
-            cpu_us_per_step: (after.cpu_s - before.cpu_s) * 1e6 / steps.max(1) as f64,
-            peak_mb: after.peak_mb,
-            written_mb: after.written_mb - before.written_mb,
-        }),
-    }
+    Ok(latencies)
 }
