@@ -15,9 +15,10 @@ use std::process::Command;
 
 /// How much more than its baseline a path may take, and how much less before that is worth a new one.
 const TOLERANCE: f64 = 0.05;
-/// How a build is told from an incremental one.
-const IS_JUDGED: bool =
-    matches!(option_env!("CARGO_INCREMENTAL"), Some(value) if matches!(value.as_bytes(), b"0"));
+/// Whether this build is not incremental.
+fn is_judged() -> bool {
+    option_env!("CARGO_INCREMENTAL") == Some("0")
+}
 
 fn baseline_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/instructions/baseline.json")
@@ -39,7 +40,7 @@ fn no_hot_path_takes_more_instructions_than_it_did() {
     let counted = count();
     assert_eq!(counted.len(), paths::NAMES.len() - 1, "{counted:?}");
     if std::env::var_os("OPCODE_ACCEPT_INSTRUCTIONS").is_some() {
-        assert!(IS_JUDGED, "a baseline is of a build with CARGO_INCREMENTAL=0");
+        assert!(is_judged(), "a baseline is of a build with CARGO_INCREMENTAL=0");
         let text = serde_json::to_string_pretty(&counted).expect("a map of numbers") + "\n";
         std::fs::write(baseline_path(), text).expect("the baseline can be written");
         return;
@@ -57,7 +58,7 @@ fn no_hot_path_takes_more_instructions_than_it_did() {
             println!("{name} has become cheaper: accept it with OPCODE_ACCEPT_INSTRUCTIONS=1");
         }
     }
-    assert!(worse.is_empty() || !IS_JUDGED, "more instructions than the baseline: {worse:#?}");
+    assert!(worse.is_empty() || !is_judged(), "more instructions than the baseline: {worse:#?}");
 }
 
 /// Runs [`every_path_works`] under callgrind, which writes a file whenever a path begins: how many
