@@ -114,10 +114,6 @@ impl Cluster {
         };
         let options = NodeOptions { binary: self.options.binary.clone(), data, listen, args, shim };
         let node = Arc::new(tokio::task::block_in_place(|| Node::start(options))?);
-        if let [founder] = others.as_slice() {
-            // Wiped, it must not found another cluster.
-            founder.node.joins_from_now_on(&node.address());
-        }
         self.urls.write().push(node.url(""));
         self.members.write().push(Member { node, id });
         self.learn_ids().await

@@ -128,11 +128,13 @@ impl Course<'_> {
         let ends = async move {
             tokio::time::sleep(length).await;
             end_in.send_replace(true);
-            // Nobody looks at it any more when the nemesis has ended.
-            end_in.closed().await;
+            // The nemesis ends by itself, once all is healed; or before, when healing fails.
+            std::future::pending::<()>().await;
         };
-        let (faults, ()) = tokio::join!(random::run(cluster, history, rng, end, &plan), ends);
-        println!("{}", faults?);
+        tokio::select! {
+            faults = random::run(cluster, history, rng, end, &plan) => println!("{}", faults?),
+            () = ends => {}
+        }
         Ok(())
     }
 

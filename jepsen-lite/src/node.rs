@@ -132,13 +132,13 @@ impl Node {
         self.options.lock().listen.to_string()
     }
 
-    /// With an empty folder, it joins the cluster of that node from now on.
-    pub(crate) fn joins_from_now_on(&self, other: &str) {
+    /// With an empty folder, it joins the cluster of these nodes from now on.
+    pub(crate) fn joins_from_now_on(&self, others: &[String]) {
         let args = &mut self.options.lock().args;
-        if let Some(at) = args.iter().position(|arg| arg == "--shards") {
+        while let Some(at) = args.iter().position(|arg| arg == "--shards" || arg == "--join") {
             args.drain(at..at + 2);
         }
-        args.extend(["--join".into(), other.into()]);
+        args.extend(others.iter().flat_map(|other| ["--join".to_owned(), other.clone()]));
     }
 
     /// Started from now on with this binary.

@@ -306,6 +306,11 @@ impl ShardHandle {
         self.inner.serves()
     }
 
+    /// The term in which it does.
+    pub(crate) fn serving_term(&self) -> Option<u64> {
+        *self.inner.serving.borrow()
+    }
+
     /// Who leads the shard, when it is another node and known.
     pub fn leader(&self) -> Option<NodeId> {
         self.inner.leader()

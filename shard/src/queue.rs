@@ -146,7 +146,7 @@ pub(crate) struct Door {
     /// Set when the shard stops taking requests.
     pub(crate) closed: Arc<AtomicBool>,
     /// Whether it leads and takes requests.
-    pub(crate) serving: watch::Receiver<bool>,
+    pub(crate) serving: watch::Receiver<Option<u64>>,
     /// What its members are being changed to, in words; the node that leads it says so.
     pub(crate) doing: Mutex<Option<String>>,
     pub(crate) sync_server: SyncServer,
@@ -182,7 +182,7 @@ impl Door {
 
     /// Whether this node leads the shard and takes requests.
     pub(crate) fn serves(&self) -> bool {
-        *self.serving.borrow()
+        self.serving.borrow().is_some()
     }
 
     pub(crate) fn sync_server(&self) -> &SyncServer {
@@ -230,7 +230,7 @@ impl Door {
                 message: "the node is stopping".into(),
             });
         }
-        if !*self.serving.borrow() {
+        if !self.serves() {
             return Err(self.not_leader());
         }
         if message.is_work() && !self.group.has_room() {

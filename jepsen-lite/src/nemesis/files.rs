@@ -30,6 +30,10 @@ pub(super) fn damage(
 /// A node that lost its disk is given up and joins as a new one.
 pub(super) async fn begin_anew(cluster: &Cluster, place: usize) -> Result<()> {
     cluster.give_up(place).await?;
+    // Those it joined once may be gone, and a founder must not found another cluster.
+    let others = (0..cluster.len()).filter(|other| *other != place);
+    let others: Vec<String> = others.map(|other| cluster.node(other).address()).collect();
+    cluster.node(place).joins_from_now_on(&others);
     cluster.node(place).wipe()?;
     cluster.start_again(&[place])?;
     cluster.learn_ids().await

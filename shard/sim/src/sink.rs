@@ -38,6 +38,8 @@ pub struct Post {
     pub node: NodeId,
     /// The term that the node led the run's shard in; none when it did not.
     pub term: Option<u64>,
+    /// Whether it had heard a majority lately, as the leader that it was.
+    pub has_lease: bool,
     pub at_ms: u64,
 }
 
@@ -106,10 +108,9 @@ impl Sink {
     ) -> ActionWorld {
         Arc::new(move |call| {
             let shard = WorkflowId::parse(&call.workflow_id).ok().map(|id| shard_of(&id, self.shards));
-            let term = shard.and_then(|shard| {
-                let handle = handles.lock().get(&shard).cloned();
-                handle?.group().leading_term()
-            });
+            let handle = shard.and_then(|shard| handles.lock().get(&shard).cloned());
+            let term = handle.as_ref().and_then(|handle| handle.group().leading_term());
+            let has_lease = handle.is_some_and(|handle| handle.group().has_quorum());
             // The effect is there at once, as of a request that leaves at once; the answer takes its time.
             world.note(&format!("node {node} posts {} in term {term:?}", call.idempotency_key));
             let post = Post {
@@ -118,6 +119,7 @@ impl Sink {
                 step: call.step_id.to_string(),
                 node,
                 term,
+                has_lease,
                 at_ms: world.now_ms(),
             };
             let in_hand = self.clone().take(post, shard.unwrap_or(ShardId::SYSTEM), &world);

@@ -3,6 +3,7 @@
 //!
 //! The side that answers asks nobody else: what it does not lead it says so of.
 
+mod lead;
 mod reading;
 mod wire;
 
@@ -20,12 +21,13 @@ use serde_json::Value;
 pub use self::reading::{Answered, Freshness};
 use crate::batch::Position;
 use crate::definitions::Definitions;
-use crate::error::{CallError, ShardError};
+use crate::error::CallError;
 use crate::handle::{
     CommandReply, PinnedDefinition, RunView, ShardHandle, ShardInfo, Shown, Submission, Submitted,
 };
 use crate::record::{EventRecord, TemplateRecord};
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
+use lead::Lead;
 
 /// Longest wait that another node may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(600);
@@ -172,9 +174,18 @@ impl Request {
     /// Asks the replica here. What is read is linearizable: before it, this node makes sure that
     /// it still leads, so that a leader that was replaced behind its back never answers.
     pub async fn answer(self, handle: &ShardHandle) -> Result<Answer, CallError> {
-        if self.wants_lead() {
-            confirm(handle).await?;
+        let (lead, reads) = (Lead::now(handle), self.wants_lead());
+        if reads {
+            lead.confirm().await?;
         }
+        let answer = self.answer_in(&lead, handle).await?;
+        if reads {
+            lead.holds()?;
+        }
+        Ok(answer)
+    }
+
+    async fn answer_in(self, lead: &Lead<'_>, handle: &ShardHandle) -> Result<Answer, CallError> {
         Ok(match self {
             // What is refused, or was the case already, was not committed by a majority now: like
             // what is read, it must not rest on what a leader knows that was replaced behind its
@@ -182,12 +193,12 @@ impl Request {
             Self::Submit(submissions) => {
                 let submitted = handle.submit(submissions).await?;
                 if !submitted.iter().all(|one| one.as_ref().is_ok_and(|run| run.created)) {
-                    confirm(handle).await?;
+                    lead.confirm().await?;
                 }
                 Answer::Submitted(submitted)
             }
-            Self::Command(id, command) => surely(handle, handle.command(&id, command).await).await?,
-            Self::CallOff(child, parent) => surely(handle, handle.call_off(&child, parent).await).await?,
+            Self::Command(id, command) => surely(lead, handle.command(&id, command).await).await?,
+            Self::CallOff(child, parent) => surely(lead, handle.call_off(&child, parent).await).await?,
             Self::Status(id) => Answer::View(handle.status(&id).await?),
             Self::Wait(id, wait, shown) => {
                 let view = handle.wait(&id, wait.min(WAIT_MAX), shown).await?;
@@ -195,8 +206,11 @@ impl Request {
                     return Ok(Answer::View(view));
                 }
                 // It may have waited long.
-                confirm(handle).await?;
-                Answer::View(handle.status(&id).await?)
+                let lead = Lead::now(handle);
+                lead.confirm().await?;
+                let view = handle.status(&id).await?;
+                lead.holds()?;
+                Answer::View(view)
             }
             Self::Why(id) => Answer::Values(handle.why(&id).await?),
             Self::Definition(id) => Answer::Definition(handle.definition(&id).await?),
@@ -215,7 +229,7 @@ impl Request {
             Self::DefineTemplate { name, source, definition } => {
                 let (record, is_new) = handle.define_template(name, source, definition).await?;
                 if !is_new {
-                    confirm(handle).await?;
+                    lead.confirm().await?;
                 }
                 Answer::Defined(record, is_new)
             }
@@ -230,32 +244,14 @@ impl Request {
     }
 }
 
-/// Makes sure that this node leads the shard now; alone in its group it always does.
-async fn confirm(handle: &ShardHandle) -> Result<(), CallError> {
-    leading(handle)?;
-    if handle.group().members().voters.len() <= 1 || crate::planted::is("stale-read") {
-        return Ok(());
-    }
-    match handle.group().confirm().await {
-        Ok(_) => Ok(()),
-        Err(ShardError::NotLeader) => {
-            Err(CallError::NotLeader { shard: handle.id(), leader: handle.leader() })
-        }
-        Err(error) => Err(CallError::Unavailable { applied_unknown: false, message: error.to_string() }),
-    }
-}
-
 /// The answer to a command, once it is sure to come from who leads.
-async fn surely(
-    handle: &ShardHandle,
-    answered: Result<CommandReply, CallError>,
-) -> Result<Answer, CallError> {
+async fn surely(lead: &Lead<'_>, answered: Result<CommandReply, CallError>) -> Result<Answer, CallError> {
     let is_sure = match &answered {
         Ok(reply) => reply.is_sure,
         Err(error) => !matches!(error, CallError::NotFound(_) | CallError::Rejected(_)),
     };
     if !is_sure {
-        confirm(handle).await?;
+        lead.confirm().await?;
     }
     answered.map(Answer::Commanded)
 }

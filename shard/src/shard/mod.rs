@@ -131,7 +131,7 @@ impl Shard {
         .await?;
         let tables = Arc::new(store.clone());
         let group = Group::start(options.group(), shared.log.clone(), tables, shared.peers).await?;
-        let (serving_in, serving) = watch::channel(false);
+        let (serving_in, serving) = watch::channel(None);
         let (queue_in, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let (inbox_in, inbox) = mpsc::unbounded_channel();
         let gauges = Arc::new(Gauges::default());
@@ -191,9 +191,9 @@ impl Shard {
     }
 
     /// Waits until requests are taken; an error when the loop ends before.
-    async fn serves(&mut self, mut serving: watch::Receiver<bool>) -> Result<(), ShardError> {
+    async fn serves(&mut self, mut serving: watch::Receiver<Option<u64>>) -> Result<(), ShardError> {
         tokio::select! {
-            Ok(_) = serving.wait_for(|serves| *serves) => Ok(()),
+            Ok(_) = serving.wait_for(Option::is_some) => Ok(()),
             error = self.failed() => Err(error),
         }
     }
@@ -282,7 +282,7 @@ struct Loop {
     /// What this node is in the group.
     role: watch::Receiver<Role>,
     /// Whether requests are taken.
-    serving: watch::Sender<bool>,
+    serving: watch::Sender<Option<u64>>,
     /// Before this time, what another leader may have in flight is left alone.
     /// Not by the clock on the wall, which may jump over it.
     recover_from: tokio::time::Instant,
@@ -311,7 +311,7 @@ impl Loop {
                 Ok(Turned::Leads(term)) => self.lead(term).await,
                 other => other,
             };
-            self.serving.send_replace(false);
+            self.serving.send_replace(None);
             match turned {
                 Ok(Turned::Stopping) => break self.drain().await,
                 Ok(Turned::Leads(_) | Turned::Deposed) => self.drop_all(),
@@ -358,7 +358,7 @@ impl Loop {
             Err(error) => return Err(error),
         }
         tracing::info!(shard = %self.id, term, "leads");
-        self.serving.send_replace(true);
+        self.serving.send_replace(Some(term));
         let ended = self.serve(term).await;
         // The log says what became of the batch in its hands.
         while self.committer.is_under_way() {
