@@ -187,7 +187,6 @@ async fn interrupted() {
     tokio::select! {
         () = asked(SignalKind::interrupt()) => {}
         () = asked(SignalKind::terminate()) => {}
-        () = asked(SignalKind::hangup()) => {}
     }
 }
 

@@ -145,7 +145,7 @@ pub(crate) struct Door {
     pub(crate) gauges: Arc<Gauges>,
     /// Set when the shard stops taking requests.
     pub(crate) closed: Arc<AtomicBool>,
-    /// Whether it leads and takes requests.
+    /// The term in which it leads and takes requests.
     pub(crate) serving: watch::Receiver<Option<u64>>,
     /// What its members are being changed to, in words; the node that leads it says so.
     pub(crate) doing: Mutex<Option<String>>,

@@ -281,7 +281,7 @@ struct Loop {
     now: Timestamp,
     /// What this node is in the group.
     role: watch::Receiver<Role>,
-    /// Whether requests are taken.
+    /// The term in which requests are taken.
     serving: watch::Sender<Option<u64>>,
     /// Before this time, what another leader may have in flight is left alone.
     /// Not by the clock on the wall, which may jump over it.

@@ -33,10 +33,11 @@ fn another_seed_is_another_run() {
     assert_ne!(trace(&traces[0]), trace(&traces[1]));
 }
 
-/// Each once showed a fault; with other code they are other histories, but cost little.
+/// Each once showed a fault, of the code (12269) or of a checker. With other code they are other
+/// histories, but cost little.
 #[test]
 fn seeds_that_broke_a_promise_keep_it() {
-    for seed in ["149", "283", "3534", "10715", "12269"] {
+    for seed in ["3534", "10715", "12269"] {
         let output = simulate(&["--seed", seed, "--seconds", "2"], "");
         assert!(output.status.success(), "{}", text(&output));
     }
