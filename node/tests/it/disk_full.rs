@@ -23,6 +23,7 @@ impl Disk {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &size, "opcode-test"]).arg(at);
         if !mount.status().is_ok_and(|status| status.success()) {
+            assert!(std::env::var_os("CI").is_none(), "no disk can be mounted: CI tests a full one");
             eprintln!("NOT TESTED: a full disk, since none can be mounted here");
             return None;
         }
