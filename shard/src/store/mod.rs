@@ -4,6 +4,7 @@
 //! can be rebuilt from it, and their views from their events.
 
 mod apply;
+mod bulk;
 mod codec;
 mod connection;
 mod copy;
@@ -277,14 +278,6 @@ impl Store {
     /// Transactions committed since the tables were opened.
     pub fn commits(&self) -> u64 {
         self.inner.shared.commits()
-    }
-
-    /// Hands records to the tables as if the log had committed them at `position`.
-    #[cfg(feature = "bench")]
-    pub fn enqueue_unlogged(&self, position: Position, records: Vec<crate::record::Record>) {
-        let batch = crate::batch::Batch::committed(Arc::new(records), position);
-        let log_id = position.index.to_be_bytes().to_vec();
-        self.inner.shared.enqueue(vec![CommittedEntry { log_id, membership: None, batch, change: None }]);
     }
 
     /// A run's key by id.

@@ -110,9 +110,10 @@ fn rewrite(connection: &mut Connection) -> Result<(), ShardError> {
         for event in &events {
             fold.fold(event)?;
         }
-        statements.write(connection, no, &fold)?;
+        let fold = (no, fold);
+        statements.write(connection, std::slice::from_ref(&fold))?;
         if has_outbox {
-            for sequence in strays_of(connection, no, &fold)? {
+            for sequence in strays_of(connection, no, &fold.1)? {
                 let delete =
                     connection.cached("DELETE FROM outbox WHERE workflow_no = ?1 AND sequence = ?2")?;
                 connection.run(delete, &[no_bind(no), Bind::Int(codec::integer(sequence.0))])?;
@@ -232,13 +233,7 @@ impl Checker {
         };
         let expected = vec![(no.0.to_string(), row.to_vec())];
         self.compare("workflows", self.run, no, expected, 0)?;
-        let steps = fold.steps.iter().map(|(id, step)| {
-            let mut row = step_row(no, id, step).to_vec();
-            if step.attempts.is_none() {
-                row[3] = Bind::Int(0);
-            }
-            ((*id).to_owned(), row)
-        });
+        let steps = fold.steps.iter().map(|(id, step)| ((*id).to_owned(), step_row(no, id, step).to_vec()));
         self.compare("step_state", self.steps, no, steps.collect(), 1)?;
         let mut decisions: Vec<_> = standing_decisions(&fold.decisions)
             .into_iter()
