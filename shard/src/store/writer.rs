@@ -344,6 +344,7 @@ fn record_bytes(record: &Record) -> usize {
         Record::Definition { source, .. } => source.len(),
         Record::Template(template) => template.source.len(),
         Record::Delivered { .. } => 32,
+        Record::Entry(entry) => entry.size_bytes(),
     }
 }
 
