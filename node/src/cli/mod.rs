@@ -18,6 +18,7 @@ mod locate;
 mod output;
 pub(crate) mod rebuild;
 mod run;
+mod schedule;
 mod template;
 mod validate;
 mod wf;
@@ -74,6 +75,9 @@ pub(crate) enum ClientCommand {
     /// List and resolve decisions
     #[command(subcommand)]
     Decision(decision::Decision),
+    /// Run templates by the clock
+    #[command(subcommand)]
+    Schedule(schedule::Schedule),
     /// Run a read-only query on every shard's tables
     Sql(cluster::Sql),
     /// See the cluster
@@ -127,6 +131,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Wf(command) => wf::run(command, context).await,
         ClientCommand::Template(command) => template::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
+        ClientCommand::Schedule(command) => schedule::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
         ClientCommand::Cluster(command) => cluster::run(command, context).await,
         ClientCommand::Completions(args) => {

@@ -4,5 +4,6 @@ mod children;
 mod conventions;
 mod node;
 mod runs;
+mod schedules;
 mod streams;
 mod templates;

@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use opcode_engine::ids::{RunNo, Sequence};
 
 use super::bulk::Bulk;
-use super::codec::{EVENT_COLUMNS, integer, no_bind};
+use super::codec::{CATALOGUE_COLUMNS, EVENT_COLUMNS, integer, no_bind};
 use super::connection::{Bind, Connection, StatementId};
 use super::fold::{
     DECISION_COLUMNS, DecisionFold, RUN_COLUMNS, RunFold, STEP_COLUMNS, decision_row, json, step_row,
 };
 use crate::batch::Position;
+use crate::catalogue::CatalogueEntry;
 use crate::crash;
 use crate::error::ShardError;
 use crate::log::{Applied, CommittedEntry};
@@ -39,6 +40,8 @@ struct Statements {
     last_sequence: StatementId,
     insert_definition: StatementId,
     insert_template: StatementId,
+    forget_deleted: StatementId,
+    upsert_entry: StatementId,
     insert_owed: StatementId,
     delete_owed: StatementId,
     set_applied: StatementId,
@@ -199,6 +202,11 @@ impl Applier {
                 .prepare("INSERT INTO definitions(hash, source) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?,
             insert_template: connection
                 .prepare(&insert("templates", "name, version, definition, source, created_at"))?,
+            forget_deleted: connection.prepare("DELETE FROM catalogue WHERE body IS NULL")?,
+            upsert_entry: connection.prepare(&format!(
+                "INSERT INTO catalogue({CATALOGUE_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO UPDATE SET revision = ?3, body = ?4, updated_at = ?5"
+            ))?,
             insert_owed: connection.prepare(&insert("outbox", "workflow_no, sequence"))?,
             delete_owed: connection.prepare("DELETE FROM outbox WHERE workflow_no = ?1 AND sequence = ?2")?,
             set_applied: connection.prepare(
@@ -288,6 +296,7 @@ impl Applier {
                 }
                 Record::Template(template) => self.write_template(template)?,
                 Record::Delivered { no, sequence } => delivered.push((*no, *sequence)),
+                Record::Entry(entry) => self.write_entry(entry)?,
             }
         }
         events.sort_unstable_by_key(|event| (event.no, event.sequence));
@@ -315,6 +324,19 @@ impl Applier {
             Bind::Int(template.created_at.0),
         ];
         self.connection.run(self.statements.insert_template, &binds)
+    }
+
+    fn write_entry(&mut self, entry: &CatalogueEntry) -> Result<(), ShardError> {
+        // Revisions go on from this one: an earlier one that deleted its entry has done its part.
+        self.connection.run(self.statements.forget_deleted, &[])?;
+        let binds = [
+            Bind::Text(entry.kind.as_str()),
+            Bind::Text(&entry.key),
+            Bind::Int(integer(entry.revision)),
+            Bind::text(entry.body.as_deref()),
+            Bind::Int(entry.at.0),
+        ];
+        self.connection.run(self.statements.upsert_entry, &binds)
     }
 
     /// Writes events, sorted by run and sequence, and what they change.

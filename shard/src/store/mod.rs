@@ -38,6 +38,7 @@ use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
 use self::writer::{Shared, Writer};
 use crate::batch::{Batch, Committed, Position};
+use crate::catalogue::CatalogueEntry;
 use crate::error::ShardError;
 use crate::log::{Applied, CommittedEntry, Tables};
 use crate::record::{EventRecord, TemplateRecord};
@@ -376,6 +377,12 @@ impl Store {
     pub async fn templates(&self) -> Result<Vec<TemplateRecord>, ShardError> {
         simulated!(self.templates());
         self.inner.readers.read(reader::templates).await
+    }
+
+    /// The catalogue's entries by kind and key, and its last change when that deleted one.
+    pub async fn catalogue(&self) -> Result<Vec<CatalogueEntry>, ShardError> {
+        simulated!(self.catalogue());
+        self.inner.readers.read(reader::catalogue).await
     }
 
     /// Rows of a read-only `SELECT`, at most `limit`, within `timeout_ms`, as JSON objects. A

@@ -195,6 +195,7 @@ impl Checker {
             last = no;
         }
         checker.check_strays()?;
+        checker.check_catalogue()?;
         Ok(checker.report)
     }
 
@@ -376,6 +377,39 @@ impl Checker {
                 found: format!("{found} rows"),
             });
         }
+        Ok(())
+    }
+
+    /// Entries of the catalogue that can be none. They are no view of events, so that is all that can
+    /// be told of them.
+    fn check_catalogue(&mut self) -> Result<(), ShardError> {
+        if !schema::has_table(&mut self.connection, "catalogue")? {
+            return Ok(());
+        }
+        let mut damages = Vec::new();
+        let sql = format!("SELECT {} FROM catalogue ORDER BY revision", codec::CATALOGUE_COLUMNS);
+        let mut rows = self.connection.select_once(&sql, &[])?;
+        let mut last = 0;
+        while let Some(row) = rows.next()? {
+            let entry = match codec::catalogue_entry(&row) {
+                Ok(entry) => entry,
+                Err(ShardError::Damaged(why)) => {
+                    damages.push(why);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let of = format!("the catalogue's {} {}", entry.kind.as_str(), entry.key);
+            if entry.revision <= last {
+                damages.push(format!("{of} has the revision {} after {last}", entry.revision));
+            }
+            last = entry.revision;
+            if let Some(Err(error)) = entry.body.as_deref().map(serde_json::from_str::<&RawValue>) {
+                damages.push(format!("{of} is not JSON: {error}"));
+            }
+        }
+        drop(rows);
+        damages.into_iter().for_each(|damage| self.damage(damage));
         Ok(())
     }
 

@@ -346,6 +346,7 @@ fn record_bytes(record: &Record) -> usize {
         Record::Definition { source, .. } => source.len(),
         Record::Template(template) => template.source.len(),
         Record::Delivered { .. } => 32,
+        Record::Entry(entry) => entry.size_bytes(),
     }
 }
 
@@ -502,8 +503,7 @@ impl Writer {
                 Work::Checkpoint => {
                     if !self.checkpoint_at_rest()?.is_whole() {
                         let now = Instant::now();
-                        self.checkpoint_at = Some(now + CHECKPOINT_AFTER);
-                        self.dirty_since = Some(now);
+                        (self.checkpoint_at, self.dirty_since) = (Some(now + CHECKPOINT_AFTER), Some(now));
                     }
                 }
                 Work::Feed => self.tend_feed()?,
@@ -527,12 +527,12 @@ impl Writer {
         }
     }
 
-    /// One that waits for readers, though not for long.
+    /// One that waits a little for readers.
     fn checkpoint_beside_readers(&mut self, mode: CheckpointMode) -> Result<Checkpoint, ShardError> {
         self.applier().connection().busy_timeout(RESTART_TIMEOUT);
-        let checkpoint = self.checkpoint(mode)?;
+        let checkpoint = self.checkpoint(mode);
         self.applier().connection().busy_timeout(LOCK_TIMEOUT);
-        Ok(checkpoint)
+        checkpoint
     }
 
     fn apply(&mut self) -> Result<(), ShardError> {
