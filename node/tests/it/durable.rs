@@ -65,7 +65,7 @@ async fn a_wait_interrupted_by_a_crash_ends_on_time() {
     assert_eq!(run["status"], "completed", "{run:#}");
     let waited = run["steps"]["nap"]["output"]["waited"].as_u64().expect("milliseconds");
     assert!((2_000..4_000).contains(&waited), "waited {waited} ms");
-    assert!(took >= Duration::from_secs(2), "it ended {took:?} after it was sent");
+    assert!(took >= Duration::from_millis(1_900), "it ended {took:?} after it was sent");
     assert!(node.stop().success());
 }
 
