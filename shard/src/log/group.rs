@@ -156,7 +156,7 @@ impl Group {
         let (role_in, role) = watch::channel(Role::Follower { leader: None });
         tokio::spawn(watch_core(id.to_string(), raft.clone(), store.clone(), stopping.clone()));
         let lag = SharedLag::default();
-        tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone(), lag.clone()));
+        tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone(), lag.clone(), log.clone()));
         let group = Arc::new(Self {
             id: id.0,
             node_id,
@@ -514,6 +514,7 @@ async fn watch_role(
     role: watch::Sender<Role>,
     last_quorum: LastQuorum,
     lag: SharedLag,
+    log: GroupLog,
 ) {
     let mut looked = Instant::now();
     loop {
@@ -532,6 +533,7 @@ async fn watch_role(
             let leads = metrics.running_state.is_ok()
                 && metrics.state == ServerState::Leader
                 && metrics.last_applied.is_some_and(|last| last.leader_id.term == metrics.current_term);
+            log.set_alone(metrics.membership_config.nodes().count() == 1);
             lag.lock().note(looked, metrics.last_log_index.unwrap_or_default());
             *last_quorum.lock() = heard.filter(|_| leads);
             match leads {
