@@ -378,6 +378,7 @@ pub const ACTIONS: &[Action] = &[
         &[required("message", ANY, "what to say"), optional("data", ANY, "more to say")],
         "Notifies the agent of the run, if it listens.",
     )
+    .pure()
     .with_more(),
     action(
         "workflow.run",

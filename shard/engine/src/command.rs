@@ -60,6 +60,12 @@ pub enum Emission {
         /// Its data.
         data: Value,
     },
+    /// `workflow.notify`: a `custom` event, [`NOTICE`](crate::event::NOTICE), addressed to the run's
+    /// agent.
+    Notify {
+        /// What the agent is told.
+        data: Value,
+    },
     /// `workflow.context`: a variable set in `context`.
     Set {
         /// Its name.

@@ -272,7 +272,7 @@ impl Actions {
         let work = off_loop(move || match call.action.as_ref() {
             "jq" => Outcome::of(jq::run(Params::new("jq", &call.params), runner.as_ref())),
             // A child is the shard's to start, which never asks here for it.
-            "workflow.run" | "workflow.notify" => {
+            "workflow.run" => {
                 let message = format!("{} is not available on this node", call.action);
                 Outcome::of(Err(Fault::new(Code::ActionUnavailable, message)))
             }
@@ -314,6 +314,7 @@ fn pure(call: &Call, budget: Budget) -> Option<Outcome> {
             Outcome { result: Err(fault.clone()), emissions: vec![Emission::FailRun(fault)] }
         }
         "workflow.log" => Outcome::of(workflow::log(params, call)),
+        "workflow.notify" => Outcome::emitting(workflow::notify(params, &call.params)),
         _ => return None,
     })
 }
@@ -353,9 +354,9 @@ fn timed_out(action: &str, limit: Duration) -> Failure {
 fn bounded(outcome: Outcome) -> Outcome {
     let Outcome { result, emissions } = outcome;
     let is_long = |emission: &Emission| match emission {
-        Emission::Custom { data: value, .. } | Emission::Set { value, .. } => {
-            is_over(value, OUTPUT_BYTES_MAX)
-        }
+        Emission::Custom { data: value, .. }
+        | Emission::Notify { data: value }
+        | Emission::Set { value, .. } => is_over(value, OUTPUT_BYTES_MAX),
         Emission::FailRun(_) | Emission::Breaker { .. } => false,
     };
     if emissions.iter().any(is_long) {
