@@ -24,12 +24,14 @@ use crate::handlers::{
     workflows,
 };
 use crate::incoming::json_bytes;
+use crate::mcp;
 use crate::state::RouterState;
 
 #[derive(OpenApi)]
 #[openapi(info(
     title = "OPCODE cluster",
-    description = "Define, run and watch durable workflows. Errors are RFC 9457 problem documents."
+    description = "Define, run and watch durable workflows. Errors are RFC 9457 problem documents. Agents \
+                   find the same as tools of MCP (streamable HTTP) at `/mcp`."
 ))]
 struct Api;
 
@@ -41,18 +43,25 @@ pub(crate) struct TraceId(pub(crate) String);
 pub fn app(state: RouterState) -> Router {
     let (router, api) = documented().split_for_parts();
     let api: bytes::Bytes = described(&api).to_string().into();
+    let router = router.route(
+        "/openapi.json",
+        axum::routing::get(move || std::future::ready(json_bytes(StatusCode::OK, api.clone()))),
+    );
+    // What the tools of MCP call is the API with all that stands before it.
+    let tools = mcp::route(&state, layered(router.clone(), &state));
+    layered(router.merge(tools), &state)
+}
+
+/// Routes behind the layers.
+fn layered(router: Router<RouterState>, state: &RouterState) -> Router {
     router
-        .route(
-            "/openapi.json",
-            axum::routing::get(move || std::future::ready(json_bytes(StatusCode::OK, api.clone()))),
-        )
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), authenticate))
         .layer(from_fn_with_state(state.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(outermost))
-        .with_state(state)
+        .with_state(state.clone())
 }
 
 /// The OpenAPI 3.1 document of this build.
@@ -117,6 +126,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(commands::extend))
         .routes(routes!(templates::define, templates::list))
         .routes(routes!(templates::get))
+        .routes(routes!(diagram::draw_template))
         .routes(routes!(validate::validate))
         .routes(routes!(validate::actions))
         .routes(routes!(decisions::list))

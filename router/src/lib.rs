@@ -18,6 +18,7 @@ mod handlers;
 mod http;
 mod incoming;
 mod local;
+pub mod mcp;
 pub mod placement;
 mod query;
 mod relay;

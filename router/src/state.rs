@@ -50,6 +50,10 @@ pub struct RouterOptions {
     pub heartbeat: Duration,
     /// Items of one batch submission.
     pub batch_items_max: usize,
+    /// Sessions of MCP open at a time; more are refused with 429.
+    pub mcp_sessions_max: usize,
+    /// How long a session of MCP lives that is not used.
+    pub mcp_idle: Duration,
 }
 
 impl Default for RouterOptions {
@@ -63,6 +67,8 @@ impl Default for RouterOptions {
             streams_max: 1024,
             heartbeat: Duration::from_secs(15),
             batch_items_max: 10_000,
+            mcp_sessions_max: 1024,
+            mcp_idle: Duration::from_secs(900),
         }
     }
 }

@@ -15,6 +15,7 @@ mod follow;
 mod force_recover;
 mod input;
 mod locate;
+mod mcp;
 mod output;
 pub(crate) mod rebuild;
 mod run;
@@ -79,6 +80,8 @@ pub(crate) enum ClientCommand {
     /// See the cluster
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    /// Serve MCP to an agent on stdin and stdout
+    Mcp(mcp::Mcp),
     /// Print a shell's completions
     Completions(completions::Completions),
     /// Print the manual page
@@ -129,6 +132,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Decision(command) => decision::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
         ClientCommand::Cluster(command) => cluster::run(command, context).await,
+        ClientCommand::Mcp(mcp::Mcp {}) => mcp::run(context).await,
         ClientCommand::Completions(args) => {
             completions::completions(&args);
             Ok(())

@@ -2,6 +2,7 @@
 
 mod children;
 mod conventions;
+mod mcp;
 mod node;
 mod runs;
 mod streams;

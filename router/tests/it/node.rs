@@ -23,6 +23,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt;
 
+/// Sessions of MCP that a test's node takes.
+pub(crate) const MCP_SESSIONS_MAX: usize = 3;
 /// Workflow shards of a test's node.
 pub(crate) const SHARDS: u32 = 3;
 
@@ -120,7 +122,11 @@ impl Node {
             metrics: Arc::new(|| "# no metrics\n".to_owned()),
             listener_is_loopback: true,
             tokens: None,
-            options: RouterOptions { heartbeat: Duration::from_millis(50), ..RouterOptions::default() },
+            options: RouterOptions {
+                heartbeat: Duration::from_millis(50),
+                mcp_sessions_max: MCP_SESSIONS_MAX,
+                ..RouterOptions::default()
+            },
         });
         relay.open(state.clone());
         Self { app: opcode_router::app(state), stop, _shards: shards, _home: home }
