@@ -17,6 +17,7 @@ mod failover;
 mod hostile;
 mod lab;
 mod many;
+mod mcp;
 mod membership;
 mod reads;
 mod service;

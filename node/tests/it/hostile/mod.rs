@@ -4,6 +4,7 @@
 
 mod bodies;
 mod effects;
+mod mcp;
 mod protocol;
 
 use std::collections::BTreeSet;
@@ -115,6 +116,8 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         bodies::reads(),
         bodies::commands(),
         bodies::operations(),
+        mcp::messages(),
+        mcp::tools(),
     ]
     .into_iter()
     .flatten()
