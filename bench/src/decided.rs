@@ -1,18 +1,16 @@
 //! Runs as the engine decides them, in memory: a chain of ten steps each, whole.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use opcode_engine::Rejected;
-use opcode_engine::command::{Command, Effect, Start};
+use opcode_engine::command::Start;
 use opcode_engine::definition::Definition;
 use opcode_engine::event::Event;
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::ids::{RunNo, Timestamp, WorkflowId};
-use opcode_engine::run::Run;
+use opcode_engine::run::run_through;
 use opcode_shard::record::{EventRecord, Record};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::work::Work;
 
@@ -32,34 +30,10 @@ pub(crate) fn id(no: u64) -> WorkflowId {
 
 /// All events of a run, from its start to its end.
 pub(crate) fn events(no: u64, definition: &Arc<Definition>) -> Result<Vec<Event>> {
-    let start = Start {
-        no: RunNo(no),
-        id: id(no),
-        definition: Arc::clone(definition),
-        template: None,
-        params: json!({}),
-        agent_id: None,
-        context: Value::Null,
-        labels: BTreeMap::new(),
-        start_at: None,
-        body_hash: None,
-        parent: None,
-    };
-    let rejected = |rejected: Rejected| anyhow::anyhow!("{}", rejected.message);
-    let (mut run, decision) = Run::start(start, NOW).map_err(rejected)?;
-    let mut events = decision.events;
+    let start = Start::new(RunNo(no), id(no), Arc::clone(definition));
     let output = json!({"logged": true, "level": "debug", "message": "x".repeat(64)});
-    loop {
-        let effects = run.take_effects();
-        if effects.is_empty() {
-            break;
-        }
-        for effect in effects {
-            let Effect::Execute { handle, .. } = effect else { continue };
-            let finished = Command::Finished { handle, result: Ok(output.clone()), emissions: Vec::new() };
-            events.extend(run.handle(finished, NOW).map_err(rejected)?.events);
-        }
-    }
+    let (run, events) =
+        run_through(start, &output, NOW).map_err(|rejected| anyhow::anyhow!("{}", rejected.message))?;
     if run.status() != WorkflowStatus::Completed {
         bail!("a run of the engine alone is {:?}", run.status());
     }

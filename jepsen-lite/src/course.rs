@@ -92,8 +92,7 @@ impl Course<'_> {
         for client in clients {
             client.await.context("a client panicked")?;
         }
-        nemesis::files::settle(self.cluster).await?;
-        self.cluster.whole().await?;
+        nemesis::files::whole(self.cluster).await?;
         println!("all replicas are in sync {} ms after healing", healed.elapsed().as_millis());
         Ok(healed)
     }

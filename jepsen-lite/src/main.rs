@@ -103,7 +103,7 @@ struct Args {
     /// Write all that happened as a page of HTML
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Keep the nodes' folders
+    /// Keep the nodes' folders also when every promise was kept
     #[arg(long)]
     keep: bool,
 }
@@ -169,7 +169,8 @@ async fn run() -> Result<()> {
         result = course.run() => result,
         () = interrupted() => bail!("interrupted; its nodes are stopped"),
     };
-    if args.keep {
+    // What broke a promise is found in the nodes' logs and files.
+    if args.keep || result.is_err() {
         println!("the nodes' folders: {}", home.keep().display());
     }
     result.map_err(|error| error.context(format!("a promise was broken; again with: {command}")))

@@ -65,6 +65,8 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());
+    // Ends by itself once the node is stopping.
+    tokio::spawn(opcode_router::run_schedules(state.clone()));
     let mut stopping = stop_out;
     let server = axum::serve(listener, opcode_router::app(state)).with_graceful_shutdown(async move {
         // The sender lives as long as the node runs.

@@ -11,6 +11,7 @@ use opcode_engine::Rejected;
 use opcode_engine::command::Command;
 use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
 use opcode_shard::batch::Position;
+use opcode_shard::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, EntryPage};
 use opcode_shard::handle::{
     CommandReply, PinnedDefinition, RunView, ShardInfo, Shown, Submission, Submitted,
 };
@@ -365,6 +366,27 @@ impl ShardClient {
 
     pub(crate) async fn templates(&self) -> Result<Seen<Vec<TemplateRecord>>, CallError> {
         Seen::of(self.ask(Request::Templates, Duration::ZERO).await?, Answer::templates)
+    }
+
+    pub(crate) async fn change_entry(&self, change: EntryChange) -> Result<Seen<Changed>, CallError> {
+        Seen::of(self.ask(Request::ChangeEntry(change), Duration::ZERO).await?, Answer::changed)
+    }
+
+    pub(crate) async fn entry(
+        &self,
+        kind: EntryKind,
+        key: Arc<str>,
+    ) -> Result<Seen<Option<CatalogueEntry>>, CallError> {
+        Seen::of(self.ask(Request::Entry(kind, key), Duration::ZERO).await?, Answer::entry)
+    }
+
+    pub(crate) async fn entries(
+        &self,
+        kind: EntryKind,
+        after: Option<Arc<str>>,
+        limit: usize,
+    ) -> Result<Seen<EntryPage>, CallError> {
+        Seen::of(self.ask(Request::Entries(kind, after, limit), Duration::ZERO).await?, Answer::entries)
     }
 
     pub(crate) async fn sql(&self, query: &str, limit: usize) -> Result<Seen<Vec<Value>>, CallError> {

@@ -20,8 +20,8 @@ use crate::auth::authenticate;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
-    batch, bulk, cluster, commands, decisions, diagram, events, health, lists, sync, templates, validate,
-    workflows,
+    batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, sync, templates,
+    validate, workflows,
 };
 use crate::incoming::json_bytes;
 use crate::mcp;
@@ -130,6 +130,11 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(validate::validate))
         .routes(routes!(validate::actions))
         .routes(routes!(decisions::list))
+        .routes(routes!(schedules::create, schedules::list))
+        .routes(routes!(schedules::get, schedules::change, schedules::delete))
+        .routes(routes!(schedules::trigger))
+        .routes(routes!(schedules::next))
+        .routes(routes!(schedules::backfill))
         .routes(routes!(events::firehose))
         .routes(routes!(cluster::get, cluster::set))
         .routes(routes!(cluster::join))

@@ -2,7 +2,8 @@
 //! that owns the workflow, and answers become documents of the HTTP contract.
 //!
 //! Any node answers any request. The router decides nothing about a workflow and stores nothing;
-//! it never touches the log or the tables except through a shard's handle.
+//! it never touches the log or the tables except through a shard's handle. Runs that are due by a
+//! schedule come in here too: from the node that leads the system shard, to whoever owns them.
 
 mod auth;
 mod control;
@@ -22,6 +23,8 @@ pub mod mcp;
 pub mod placement;
 mod query;
 mod relay;
+mod schedule;
+mod scheduler;
 pub mod schema;
 mod session;
 pub mod shard_map;
@@ -36,5 +39,6 @@ pub use error::ApiError;
 pub use http::{app, openapi};
 pub use local::LocalShards;
 pub use relay::ShardRelay;
+pub use scheduler::run_schedules;
 pub use state::{NodeInfo, RouterOptions, RouterParts, RouterState};
 pub use strict::duplicate_keys;

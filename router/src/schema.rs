@@ -3,10 +3,17 @@
 
 #![allow(missing_docs)]
 
+mod schedules;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use utoipa::ToSchema;
+
+pub use schedules::{
+    BackfillAnswer, BackfillRequest, Schedule, ScheduleList, SchedulePatch, ScheduleRequest, Slot, SlotError,
+    SlotList,
+};
 
 /// RFC 9457, `application/problem+json`.
 #[derive(ToSchema)]
@@ -324,6 +331,10 @@ pub struct TemplateRequest {
     pub output_schema: Option<Value>,
     pub category: Option<String>,
     pub features: Option<Vec<String>>,
+    /// When it runs by itself: the fields of a schedule, `cron` above all. The schedule has the
+    /// template's name, and goes with its triggers.
+    #[schema(value_type = Option<Object>)]
+    pub triggers: Option<Value>,
     #[schema(value_type = Object)]
     pub definition: Value,
 }

@@ -155,7 +155,7 @@ impl RouterState {
         self.map().shards.iter().map(|entry| ShardClient::new(self.clone(), entry.shard)).collect()
     }
 
-    /// The shard of templates.
+    /// The shard of templates and of the catalogue.
     pub(crate) fn system(&self) -> ShardClient {
         ShardClient::new(self.clone(), ShardId::SYSTEM)
     }

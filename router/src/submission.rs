@@ -98,7 +98,7 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiEr
 }
 
 /// The id of a run that is named by an idempotency key alone: the same key, the same shard.
-fn id_of_key(key: &str) -> WorkflowId {
+pub(crate) fn id_of_key(key: &str) -> WorkflowId {
     let mut digest = Sha256::new();
     digest.update(b"opcode idempotency key\0");
     digest.update(key.as_bytes());
@@ -108,6 +108,11 @@ fn id_of_key(key: &str) -> WorkflowId {
     bytes[6] = (bytes[6] & 0x0f) | 0x80;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     parse_own(&Uuid::from_bytes(bytes).to_string())
+}
+
+/// A new id, ordered by time.
+pub(crate) fn new_id() -> WorkflowId {
+    parse_own(Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()))
 }
 
 fn parse_own(text: &str) -> WorkflowId {
@@ -193,10 +198,7 @@ pub(crate) async fn prepare(
     let definition = definition.expect("a body without problems has a definition or a template");
     let is_named = draft.id.is_some() || key.is_some();
     let body_hash = is_named.then(|| body_hash(&draft, &definition));
-    let id = draft
-        .id
-        .or_else(|| key.map(id_of_key))
-        .unwrap_or_else(|| parse_own(Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer())));
+    let id = draft.id.or_else(|| key.map(id_of_key)).unwrap_or_else(new_id);
     Ok(Submission {
         id,
         body_hash,

@@ -140,6 +140,11 @@ impl<'a> Fields<'a> {
         format!("{}/{}", self.pointer, strict::escaped(name))
     }
 
+    /// Whether a field is there, whatever its type; `null` counts as absent.
+    pub(crate) fn is_given(&self, name: &str) -> bool {
+        self.entries.iter().any(|(entry, raw)| entry == name && raw.get() != "null")
+    }
+
     /// Notes a problem with a field.
     pub(crate) fn problem(&mut self, name: &str, message: impl Into<String>) {
         let pointer = self.pointer_to(name);
@@ -319,7 +324,12 @@ impl<'a> Fields<'a> {
         self.problems
     }
 
-    /// The same, as an error of the whole request.
+    /// Ends the reading of an object that may say more than was asked for. Every problem found.
+    pub(crate) fn noted(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    /// [`Fields::finish`], as an error of the whole request.
     pub(crate) fn done(self) -> Result<(), ApiError> {
         let problems = self.finish();
         if problems.is_empty() { Ok(()) } else { Err(invalid(problems)) }

@@ -16,6 +16,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::broadcast;
 
 use crate::batch::{Batch, Committed, Position};
+use crate::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, EntryPage};
 use crate::error::{CallError, ShardError};
 use crate::log::Group;
 use crate::peer::NodeId;
@@ -293,6 +294,28 @@ impl ShardHandle {
     /// The newest version of every template, by name. System shard only.
     pub async fn templates(&self) -> Result<Vec<TemplateRecord>, CallError> {
         self.inner.templates().await
+    }
+
+    /// Changes an entry of the catalogue, if it has the revision that the change names. System shard
+    /// only.
+    pub async fn change_entry(&self, change: EntryChange) -> Result<Changed, CallError> {
+        self.inner.change_entry(change).await
+    }
+
+    /// An entry of the catalogue. System shard only.
+    pub async fn entry(&self, kind: EntryKind, key: Arc<str>) -> Result<Option<CatalogueEntry>, CallError> {
+        self.inner.entry(kind, key).await
+    }
+
+    /// Entries of a kind after a key, in the order of their keys; a page ends at `limit` or at
+    /// [`crate::catalogue::PAGE_BYTES`]. System shard only.
+    pub async fn entries(
+        &self,
+        kind: EntryKind,
+        after: Option<Arc<str>>,
+        limit: usize,
+    ) -> Result<EntryPage, CallError> {
+        self.inner.entries(kind, after, limit).await
     }
 
     /// Rows of a read-only query on this shard's tables.

@@ -19,6 +19,7 @@
 
 pub mod actions;
 pub mod batch;
+pub mod catalogue;
 pub mod clock;
 pub mod coalescer;
 pub mod crash;

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::batch::{Batch, Committed, Position};
+use crate::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, EntryPage};
 use crate::definitions::Definitions;
 use crate::error::{CallError, ShardError};
 use crate::handle::{
@@ -69,14 +70,36 @@ pub(crate) enum Message {
     Templates {
         reply: Reply<Vec<TemplateRecord>>,
     },
+    ChangeEntry {
+        change: EntryChange,
+        reply: Reply<Changed>,
+    },
+    Entry {
+        kind: EntryKind,
+        key: Arc<str>,
+        reply: Reply<Option<CatalogueEntry>>,
+    },
+    Entries {
+        kind: EntryKind,
+        after: Option<Arc<str>>,
+        limit: usize,
+        reply: Reply<EntryPage>,
+    },
 }
 
 impl Message {
     /// Whether it makes the log grow.
     fn is_work(&self) -> bool {
         match self {
-            Self::Submit { .. } | Self::Command { .. } | Self::DefineTemplate { .. } => true,
-            Self::Query { .. } | Self::Template { .. } | Self::Templates { .. } => false,
+            Self::Submit { .. }
+            | Self::Command { .. }
+            | Self::DefineTemplate { .. }
+            | Self::ChangeEntry { .. } => true,
+            Self::Query { .. }
+            | Self::Template { .. }
+            | Self::Templates { .. }
+            | Self::Entry { .. }
+            | Self::Entries { .. } => false,
         }
     }
 
@@ -92,6 +115,9 @@ impl Message {
             Self::DefineTemplate { reply, .. } => drop(reply.send(Err(error()))),
             Self::Template { reply, .. } => drop(reply.send(Err(error()))),
             Self::Templates { reply } => drop(reply.send(Err(error()))),
+            Self::ChangeEntry { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Entry { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Entries { reply, .. } => drop(reply.send(Err(error()))),
         }
     }
 }
@@ -433,6 +459,27 @@ impl Door {
 
     pub(crate) async fn templates(&self) -> Result<Vec<TemplateRecord>, CallError> {
         self.ask(|reply| Message::Templates { reply }).await
+    }
+
+    pub(crate) async fn change_entry(&self, change: EntryChange) -> Result<Changed, CallError> {
+        self.ask(|reply| Message::ChangeEntry { change, reply }).await
+    }
+
+    pub(crate) async fn entry(
+        &self,
+        kind: EntryKind,
+        key: Arc<str>,
+    ) -> Result<Option<CatalogueEntry>, CallError> {
+        self.ask(|reply| Message::Entry { kind, key, reply }).await
+    }
+
+    pub(crate) async fn entries(
+        &self,
+        kind: EntryKind,
+        after: Option<Arc<str>>,
+        limit: usize,
+    ) -> Result<EntryPage, CallError> {
+        self.ask(|reply| Message::Entries { kind, after, limit, reply }).await
     }
 
     pub(crate) async fn sql(&self, query: &str, limit: usize) -> Result<Vec<Value>, CallError> {

@@ -7,6 +7,8 @@ use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId}
 use opcode_engine::view::{self, Change};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::catalogue::CatalogueEntry;
+
 /// One fact of a shard.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
@@ -28,6 +30,8 @@ pub enum Record {
         /// Its place in the run's log.
         sequence: Sequence,
     },
+    /// An entry of the catalogue as it is from now on (system shard).
+    Entry(CatalogueEntry),
 }
 
 impl Record {
@@ -35,7 +39,7 @@ impl Record {
     pub fn as_event(&self) -> Option<&EventRecord> {
         match self {
             Self::Event(event) => Some(event),
-            Self::Definition { .. } | Self::Template(_) | Self::Delivered { .. } => None,
+            Self::Definition { .. } | Self::Template(_) | Self::Delivered { .. } | Self::Entry(_) => None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A node whose files are damaged: it must not start, or must come back with what the others have.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 
 use super::damage::{self, Damage, Files};
 use super::is_whole_or_without;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, LOOK_EVERY, WHOLE_MAX};
 
 /// Kills a node, or stops it in order, which leaves its files in another state, and damages one of
 /// them; what was done, for people.
@@ -64,13 +64,31 @@ fn came_back(took: Duration) -> String {
     format!("it came back in {} ms", took.as_millis())
 }
 
-/// Nodes that found damage only after a while begin anew, too.
-pub(crate) async fn settle(cluster: &Cluster) -> Result<usize> {
+/// Waits until the cluster is whole. Nodes that find damage only meanwhile, and stop, begin anew.
+pub(crate) async fn whole(cluster: &Cluster) -> Result<()> {
+    let mut begun = Instant::now();
+    loop {
+        if settle(cluster).await? > 0 {
+            begun = Instant::now();
+        }
+        let status = cluster.status().await;
+        if status.as_ref().is_ok_and(|status| cluster.is_whole(status)) {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < WHOLE_MAX,
+            "the cluster is not whole {WHOLE_MAX:?} after all was healed: {status:?}"
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn settle(cluster: &Cluster) -> Result<usize> {
     let mut count = 0;
     for place in 0..cluster.len() {
         let node = cluster.node(place);
         if node.may_end() && node.has_ended() {
-            begin_anew(cluster, place).await?;
+            begin_anew(cluster, place).await.context("a node that found damage begins anew")?;
             node.set_may_end(false);
             count += 1;
         }

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use tokio::sync::watch;
 
-use super::{Fault, Harmed, harm, heal, heal_all, victims};
+use super::{Fault, Harmed, files, harm, heal, heal_all, victims};
 use crate::cluster::Cluster;
 use crate::history::History;
 
@@ -83,7 +83,7 @@ pub(crate) async fn run(
             if !fault.may_be_one_of_many() {
                 // What the last fault took away may not be back yet, and two disks of three are more
                 // than anything promised outlives.
-                cluster.whole().await.with_context(|| format!("before {fault:?}"))?;
+                files::whole(cluster).await.with_context(|| format!("before {fault:?}"))?;
             }
             one(cluster, history, fault, &mut rng).await?;
         } else {

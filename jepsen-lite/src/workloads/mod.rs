@@ -6,6 +6,7 @@ pub(crate) mod families;
 pub(crate) mod lists;
 pub(crate) mod objects;
 pub(crate) mod registers;
+pub(crate) mod schedules;
 pub(crate) mod waits;
 
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub(crate) enum Workload {
     Families,
     /// Lists over all shards, page by page.
     Lists,
+    /// Schedules that fire each second, or every other.
+    Schedules,
 }
 
 /// What the clients of all workloads are given.
@@ -90,6 +93,7 @@ pub(crate) struct Workloads {
     waits: waits::Waits,
     families: families::Families,
     lists: lists::Lists,
+    schedules: schedules::Schedules,
 }
 
 impl Workloads {
@@ -103,6 +107,7 @@ impl Workloads {
             waits: Default::default(),
             families: Default::default(),
             lists: Default::default(),
+            schedules: Default::default(),
         }
     }
 
@@ -137,6 +142,9 @@ impl Workloads {
         if self.has(Workload::Lists) {
             all.extend(self.lists.clients(setting)?);
         }
+        if self.has(Workload::Schedules) {
+            all.extend(self.schedules.clients(setting).await?);
+        }
         Ok(all)
     }
 
@@ -158,6 +166,9 @@ impl Workloads {
         }
         if self.has(Workload::Lists) {
             verdicts.push(("lists have all there is, once", self.lists.check(cluster).await));
+        }
+        if self.has(Workload::Schedules) {
+            verdicts.push(("every slot of a schedule has one run", self.schedules.check(cluster).await));
         }
         verdicts
     }

@@ -19,6 +19,7 @@ mod mcp;
 mod output;
 pub(crate) mod rebuild;
 mod run;
+mod schedule;
 mod template;
 mod validate;
 mod wf;
@@ -75,6 +76,9 @@ pub(crate) enum ClientCommand {
     /// List and resolve decisions
     #[command(subcommand)]
     Decision(decision::Decision),
+    /// Run templates by the clock
+    #[command(subcommand)]
+    Schedule(schedule::Schedule),
     /// Run a read-only query on every shard's tables
     Sql(cluster::Sql),
     /// See the cluster
@@ -130,6 +134,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Wf(command) => wf::run(command, context).await,
         ClientCommand::Template(command) => template::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
+        ClientCommand::Schedule(command) => schedule::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
         ClientCommand::Cluster(command) => cluster::run(command, context).await,
         ClientCommand::Mcp(mcp::Mcp {}) => mcp::run(context).await,

@@ -134,3 +134,51 @@ async fn problems_are_shown_in_their_file() {
     let documents = json(&run("http://127.0.0.1:1", &["validate", &name, "-o", "json"], ""));
     assert_eq!((&documents[0]["valid"], &documents[0]["errors"][0]["line"]), (&false.into(), &3.into()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_is_made_and_steered() {
+    let (_home, node) = start();
+    let named = |args: &[&str]| run(&node.url, &[&["schedule"], args].concat(), "");
+    let defined = run(&node.url, &["template", "define", "-", "--name", "t"], OK);
+    assert_eq!(defined.status.code(), Some(0), "{defined:?}");
+    let cases: &[(&[&str], i32)] = &[
+        (&["create", "t", "--id", "s", "--cron", "0 0 1 1 *", "--timezone", "Asia/Tokyo"], 0),
+        (&["create", "t@v1", "--id", "i", "--interval", "1h", "--overlap", "queue", "--label", "a=b"], 0),
+        (&["create", "none", "--interval", "1h"], 4),
+        (&["create", "t", "--cron", "0 0 30 2 *"], 1),
+        (&["create", "t", "--id", "s", "--interval", "1h"], 8),
+        (&["create", "t"], 2),
+        (&["create", "t", "--interval", "1h", "--cron", "@daily"], 2),
+        (&["create", "t", "--interval", "1h", "--timezone", "UTC"], 1),
+        (&["pause", "s"], 0),
+        (&["resume", "s"], 0),
+        (&["get", "none"], 4),
+        (&["backfill", "i", "--since", "1h", "--until", "soon"], 2),
+    ];
+    for (args, code) in cases {
+        let output = named(args);
+        assert_eq!(output.status.code(), Some(*code), "{args:?}: {output:?}");
+    }
+    assert_eq!(stdout(&named(&["list", "-q"])), "i\ns\n");
+    let table = stdout(&named(&["list"]));
+    assert!(table.contains("every 1h") && table.contains("0 0 1 1 * Asia/Tokyo"), "{table}");
+    let next = stdout(&named(&["next", "s", "-n", "2", "-q"]));
+    assert!(next.lines().count() == 2 && next.lines().all(|l| l.ends_with("-12-31T15:00:00.000Z")), "{next}");
+    let run_id = stdout(&named(&["trigger", "i", "-q"]));
+    let run_after = json(&run(&node.url, &["wf", "get", run_id.trim(), "--wait", "10s", "-o", "json"], ""));
+    assert_eq!(run_after["labels"], serde_json::json!({"a": "b", "schedule": "i"}), "{run_after}");
+    let filled = json(&named(&[
+        "backfill",
+        "i",
+        "--since",
+        "2026-01-01T00:00:00Z",
+        "--until",
+        "2026-01-01T02:00:00Z",
+        "-o",
+        "json",
+    ]));
+    assert_eq!(filled["started"], 2, "{filled}");
+    assert_eq!(stdout(&named(&["rm", "s"])), "deleted the schedule s\n");
+    assert_eq!(named(&["rm", "s"]).status.code(), Some(4));
+    assert_eq!(json(&named(&["get", "i", "-o", "json"]))["version"], "v1");
+}

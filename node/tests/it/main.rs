@@ -20,6 +20,7 @@ mod many;
 mod mcp;
 mod membership;
 mod reads;
+mod schedules;
 mod service;
 mod takeover;
 mod tidy;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::schedules;
 use crate::error::ApiError;
 use crate::forward::Seen;
 use crate::gather::{self, Cursor, Page};
@@ -51,8 +52,19 @@ pub(crate) async fn define(
     let (name, source) = read_file(text, query_name)?;
     // The sent text is compiled, so that pointers are into what was sent.
     let definition = crate::definitions::parse(text.into()).await?;
+    let schedule = schedules::of_template(&name, text)?;
+    if schedule.is_some() {
+        schedules::check_free(&state, &name).await?;
+    }
+    let before = state.system().template(&name, None).await?.value;
     let defined = state.system().define_template(name, source, Arc::new(definition)).await?;
     let (record, is_new) = defined.value;
+    // After the template, which its first slot needs. Defined again, what was not done is made up for;
+    // where there never was a schedule, there is nothing to ask for.
+    let had_triggers = before.is_some_and(|before| schedules::has_triggers(&before.source));
+    if schedule.is_some() || had_triggers || !is_new {
+        schedules::follow_template(&state, &record.name, schedule).await?;
+    }
     let document = Defined {
         name: &record.name,
         version: format!("v{}", record.version),

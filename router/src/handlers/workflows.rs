@@ -73,7 +73,7 @@ pub(crate) async fn submit(
     Ok(answer(&shard, &submitted, view.as_ref().map(|seen| &seen.value)))
 }
 
-async fn submit_one(
+pub(super) async fn submit_one(
     shard: &ShardClient,
     submission: opcode_shard::handle::Submission,
 ) -> Result<Submitted, ApiError> {
@@ -84,7 +84,7 @@ async fn submit_one(
     }
 }
 
-fn answer(shard: &ShardClient, submitted: &Submitted, view: Option<&RunView>) -> Response {
+pub(super) fn answer(shard: &ShardClient, submitted: &Submitted, view: Option<&RunView>) -> Response {
     let ended = view.and_then(|view| serde_json::from_str(view.document.get()).ok());
     let Ended { output, error } = ended.unwrap_or_default();
     let document = Answer {

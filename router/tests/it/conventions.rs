@@ -21,6 +21,8 @@ async fn refusals_are_problem_documents() {
         (request(Method::GET, "/v1/workflows/none", Body::empty()), 404, "NOT_FOUND"),
         (request(Method::GET, "/v1/workflows/none/events", Body::empty()), 404, "NOT_FOUND"),
         (request(Method::GET, "/v1/templates/none", Body::empty()), 404, "NOT_FOUND"),
+        (request(Method::GET, "/v1/schedules/none", Body::empty()), 404, "NOT_FOUND"),
+        (request(Method::POST, "/v1/schedules", body()), 415, "VALIDATION_ERROR"),
     ];
     for (request, status, code) in cases {
         let shown = format!("{} {}", request.method(), request.uri());
@@ -47,7 +49,9 @@ async fn a_wrong_method_is_told_the_right_ones() {
 #[tokio::test]
 async fn malformed_json_has_its_place() {
     let node = Node::start().await;
-    for path in ["/v1/workflows", "/v1/validate", "/v1/templates", "/v1/sql", "/v1/workflows/bulk"] {
+    for path in
+        ["/v1/workflows", "/v1/validate", "/v1/templates", "/v1/schedules", "/v1/sql", "/v1/workflows/bulk"]
+    {
         let answer = node.post_text(path, "{\"a\":\n  nope}").await;
         assert_eq!(answer.status, 400, "{path}");
         let document = answer.json();

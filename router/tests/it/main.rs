@@ -5,5 +5,6 @@ mod conventions;
 mod mcp;
 mod node;
 mod runs;
+mod schedules;
 mod streams;
 mod templates;

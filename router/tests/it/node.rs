@@ -129,6 +129,7 @@ impl Node {
             },
         });
         relay.open(state.clone());
+        tokio::spawn(opcode_router::run_schedules(state.clone()));
         Self { app: opcode_router::app(state), stop, _shards: shards, _home: home }
     }
 
@@ -146,6 +147,16 @@ impl Node {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(request(Method::GET, path, Body::empty())).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Answer {
+        let mut request = request(Method::PATCH, path, body.to_string().into());
+        request.headers_mut().insert("content-type", "application/json".parse().expect("a header"));
+        self.send(request).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(request(Method::DELETE, path, Body::empty())).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {

@@ -1,14 +1,13 @@
 //! What the rules cost: a decision of a chain, event by event, and the replay of a log.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use opcode_engine::command::{Command, Effect, Start};
+use opcode_engine::command::Start;
 use opcode_engine::definition::Definition;
 use opcode_engine::event::{Body, Event, EventType};
 use opcode_engine::ids::{RunNo, Timestamp, WorkflowId};
-use opcode_engine::run::Run;
+use opcode_engine::run::{Run, run_through};
 use serde_json::{Value, json};
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -27,37 +26,16 @@ fn chain(steps: usize) -> Arc<Definition> {
 }
 
 fn start(definition: &Arc<Definition>) -> Start {
-    Start {
-        no: RunNo(1),
-        id: WorkflowId::parse("01890a5d-ac96-774b-bcce-b302099a8057").expect("valid"),
-        definition: definition.clone(),
-        template: None,
-        params: json!({"order": {"id": "A-1", "sum": 12.5}}),
-        agent_id: None,
-        context: Value::Null,
-        labels: BTreeMap::new(),
-        start_at: None,
-        body_hash: None,
-        parent: None,
-    }
+    let id = WorkflowId::parse("01890a5d-ac96-774b-bcce-b302099a8057").expect("valid");
+    let params = json!({"order": {"id": "A-1", "sum": 12.5}});
+    Start { params, ..Start::new(RunNo(1), id, definition.clone()) }
 }
 
 /// Runs to the end, as the shard's loop would with pure steps; gives all events.
-fn run_through(definition: &Arc<Definition>) -> Vec<Event> {
-    let (mut run, decision) = Run::start(start(definition), NOW).expect("valid params");
-    let mut events = decision.events;
-    loop {
-        let effects = run.take_effects();
-        if effects.is_empty() {
-            return events;
-        }
-        for effect in effects {
-            let Effect::Execute { handle, .. } = effect else { continue };
-            let finished =
-                Command::Finished { handle, result: Ok(json!({"result": 2})), emissions: Vec::new() };
-            events.extend(run.handle(finished, NOW).expect("current").events);
-        }
-    }
+fn through(definition: &Arc<Definition>) -> Vec<Event> {
+    let (run, events) = run_through(start(definition), &json!({"result": 2}), NOW).expect("a run");
+    assert!(run.status().is_terminal(), "nothing is left to do");
+    events
 }
 
 fn encode(events: &[Event]) -> Vec<(EventType, Vec<u8>)> {
@@ -75,16 +53,16 @@ fn decide(c: &mut Criterion) {
     let mut group = c.benchmark_group("decide");
     for steps in [10, 100] {
         let definition = chain(steps);
-        let events = run_through(&definition).len() as u64;
+        let events = through(&definition).len() as u64;
         group.throughput(Throughput::Elements(events));
-        group.bench_function(format!("chain{steps}"), |b| b.iter(|| run_through(&definition)));
+        group.bench_function(format!("chain{steps}"), |b| b.iter(|| through(&definition)));
     }
     group.finish();
 }
 
 fn replay(c: &mut Criterion) {
     let definition = chain(499);
-    let events = run_through(&definition);
+    let events = through(&definition);
     let stored = encode(&events);
     let mut group = c.benchmark_group("replay");
     group.throughput(Throughput::Elements(events.len() as u64));
@@ -112,7 +90,7 @@ fn replay(c: &mut Criterion) {
 }
 
 fn codec(c: &mut Criterion) {
-    let events = run_through(&chain(499));
+    let events = through(&chain(499));
     let stored = encode(&events);
     let mut group = c.benchmark_group("event");
     group.throughput(Throughput::Elements(events.len() as u64));

@@ -41,6 +41,25 @@ pub struct Start {
     pub parent: Option<Box<Parent>>,
 }
 
+impl Start {
+    /// A run of nothing but its definition: no params, no labels, no parent.
+    pub fn new(no: RunNo, id: WorkflowId, definition: Arc<Definition>) -> Self {
+        Self {
+            no,
+            id,
+            definition,
+            template: None,
+            params: Value::Object(serde_json::Map::new()),
+            agent_id: None,
+            context: Value::Null,
+            labels: BTreeMap::new(),
+            start_at: None,
+            body_hash: None,
+            parent: None,
+        }
+    }
+}
+
 /// One attempt of one step: what a result must name, so that a late one is told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StepHandle {

@@ -20,6 +20,7 @@ pub mod ids;
 pub mod planted;
 pub mod retry;
 pub mod run;
+pub mod schedule;
 pub mod view;
 
 pub use error::{Code, Fault, Invalid, Problem, Rejected};

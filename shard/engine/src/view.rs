@@ -77,6 +77,7 @@ pub struct RunStarted {
 #[allow(missing_docs)]
 pub struct StepChange {
     pub status: StepStatus,
+    /// From 1.
     pub attempts: Option<u32>,
     pub started_at: Option<Timestamp>,
     pub completed_at: Option<Timestamp>,

@@ -19,6 +19,7 @@ pub mod interpolation;
 pub mod jq;
 pub mod records;
 pub mod reference;
+pub mod schedule;
 pub mod template_twin;
 pub mod tree;
 pub mod url_guard;
@@ -56,4 +57,5 @@ pub const TARGETS: &[Target] = &[
     target("wire", wire::wire, 4 * 1024, 10_000),
     target("records", records::records, 4 * 1024, 10_000),
     target("url_guard", url_guard::url_guard, 512, 6_000),
+    target("schedule", schedule::schedule, 300, 2_000),
 ];

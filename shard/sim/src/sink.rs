@@ -38,7 +38,8 @@ pub struct Post {
     pub node: NodeId,
     /// The term that the node led the run's shard in; none when it did not.
     pub term: Option<u64>,
-    /// Whether it had heard a majority lately, as the leader that it was.
+    /// Whether it had heard a majority lately, as the leader that it was, or was about to learn that it
+    /// led no more.
     pub has_lease: bool,
     pub at_ms: u64,
 }
@@ -110,7 +111,7 @@ impl Sink {
             let shard = WorkflowId::parse(&call.workflow_id).ok().map(|id| shard_of(&id, self.shards));
             let handle = shard.and_then(|shard| handles.lock().get(&shard).cloned());
             let term = handle.as_ref().and_then(|handle| handle.group().leading_term());
-            let has_lease = handle.is_some_and(|handle| handle.group().has_quorum());
+            let has_lease = handle.is_some_and(|handle| handle.group().has_quorum() || handle.serves());
             // The effect is there at once, as of a request that leaves at once; the answer takes its time.
             world.note(&format!("node {node} posts {} in term {term:?}", call.idempotency_key));
             let post = Post {

@@ -1,7 +1,8 @@
 //! Batches as bytes: a version byte, then one frozen struct per version, in bincode's format.
 //!
-//! Version 1 has no term, version 3 may also say which messages are delivered. A batch that says
-//! nothing of the kind is written as version 2, so that nodes of the release before read it.
+//! Version 1 has no term, version 3 may also say which messages are delivered, version 4 how entries
+//! of the catalogue are. A batch is written in the lowest version that has all it says, so that nodes
+//! of the release before read whatever they know; of a version that they don't they say so and stop.
 //!
 //! The bytes go to disk and to other nodes, and this family of formats tolerates no added field:
 //! so a struct here never changes; a new shape is a new version beside it. JSON payloads pass
@@ -18,11 +19,14 @@ use wincode::int_encoding::{LittleEndian, VarInt};
 use wincode::len::BincodeLen;
 use wincode::{SchemaRead, SchemaWrite};
 
+use crate::catalogue::{CatalogueEntry, EntryKind};
 use crate::record::{EventRecord, Record, TemplateRecord};
 
-/// The newest version: as version 2, with records of more kinds.
-const VERSION: u8 = 3;
-/// The version before: the term it was decided in, then the records as in version 1.
+/// The newest version: as version 3, with records of more kinds.
+const VERSION: u8 = 4;
+/// As version 2, with records of more kinds.
+const VERSION_3: u8 = 3;
+/// The term it was decided in, then the records as in version 1.
 const VERSION_2: u8 = 2;
 /// The first version: without a term.
 const VERSION_1: u8 = 1;
@@ -68,6 +72,22 @@ enum RecordV3<'a> {
     Delivered { no: u64, sequence: u64 },
 }
 
+/// Frozen.
+#[derive(SchemaRead, SchemaWrite)]
+enum RecordV4<'a> {
+    Known(RecordV3<'a>),
+    Entry { kind: u8, key: &'a str, revision: u64, body: Option<&'a str>, at_ms: i64 },
+}
+
+/// The first version with a term that has this record.
+fn version_of(record: &Record) -> u8 {
+    match record {
+        Record::Event(_) | Record::Definition { .. } | Record::Template(_) => VERSION_2,
+        Record::Delivered { .. } => VERSION_3,
+        Record::Entry(_) => VERSION,
+    }
+}
+
 impl<'a> RecordV1<'a> {
     /// `None` for a record that only later versions have.
     fn of(record: &'a Record) -> Option<Self> {
@@ -89,19 +109,38 @@ impl<'a> RecordV1<'a> {
                 source: &template.source,
                 created_at_ms: template.created_at.0,
             },
-            Record::Delivered { .. } => return None,
+            Record::Delivered { .. } | Record::Entry(_) => return None,
         })
     }
 }
 
-impl<'a> From<&'a Record> for RecordV3<'a> {
-    fn from(record: &'a Record) -> Self {
-        match (RecordV1::of(record), record) {
-            (Some(known), _) => Self::Known(known),
-            (None, Record::Delivered { no, sequence }) => Self::Delivered { no: no.0, sequence: sequence.0 },
-            (None, Record::Event(_) | Record::Definition { .. } | Record::Template(_)) => {
-                unreachable!("version 1 has them")
+impl<'a> RecordV3<'a> {
+    /// `None` for a record that only later versions have.
+    fn of(record: &'a Record) -> Option<Self> {
+        Some(match record {
+            Record::Delivered { no, sequence } => Self::Delivered { no: no.0, sequence: sequence.0 },
+            Record::Event(_) | Record::Definition { .. } | Record::Template(_) | Record::Entry(_) => {
+                Self::Known(RecordV1::of(record)?)
             }
+        })
+    }
+}
+
+impl<'a> RecordV4<'a> {
+    fn of(record: &'a Record) -> Self {
+        match (RecordV3::of(record), record) {
+            (Some(known), _) => Self::Known(known),
+            (None, Record::Entry(entry)) => Self::Entry {
+                kind: entry.kind.code(),
+                key: &entry.key,
+                revision: entry.revision,
+                body: entry.body.as_deref(),
+                at_ms: entry.at.0,
+            },
+            (
+                None,
+                Record::Event(_) | Record::Definition { .. } | Record::Template(_) | Record::Delivered { .. },
+            ) => unreachable!("version 3 has them"),
         }
     }
 }
@@ -109,6 +148,22 @@ impl<'a> From<&'a Record> for RecordV3<'a> {
 /// A record of some version.
 trait Versioned<'a>: SchemaRead<'a, Standard, Dst = Self> {
     fn into_record(self, texts: &mut Texts) -> Result<Record, String>;
+}
+
+impl<'a> Versioned<'a> for RecordV4<'a> {
+    fn into_record(self, texts: &mut Texts) -> Result<Record, String> {
+        match self {
+            Self::Known(record) => record.into_record(texts),
+            Self::Entry { kind, key, revision, body, at_ms } => Ok(Record::Entry(CatalogueEntry {
+                kind: EntryKind::from_code(kind)
+                    .ok_or_else(|| format!("no kind of catalogue entry has the code {kind}"))?,
+                key: key.into(),
+                revision,
+                body: body.map(Arc::from),
+                at: Timestamp(at_ms),
+            })),
+        }
+    }
 }
 
 impl<'a> Versioned<'a> for RecordV3<'a> {
@@ -191,25 +246,38 @@ pub fn encode(records: &[Record], term: u64) -> Result<Vec<u8>, String> {
             Record::Definition { source, .. } => 48 + source.len(),
             Record::Template(template) => 64 + template.name.len() + template.source.len(),
             Record::Delivered { .. } => 20,
+            Record::Entry(entry) => entry.size_bytes(),
         })
         .sum();
     let mut bytes = Vec::with_capacity(16 + about);
-    let is_plain = !records.iter().any(|record| matches!(record, Record::Delivered { .. }));
-    bytes.push(if is_plain { VERSION_2 } else { VERSION });
+    let version = records.iter().map(version_of).max().unwrap_or(VERSION_2);
+    bytes.push(version);
     bytes.extend(term.to_le_bytes());
     let count = u32::try_from(records.len()).map_err(|_| "a batch of over 4 billion records".to_owned())?;
     bytes.extend(count.to_le_bytes());
     for record in records {
-        let written = match RecordV1::of(record).filter(|_| is_plain) {
-            Some(known) => wincode::config::serialize_into(&mut bytes, &known, Standard::new()),
-            None => wincode::config::serialize_into(&mut bytes, &RecordV3::from(record), Standard::new()),
-        };
-        written.map_err(|error| format!("a record cannot be encoded: {error}"))?;
+        write(&mut bytes, record, version).map_err(|error| format!("a record cannot be encoded: {error}"))?;
     }
     if bytes.len() > BATCH_BYTES_MAX {
         return Err(format!("a batch of {} bytes is over the limit of {BATCH_BYTES_MAX}", bytes.len()));
     }
     Ok(bytes)
+}
+
+/// Writes a record of a batch of this version, which has it.
+fn write(bytes: &mut Vec<u8>, record: &Record, version: u8) -> wincode::WriteResult<()> {
+    const KNOWN: &str = "a batch's version has all of its records";
+    match version {
+        VERSION_2 => {
+            let known = RecordV1::of(record).expect(KNOWN);
+            wincode::config::serialize_into(bytes, &known, Standard::new())
+        }
+        VERSION_3 => {
+            let known = RecordV3::of(record).expect(KNOWN);
+            wincode::config::serialize_into(bytes, &known, Standard::new())
+        }
+        _ => wincode::config::serialize_into(bytes, &RecordV4::of(record), Standard::new()),
+    }
 }
 
 /// Decodes a batch of any version known; the error says what is broken.
@@ -218,11 +286,12 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, String> {
         [VERSION_1, records @ ..] => {
             Ok(Decoded { term: None, records: decode_records::<RecordV1<'_>>(records)? })
         }
-        [version @ (VERSION_2 | VERSION), rest @ ..] => {
+        [version @ (VERSION_2 | VERSION_3 | VERSION), rest @ ..] => {
             let (term, records) = rest.split_first_chunk::<8>().ok_or("a batch without a term")?;
             let records = match *version {
                 VERSION_2 => decode_records::<RecordV1<'_>>(records)?,
-                _ => decode_records::<RecordV3<'_>>(records)?,
+                VERSION_3 => decode_records::<RecordV3<'_>>(records)?,
+                _ => decode_records::<RecordV4<'_>>(records)?,
             };
             Ok(Decoded { term: Some(u64::from_le_bytes(*term)), records })
         }
@@ -319,9 +388,57 @@ mod tests {
         assert_eq!(decoded, Decoded { term: Some(7), records: samples_v3() });
     }
 
+    fn samples_v4() -> Vec<Record> {
+        let entry = |revision, body: Option<&str>| {
+            Record::Entry(CatalogueEntry {
+                kind: EntryKind::Schedule,
+                key: "nightly".into(),
+                revision,
+                body: body.map(Arc::from),
+                at: Timestamp(1_700_000_000_000),
+            })
+        };
+        let records = [entry(300, Some("{}")), entry(301, None)];
+        [&samples_v3()[1..], &records].concat()
+    }
+
+    #[test]
+    fn the_bytes_of_version_4_never_change() {
+        let golden = concat!(
+            "040700000000000000",
+            "03000000",
+            "0001fb2c0109",
+            "0101076e696768746c79fb2c0101027b7dfd00d0ca9f17030000",
+            "0101076e696768746c79fb2d0100fd00d0ca9f17030000",
+        );
+        assert_eq!(hex::encode(encode(&samples_v4(), 7).unwrap()), golden);
+        let decoded = decode(&hex::decode(golden).unwrap()).unwrap();
+        assert_eq!(decoded, Decoded { term: Some(7), records: samples_v4() });
+    }
+
+    #[test]
+    fn kinds_have_their_codes_and_names_for_ever() {
+        let all: Vec<(u8, &str)> = EntryKind::ALL.iter().map(|kind| (kind.code(), kind.as_str())).collect();
+        let frozen = [
+            (1, "schedule"),
+            (2, "agent"),
+            (3, "token"),
+            (4, "secret"),
+            (5, "plugin"),
+            (6, "webhook"),
+            (7, "namespace"),
+        ];
+        assert_eq!(all, frozen);
+        let mut unknown_kind = encode(&samples_v4()[1..], 1).unwrap();
+        assert_eq!((unknown_kind[13], unknown_kind[14]), (1, EntryKind::Schedule.code()));
+        unknown_kind[14] = 200;
+        assert!(decode(&unknown_kind).unwrap_err().contains("code 200"));
+    }
+
     #[test]
     fn every_truncation_is_an_error() {
         every_truncation_of(&encode(&samples(), 1).unwrap());
+        every_truncation_of(&encode(&samples_v4(), 1).unwrap());
         every_truncation_of(&encode(&samples_v3(), 1).unwrap());
     }
 
@@ -334,7 +451,7 @@ mod tests {
 
     #[test]
     fn a_newer_version_and_a_mad_count_are_refused() {
-        assert!(decode(&[4, 0, 0, 0, 0]).unwrap_err().contains("version 4"));
+        assert!(decode(&[5, 0, 0, 0, 0]).unwrap_err().contains("version 5"));
         assert!(decode(&[2, 0, 0, 0, 0]).unwrap_err().contains("without a term"));
         assert!(decode(&[1, 255, 255, 255, 255, 0, 0]).unwrap_err().contains("claims"));
         assert!(decode(&[1, 1, 0, 0, 0, 1, 2, 3, 4]).unwrap_err().contains("record 0 of 1"));
@@ -369,6 +486,10 @@ mod tests {
                 no: RunNo(no),
                 sequence: Sequence(sequence),
             }),
+            1 => (prop::sample::select(&EntryKind::ALL), text(), prop::option::of(text()), any::<(u64, i64)>())
+                .prop_map(|(kind, key, body, (revision, ms))| {
+                    Record::Entry(CatalogueEntry { kind, key, revision, body, at: Timestamp(ms) })
+                }),
             1 => (any::<[u8; 32]>(), text())
                 .prop_map(|(hash, source)| Record::Definition { hash: DefinitionHash(hash), source }),
             1 => (text(), any::<(u32, [u8; 32], i64)>(), text()).prop_map(
@@ -397,7 +518,10 @@ mod tests {
         fn any_bytes_end_in_records_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let _ = decode(&bytes);
             let _ = decode(&[&[1, 2, 0, 0, 0], bytes.as_slice()].concat());
-            let _ = decode(&[&[3, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0], bytes.as_slice()].concat());
+            for version in [3, 4] {
+                let head = [version, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0];
+                let _ = decode(&[&head, bytes.as_slice()].concat());
+            }
         }
 
         #[test]

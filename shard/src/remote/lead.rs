@@ -37,7 +37,7 @@ impl<'a> Lead<'a> {
     /// Whether it is the same time still.
     pub(super) fn holds(&self) -> Result<(), CallError> {
         let (served, led) = (self.handle.serving_term(), self.handle.group().leading_term());
-        match self.term.is_some() && served == self.term && led == self.term {
+        match goes_on(self.term, served, led) {
             true => Ok(()),
             false => Err(self.lost()),
         }
@@ -45,5 +45,28 @@ impl<'a> Lead<'a> {
 
     fn lost(&self) -> CallError {
         CallError::NotLeader { shard: self.handle.id(), leader: self.handle.leader() }
+    }
+}
+
+/// Whether a time that was begun as leader in one term goes on, where the shard is served and the
+/// group is led in these: either may be ahead of the other.
+fn goes_on(begun: Option<u64>, served: Option<u64>, led: Option<u64>) -> bool {
+    begun.is_some() && served == begun && led == begun
+}
+
+#[cfg(test)]
+mod tests {
+    use super::goes_on;
+
+    #[test]
+    fn a_time_as_leader_ends_with_its_term() {
+        assert!(goes_on(Some(1), Some(1), Some(1)));
+        // Replaced behind its back, it leads again by now: what it said was of the first time.
+        assert!(!goes_on(Some(1), Some(2), Some(2)));
+        // The shard has not noted yet that its group was led by another, or the group is ahead of it.
+        assert!(!goes_on(Some(1), Some(1), None) && !goes_on(Some(1), Some(1), Some(2)));
+        assert!(!goes_on(Some(1), None, Some(1)) && !goes_on(Some(1), None, None));
+        // What began while it did not lead never counts.
+        assert!(!goes_on(None, Some(1), Some(1)) && !goes_on(None, None, None));
     }
 }

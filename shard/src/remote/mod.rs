@@ -20,6 +20,7 @@ use serde_json::Value;
 
 pub use self::reading::{Answered, Freshness};
 use crate::batch::Position;
+use crate::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, EntryPage};
 use crate::definitions::Definitions;
 use crate::error::CallError;
 use crate::handle::{
@@ -56,6 +57,10 @@ pub enum Request {
     },
     Template(String, Option<u32>),
     Templates,
+    ChangeEntry(EntryChange),
+    Entry(EntryKind, Arc<str>),
+    /// Entries of a kind after a key, at most so many.
+    Entries(EntryKind, Option<Arc<str>>, usize),
     Sql(String, usize),
     Info,
     /// What was committed after an entry of the log; after none: only where the log stands.
@@ -78,6 +83,9 @@ pub enum Answer {
     Defined(TemplateRecord, bool),
     Template(Option<TemplateRecord>),
     Templates(Vec<TemplateRecord>),
+    Changed(Changed),
+    Entry(Option<CatalogueEntry>),
+    Entries(EntryPage),
     Info(ShardInfo),
     Tail(Tail),
 }
@@ -129,6 +137,9 @@ impl Request {
             Self::Command(_, Command::Signal(signal)) => signal.signal_id.is_some(),
             Self::Command(_, command) => matches!(command, Command::ChildEnded { .. }),
             Self::DefineTemplate { .. }
+            | Self::ChangeEntry(_)
+            | Self::Entry(..)
+            | Self::Entries(..)
             | Self::CallOff(..)
             | Self::Status(_)
             | Self::Wait(..)
@@ -149,8 +160,14 @@ impl Request {
     /// Whether it changes nothing.
     pub fn only_reads(&self) -> bool {
         match self {
-            Self::Submit(_) | Self::Command(..) | Self::CallOff(..) | Self::DefineTemplate { .. } => false,
-            Self::Wait(..)
+            Self::Submit(_)
+            | Self::Command(..)
+            | Self::CallOff(..)
+            | Self::DefineTemplate { .. }
+            | Self::ChangeEntry(_) => false,
+            Self::Entry(..)
+            | Self::Entries(..)
+            | Self::Wait(..)
             | Self::Info
             | Self::Tail(..)
             | Self::Status(_)
@@ -233,6 +250,17 @@ impl Request {
                 }
                 Answer::Defined(record, is_new)
             }
+            Self::ChangeEntry(change) => {
+                let changed = handle.change_entry(change).await;
+                if !matches!(changed, Ok(Changed::Made(_))) {
+                    lead.confirm().await?;
+                }
+                Answer::Changed(changed?)
+            }
+            Self::Entry(kind, key) => Answer::Entry(handle.entry(kind, key).await?),
+            Self::Entries(kind, after, limit) => {
+                Answer::Entries(handle.entries(kind, after, limit.min(ROWS_MAX)).await?)
+            }
             Self::Template(name, version) => Answer::Template(handle.template(&name, version).await?),
             Self::Templates => Answer::Templates(handle.templates().await?),
             Self::Sql(query, limit) => {
@@ -296,6 +324,9 @@ take! {
     decisions: Decisions => Vec<DecisionRow>,
     template: Template => Option<TemplateRecord>,
     templates: Templates => Vec<TemplateRecord>,
+    changed: Changed => Changed,
+    entry: Entry => Option<CatalogueEntry>,
+    entries: Entries => EntryPage,
     info: Info => ShardInfo,
     tail: Tail => Tail,
 }

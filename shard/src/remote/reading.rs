@@ -54,6 +54,9 @@ impl Request {
             | Self::DefineTemplate { .. }
             | Self::Template(..)
             | Self::Templates
+            | Self::ChangeEntry(_)
+            | Self::Entry(..)
+            | Self::Entries(..)
             | Self::Sql(..)
             | Self::Info
             | Self::Tail(..) => false,

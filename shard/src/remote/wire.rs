@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 
 use super::{Answer, Answered, Freshness, Request, Tail};
 use crate::batch::Position;
+use crate::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, EntryPage};
 use crate::definitions::Definitions;
 use crate::error::CallError;
 use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardInfo, Shown, Submission, Submitted};
@@ -70,6 +71,9 @@ enum RequestV1 {
     },
     Template(String, Option<u32>),
     Templates,
+    ChangeEntry(EntryChange),
+    Entry(EntryKind, Arc<str>),
+    Entries(EntryKind, Option<Arc<str>>, usize),
     Sql(String, usize),
     Info,
     Tail(Option<u64>, u64),
@@ -106,6 +110,9 @@ enum AnswerV1 {
     Defined(TemplateRecord, bool),
     Template(Option<TemplateRecord>),
     Templates(Vec<TemplateRecord>),
+    Changed(Changed),
+    Entry(Option<CatalogueEntry>),
+    Entries(EntryPage),
     Info(Box<ShardInfo>),
     Tail { events: Vec<EventV1>, upto: Position, lagged: bool },
     Seen { position: Position, lag_ms: Option<u64>, answer: Box<AnswerV1> },
@@ -236,6 +243,9 @@ fn plain_request(request: &Request) -> Result<RequestV1, String> {
         },
         Request::Template(name, version) => RequestV1::Template(name.clone(), *version),
         Request::Templates => RequestV1::Templates,
+        Request::ChangeEntry(change) => RequestV1::ChangeEntry(change.clone()),
+        Request::Entry(kind, key) => RequestV1::Entry(*kind, key.clone()),
+        Request::Entries(kind, after, limit) => RequestV1::Entries(*kind, after.clone(), *limit),
         Request::Sql(query, limit) => RequestV1::Sql(query.clone(), *limit),
         Request::Info => RequestV1::Info,
         Request::Tail(after, wait) => {
@@ -335,6 +345,9 @@ fn request_of(request: RequestV1, cache: &Definitions) -> Result<Request, String
         }
         RequestV1::Template(name, version) => Request::Template(name, version),
         RequestV1::Templates => Request::Templates,
+        RequestV1::ChangeEntry(change) => Request::ChangeEntry(change),
+        RequestV1::Entry(kind, key) => Request::Entry(kind, key),
+        RequestV1::Entries(kind, after, limit) => Request::Entries(kind, after, limit),
         RequestV1::Sql(query, limit) => Request::Sql(query, limit),
         RequestV1::Info => Request::Info,
         RequestV1::Tail(after, ms) => Request::Tail(after, Duration::from_millis(ms)),
@@ -379,6 +392,9 @@ fn encode_good(answer: Answer) -> Result<AnswerV1, String> {
         Answer::Defined(record, is_new) => AnswerV1::Defined(record, is_new),
         Answer::Template(record) => AnswerV1::Template(record),
         Answer::Templates(records) => AnswerV1::Templates(records),
+        Answer::Changed(changed) => AnswerV1::Changed(changed),
+        Answer::Entry(entry) => AnswerV1::Entry(entry),
+        Answer::Entries(page) => AnswerV1::Entries(page),
         Answer::Info(info) => AnswerV1::Info(Box::new(info)),
         Answer::Tail(Tail { events, upto, lagged }) => {
             let events = events.into_iter().map(event).collect::<Result<_, _>>()?;
@@ -442,6 +458,9 @@ pub(super) fn decode_answer(bytes: &[u8]) -> Result<Result<Answered, CallError>,
         | AnswerV1::Defined(..)
         | AnswerV1::Template(_)
         | AnswerV1::Templates(_)
+        | AnswerV1::Changed(_)
+        | AnswerV1::Entry(_)
+        | AnswerV1::Entries(_)
         | AnswerV1::Info(_)
         | AnswerV1::Tail { .. } => return Err("an answer that does not say what it reflects".into()),
     }))
@@ -475,6 +494,9 @@ fn good(answer: AnswerV1) -> Result<Answer, String> {
         AnswerV1::Defined(record, is_new) => Answer::Defined(record, is_new),
         AnswerV1::Template(record) => Answer::Template(record),
         AnswerV1::Templates(records) => Answer::Templates(records),
+        AnswerV1::Changed(changed) => Answer::Changed(changed),
+        AnswerV1::Entry(entry) => Answer::Entry(entry),
+        AnswerV1::Entries(page) => Answer::Entries(page),
         AnswerV1::Info(info) => Answer::Info(*info),
         AnswerV1::Tail { events, upto, lagged } => {
             let events = events.into_iter().map(record).collect::<Result<_, _>>()?;
@@ -517,5 +539,34 @@ fn run(run: RunSummaryV1) -> RunSummary {
         started_at,
         completed_at,
         error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_the_catalogue_travel_as_they_are() {
+        let change = EntryChange {
+            kind: EntryKind::Schedule,
+            key: "nightly".into(),
+            after: Some(u64::MAX),
+            body: Some(r#"{"n":1.50}"#.into()),
+        };
+        let bytes = encode_request(&Request::ChangeEntry(change.clone()), Freshness::Strong).unwrap();
+        match decode_request(&bytes, &Definitions::default()) {
+            Ok((Request::ChangeEntry(read), Freshness::Strong)) => assert_eq!(read, change),
+            other => panic!("{other:?} is another request"),
+        }
+        let EntryChange { kind, key, body, .. } = change;
+        let entry = CatalogueEntry { kind, key, revision: 7, body, at: Timestamp(-1) };
+        for changed in [Changed::Made(entry.clone()), Changed::Already(None), Changed::Stale(Some(entry))] {
+            let answer = Answer::Changed(changed.clone());
+            let answered = Answered { answer, position: Position::default(), lag_ms: None };
+            let bytes = encode_answer(Ok(answered)).unwrap();
+            let read = decode_answer(&bytes).unwrap().unwrap().answer.changed().unwrap();
+            assert_eq!(read, changed);
+        }
     }
 }

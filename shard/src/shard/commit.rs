@@ -150,6 +150,7 @@ impl Committer {
             Record::Definition { source, .. } => source.len() + 64,
             Record::Template(template) => template.source.len() + 64,
             Record::Delivered { .. } => 32,
+            Record::Entry(entry) => entry.size_bytes(),
         };
         self.open.push(record);
     }

@@ -7,6 +7,7 @@
 //! memory and lets go of idle ones ([`runs`]). If the log is lost, everything optimistic is
 //! dropped and loaded again. On a replica that does not lead, the loop refuses and waits.
 
+mod catalogue;
 mod commit;
 mod dispatch;
 mod outbox;
@@ -42,6 +43,7 @@ use crate::workers::Workers;
 
 pub use removal::{finish_removals, remove};
 
+use catalogue::Catalogue;
 use commit::Committer;
 use outbox::{Outbox, Sent};
 use runs::{Key, Loaded, Parked, Runs};
@@ -169,6 +171,8 @@ impl Shard {
             runs: Runs::default(),
             templates: Templates::default(),
             templates_portion: commit::PortionNo::default(),
+            catalogue: Catalogue::default(),
+            catalogue_portion: commit::PortionNo::default(),
             loading: HashMap::new(),
             ready: VecDeque::new(),
             continuing: VecDeque::new(),
@@ -266,6 +270,9 @@ struct Loop {
     templates: Templates,
     /// The portion that holds the last template defined.
     templates_portion: commit::PortionNo,
+    catalogue: Catalogue,
+    /// The portion that holds the catalogue's last change.
+    catalogue_portion: commit::PortionNo,
     loading: HashMap<Key, Vec<Parked>>,
     /// Committed steps that wait for a worker.
     ready: VecDeque<(RunNo, StepHandle)>,

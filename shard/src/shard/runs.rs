@@ -227,6 +227,8 @@ impl Loop {
         self.outbox.begin(self.store.outbox().await?);
         self.templates_portion = PortionNo::default();
         self.templates = super::templates::Templates::load(self.store.templates().await?);
+        self.catalogue_portion = PortionNo::default();
+        self.catalogue = super::catalogue::Catalogue::load(self.store.catalogue().await?);
         self.now = self.clock.now();
         // Another node's leader may have steps in flight, and starts none once it has had time to
         // learn that it leads no more; with this node alone there was none.

@@ -13,6 +13,7 @@ use super::commit::{PortionNo, Release};
 use super::runs::{Key, Parked};
 use super::{Inbox, Loop};
 use crate::batch::{Batch, Committed, Position};
+use crate::catalogue::{Changed, EntryChange};
 use crate::error::{CallError, ShardError};
 use crate::handle::{CommandReply, PinnedDefinition, RunView, Shown, Submission, Submitted};
 use crate::log::Tables;
@@ -173,7 +174,31 @@ impl Loop {
                 let all = self.templates.newest();
                 self.answer_after(self.templates_portion, reply, move |_| all);
             }
+            Message::ChangeEntry { change, reply } => self.on_change_entry(change, reply),
+            Message::Entry { kind, key, reply } => {
+                let found = self.catalogue.get(kind, &key);
+                self.answer_after(self.catalogue_portion, reply, move |_| found);
+            }
+            Message::Entries { kind, after, limit, reply } => {
+                let page = self.catalogue.page(kind, after.as_deref(), limit);
+                self.answer_after(self.catalogue_portion, reply, move |_| page);
+            }
         }
+    }
+
+    fn on_change_entry(&mut self, change: EntryChange, reply: Reply<Changed>) {
+        let changed = match self.catalogue.change(change, self.now) {
+            Ok(changed) => changed,
+            // A limit may be reached by what is not committed yet.
+            Err(rejected) => {
+                return self.refuse_after(self.catalogue_portion, reply, CallError::Rejected(rejected));
+            }
+        };
+        if let Changed::Made(entry) = &changed {
+            self.committer.push(Record::Entry(entry.clone()));
+            self.catalogue_portion = self.committer.open_no();
+        }
+        self.answer_after(self.catalogue_portion, reply, move |_| changed);
     }
 
     fn ask(&mut self, id: opcode_engine::ids::WorkflowId, ask: Ask) {

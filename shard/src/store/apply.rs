@@ -8,12 +8,14 @@ use std::collections::HashMap;
 
 use opcode_engine::ids::{RunNo, Sequence};
 
-use super::codec::{integer, no_bind};
+use super::bulk::Bulk;
+use super::codec::{CATALOGUE_COLUMNS, EVENT_COLUMNS, integer, no_bind};
 use super::connection::{Bind, Connection, StatementId};
 use super::fold::{
     DECISION_COLUMNS, DecisionFold, RUN_COLUMNS, RunFold, STEP_COLUMNS, decision_row, json, step_row,
 };
 use crate::batch::Position;
+use crate::catalogue::CatalogueEntry;
 use crate::crash;
 use crate::error::ShardError;
 use crate::log::{Applied, CommittedEntry};
@@ -34,10 +36,12 @@ pub(super) struct Standing {
 /// The statements that write, prepared once.
 #[derive(Clone, Copy)]
 struct Statements {
-    insert_event: StatementId,
+    insert_events: Bulk<8>,
     last_sequence: StatementId,
     insert_definition: StatementId,
     insert_template: StatementId,
+    forget_deleted: StatementId,
+    upsert_entry: StatementId,
     insert_owed: StatementId,
     delete_owed: StatementId,
     set_applied: StatementId,
@@ -50,7 +54,7 @@ pub(super) struct FoldedStatements {
     insert_run: StatementId,
     update_run: StatementId,
     insert_label: StatementId,
-    upsert_step: StatementId,
+    upsert_steps: Bulk<9>,
     upsert_decision: StatementId,
     close_decision: StatementId,
     withdraw_decisions: StatementId,
@@ -70,13 +74,18 @@ impl FoldedStatements {
                  WHERE no = ?1",
             )?,
             insert_label: connection.prepare(&insert("labels", "key, value, created_at, workflow_no"))?,
-            upsert_step: connection.prepare(&format!(
-                "INSERT INTO step_rows({STEP_COLUMNS})
-                 VALUES (?1, ?2, ?3, coalesce(?4, 0), ?5, ?6, ?7, ?8, ?9)
-                 ON CONFLICT DO UPDATE SET status = ?3, attempts = coalesce(?4, attempts),
-                    started_at = coalesce(?5, started_at), completed_at = coalesce(?6, completed_at),
-                    output = coalesce(?7, output), error = coalesce(?8, error), due = ?9"
-            ))?,
+            // Attempts are counted from 1: 0 says nothing of them.
+            upsert_steps: Bulk::prepare(
+                connection,
+                "step_rows",
+                STEP_COLUMNS,
+                "ON CONFLICT DO UPDATE SET status = excluded.status,
+                    attempts = iif(excluded.attempts > 0, excluded.attempts, attempts),
+                    started_at = coalesce(excluded.started_at, started_at),
+                    completed_at = coalesce(excluded.completed_at, completed_at),
+                    output = coalesce(excluded.output, output), error = coalesce(excluded.error, error),
+                    due = excluded.due",
+            )?,
             upsert_decision: connection.prepare(&format!(
                 "INSERT INTO decision_rows({DECISION_COLUMNS})
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
@@ -94,8 +103,22 @@ impl FoldedStatements {
         })
     }
 
-    /// Writes what one run's events change. Within the caller's transaction.
+    /// Writes what the events of some runs change. Within the caller's transaction.
     pub(super) fn write(
+        &self,
+        connection: &mut Connection,
+        folds: &[(RunNo, RunFold<'_>)],
+    ) -> Result<(), ShardError> {
+        for (no, fold) in folds {
+            self.write_run(connection, *no, fold)?;
+            self.write_decisions(connection, *no, fold)?;
+        }
+        let steps =
+            folds.iter().flat_map(|(no, fold)| fold.steps.iter().map(|(id, step)| step_row(*no, id, step)));
+        self.upsert_steps.write(connection, steps)
+    }
+
+    fn write_run(
         &self,
         connection: &mut Connection,
         no: RunNo,
@@ -114,9 +137,15 @@ impl FoldedStatements {
                 return Err(ShardError::Damaged(format!("run {} has events but no row", no.0)));
             }
         }
-        for (id, step) in &fold.steps {
-            connection.run(self.upsert_step, &step_row(no, id, step))?;
-        }
+        Ok(())
+    }
+
+    fn write_decisions(
+        &self,
+        connection: &mut Connection,
+        no: RunNo,
+        fold: &RunFold<'_>,
+    ) -> Result<(), ShardError> {
         for change in &fold.decisions {
             match change {
                 DecisionFold::Requested(requested) => {
@@ -132,6 +161,19 @@ impl FoldedStatements {
         }
         Ok(())
     }
+}
+
+fn event_row(event: &EventRecord) -> [Bind<'_>; 8] {
+    [
+        no_bind(event.no),
+        Bind::Int(integer(event.sequence.0)),
+        Bind::Int(i64::from(event.event_type.code())),
+        Bind::text(event.step_id.as_deref()),
+        Bind::Json(&event.data),
+        Bind::text(event.agent_id.as_deref()),
+        Bind::Int(event.timestamp.0),
+        Bind::Int(event.checksum().cast_signed()),
+    ]
 }
 
 fn insert(table: &str, columns: &str) -> String {
@@ -152,15 +194,19 @@ impl Applier {
     /// Takes over the writing connection.
     pub(super) fn new(mut connection: Connection) -> Result<Self, ShardError> {
         let standing = load_standing(&mut connection)?;
-        let event_columns = super::codec::EVENT_COLUMNS;
         let statements = Statements {
-            insert_event: connection.prepare(&insert("event_rows", event_columns))?,
+            insert_events: Bulk::prepare(&mut connection, "event_rows", EVENT_COLUMNS, "")?,
             last_sequence: connection
                 .prepare("SELECT max(sequence) FROM event_rows WHERE workflow_no = ?1")?,
             insert_definition: connection
                 .prepare("INSERT INTO definitions(hash, source) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?,
             insert_template: connection
                 .prepare(&insert("templates", "name, version, definition, source, created_at"))?,
+            forget_deleted: connection.prepare("DELETE FROM catalogue WHERE body IS NULL")?,
+            upsert_entry: connection.prepare(&format!(
+                "INSERT INTO catalogue({CATALOGUE_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO UPDATE SET revision = ?3, body = ?4, updated_at = ?5"
+            ))?,
             insert_owed: connection.prepare(&insert("outbox", "workflow_no, sequence"))?,
             delete_owed: connection.prepare("DELETE FROM outbox WHERE workflow_no = ?1 AND sequence = ?2")?,
             set_applied: connection.prepare(
@@ -250,12 +296,11 @@ impl Applier {
                 }
                 Record::Template(template) => self.write_template(template)?,
                 Record::Delivered { no, sequence } => delivered.push((*no, *sequence)),
+                Record::Entry(entry) => self.write_entry(entry)?,
             }
         }
         events.sort_unstable_by_key(|event| (event.no, event.sequence));
-        for run in events.chunk_by(|a, b| a.no == b.no) {
-            self.write_run(run)?;
-        }
+        self.write_events(&events)?;
         // A delivery comes after its event, so all events first.
         for (no, sequence) in delivered {
             let binds = [no_bind(no), Bind::Int(integer(sequence.0))];
@@ -281,11 +326,47 @@ impl Applier {
         self.connection.run(self.statements.insert_template, &binds)
     }
 
-    /// Writes the events of one run, sorted by sequence, and what they change.
-    fn write_run(&mut self, events: &[&EventRecord]) -> Result<(), ShardError> {
+    fn write_entry(&mut self, entry: &CatalogueEntry) -> Result<(), ShardError> {
+        // Revisions go on from this one: an earlier one that deleted its entry has done its part.
+        self.connection.run(self.statements.forget_deleted, &[])?;
+        let binds = [
+            Bind::Text(entry.kind.as_str()),
+            Bind::Text(&entry.key),
+            Bind::Int(integer(entry.revision)),
+            Bind::text(entry.body.as_deref()),
+            Bind::Int(entry.at.0),
+        ];
+        self.connection.run(self.statements.upsert_entry, &binds)
+    }
+
+    /// Writes events, sorted by run and sequence, and what they change.
+    fn write_events(&mut self, events: &[&EventRecord]) -> Result<(), ShardError> {
+        let mut folds = Vec::new();
+        for run in events.chunk_by(|a, b| a.no == b.no) {
+            self.follow_run(run)?;
+            let mut fold = RunFold::default();
+            run.iter().try_for_each(|event| fold.fold(event))?;
+            folds.push((run[0].no, fold));
+        }
+        let rows = events.iter().map(|event| event_row(event));
+        self.statements.insert_events.write(&mut self.connection, rows)?;
+        self.statements.folded.write(&mut self.connection, &folds)?;
+        for (no, fold) in &folds {
+            for sequence in &fold.owed {
+                let binds = [no_bind(*no), Bind::Int(integer(sequence.0))];
+                self.connection.run(self.statements.insert_owed, &binds)?;
+            }
+            if fold.has_ended() {
+                self.sequences.remove(no);
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the events of one run follow on what the tables have of it.
+    fn follow_run(&mut self, events: &[&EventRecord]) -> Result<(), ShardError> {
         let no = events[0].no;
         let mut last = self.last_sequence(no, events[0].sequence)?;
-        let mut fold = RunFold::default();
         for event in events {
             if event.sequence != last.next() {
                 return Err(ShardError::Damaged(format!(
@@ -294,32 +375,11 @@ impl Applier {
                 )));
             }
             last = event.sequence;
-            let binds = [
-                no_bind(no),
-                Bind::Int(integer(event.sequence.0)),
-                Bind::Int(i64::from(event.event_type.code())),
-                Bind::text(event.step_id.as_deref()),
-                Bind::Json(&event.data),
-                Bind::text(event.agent_id.as_deref()),
-                Bind::Int(event.timestamp.0),
-                Bind::Int(event.checksum().cast_signed()),
-            ];
-            self.connection.run(self.statements.insert_event, &binds)?;
-            fold.fold(event)?;
         }
-        self.statements.folded.write(&mut self.connection, no, &fold)?;
-        for sequence in &fold.owed {
-            let binds = [no_bind(no), Bind::Int(integer(sequence.0))];
-            self.connection.run(self.statements.insert_owed, &binds)?;
+        if self.sequences.len() >= SEQUENCES_MAX {
+            self.sequences.clear();
         }
-        if fold.has_ended() {
-            self.sequences.remove(&no);
-        } else {
-            if self.sequences.len() >= SEQUENCES_MAX {
-                self.sequences.clear();
-            }
-            self.sequences.insert(no, last);
-        }
+        self.sequences.insert(no, last);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId}
 use serde_json::value::RawValue;
 
 use super::connection::{Bind, Datum, Row};
+use crate::catalogue::{CatalogueEntry, EntryKind};
 use crate::error::ShardError;
 use crate::record::{EventRecord, TemplateRecord};
 
@@ -62,6 +63,23 @@ pub(super) fn template(row: &Row<'_>) -> Result<TemplateRecord, ShardError> {
         definition: hash(row.bytes(2)?)?,
         source: row.text(3)?.into(),
         created_at: Timestamp(row.int(4)?),
+    })
+}
+
+/// Columns that [`catalogue_entry`] reads, in its order.
+pub(super) const CATALOGUE_COLUMNS: &str = "kind, key, revision, body, updated_at";
+
+/// A row of the catalogue.
+pub(super) fn catalogue_entry(row: &Row<'_>) -> Result<CatalogueEntry, ShardError> {
+    let (name, key) = (row.text(0)?, row.text(1)?);
+    let kind = EntryKind::from_name(name)
+        .ok_or_else(|| ShardError::Damaged(format!("the catalogue's entry {key} is of a kind {name:?}")))?;
+    Ok(CatalogueEntry {
+        kind,
+        key: key.into(),
+        revision: row.unsigned(2)?,
+        body: row.optional_text(3)?.map(Into::into),
+        at: Timestamp(row.int(4)?),
     })
 }
 

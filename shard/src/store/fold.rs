@@ -184,13 +184,14 @@ impl<'e> RunFold<'e> {
     }
 }
 
-/// The row of a step; on an update, nothing leaves attempts, times, output and error as they are.
+/// The row of a step; on an update, no attempts (0) and no times, output and error leave these as they
+/// are.
 pub(super) fn step_row<'b>(no: RunNo, id: &'b str, step: &'b StepChange) -> [Bind<'b>; 9] {
     [
         no_bind(no),
         Bind::Text(id),
         Bind::Text(step.status.as_str()),
-        Bind::int(step.attempts.map(i64::from)),
+        Bind::Int(step.attempts.map_or(0, i64::from)),
         time(step.started_at),
         time(step.completed_at),
         json(step.output.as_deref()),
@@ -274,7 +275,7 @@ mod tests {
             (0..6_usize, time(), option::of(time()), text(), option::of(text()), option::of(time()))
                 .prop_map(|(s, a, b, c, d, e)| Spec::Run(s, a, b, c, d, e)),
             any::<u8>().prop_map(Spec::Definition),
-            (0..3_usize, 0..8_usize, option::of(0..4_u32), time(), text(), text(), time())
+            (0..3_usize, 0..8_usize, option::of(1..4_u32), time(), text(), text(), time())
                 .prop_map(|(n, s, a, t, o, e, d)| Spec::Step(n, s, a, t, o, e, d)),
             (0..2_usize, 0..9_i64).prop_map(|(n, t)| Spec::Requested(n, t)),
             (0..2_usize, any::<bool>()).prop_map(|(n, b)| Spec::Closed(n, b)),
@@ -363,14 +364,13 @@ mod tests {
         for spec in specs {
             if left == 0 {
                 left = lengths.next().unwrap_or(usize::MAX);
-                statements.write(&mut connection, RunNo(1), &fold).unwrap();
-                fold = RunFold::default();
+                statements.write(&mut connection, &[(RunNo(1), std::mem::take(&mut fold))]).unwrap();
             }
             left -= 1;
             let (step, change) = change(spec);
             fold.take(step, change);
         }
-        statements.write(&mut connection, RunNo(1), &fold).unwrap();
+        statements.write(&mut connection, &[(RunNo(1), fold)]).unwrap();
         let mut all = Vec::new();
         for (table, order) in [
             ("workflows", "no"),

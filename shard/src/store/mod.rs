@@ -4,6 +4,7 @@
 //! can be rebuilt from it, and their views from their events.
 
 mod apply;
+mod bulk;
 mod codec;
 mod connection;
 mod copy;
@@ -37,6 +38,7 @@ use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
 use self::writer::{Shared, Writer};
 use crate::batch::{Batch, Committed, Position};
+use crate::catalogue::CatalogueEntry;
 use crate::error::ShardError;
 use crate::log::{Applied, CommittedEntry, Tables};
 use crate::record::{EventRecord, TemplateRecord};
@@ -279,14 +281,6 @@ impl Store {
         self.inner.shared.commits()
     }
 
-    /// Hands records to the tables as if the log had committed them at `position`.
-    #[cfg(feature = "bench")]
-    pub fn enqueue_unlogged(&self, position: Position, records: Vec<crate::record::Record>) {
-        let batch = crate::batch::Batch::committed(Arc::new(records), position);
-        let log_id = position.index.to_be_bytes().to_vec();
-        self.inner.shared.enqueue(vec![CommittedEntry { log_id, membership: None, batch, change: None }]);
-    }
-
     /// A run's key by id.
     pub async fn find(&self, id: &WorkflowId) -> Result<Option<RunNo>, ShardError> {
         simulated!(self.find(id));
@@ -383,6 +377,12 @@ impl Store {
     pub async fn templates(&self) -> Result<Vec<TemplateRecord>, ShardError> {
         simulated!(self.templates());
         self.inner.readers.read(reader::templates).await
+    }
+
+    /// The catalogue's entries by kind and key, and its last change when that deleted one.
+    pub async fn catalogue(&self) -> Result<Vec<CatalogueEntry>, ShardError> {
+        simulated!(self.catalogue());
+        self.inner.readers.read(reader::catalogue).await
     }
 
     /// Rows of a read-only `SELECT`, at most `limit`, within `timeout_ms`, as JSON objects. A

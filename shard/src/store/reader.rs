@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::codec::{self, no_bind};
 use super::connection::{Access, Bind, Connection};
 use super::{StoredRun, codec::integer};
+use crate::catalogue::CatalogueEntry;
 use crate::error::ShardError;
 use crate::record::{EventRecord, TemplateRecord};
 
@@ -239,4 +240,14 @@ pub(super) fn templates(connection: &mut Connection) -> Result<Vec<TemplateRecor
         templates.push(codec::template(&row)?);
     }
     Ok(templates)
+}
+
+pub(super) fn catalogue(connection: &mut Connection) -> Result<Vec<CatalogueEntry>, ShardError> {
+    let sql = format!("SELECT {} FROM catalogue ORDER BY kind, key", codec::CATALOGUE_COLUMNS);
+    let mut rows = connection.select_once(&sql, &[])?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        entries.push(codec::catalogue_entry(&row)?);
+    }
+    Ok(entries)
 }

@@ -110,9 +110,10 @@ fn rewrite(connection: &mut Connection) -> Result<(), ShardError> {
         for event in &events {
             fold.fold(event)?;
         }
-        statements.write(connection, no, &fold)?;
+        let fold = (no, fold);
+        statements.write(connection, std::slice::from_ref(&fold))?;
         if has_outbox {
-            for sequence in strays_of(connection, no, &fold)? {
+            for sequence in strays_of(connection, no, &fold.1)? {
                 let delete =
                     connection.cached("DELETE FROM outbox WHERE workflow_no = ?1 AND sequence = ?2")?;
                 connection.run(delete, &[no_bind(no), Bind::Int(codec::integer(sequence.0))])?;
@@ -194,6 +195,7 @@ impl Checker {
             last = no;
         }
         checker.check_strays()?;
+        checker.check_catalogue()?;
         Ok(checker.report)
     }
 
@@ -232,13 +234,7 @@ impl Checker {
         };
         let expected = vec![(no.0.to_string(), row.to_vec())];
         self.compare("workflows", self.run, no, expected, 0)?;
-        let steps = fold.steps.iter().map(|(id, step)| {
-            let mut row = step_row(no, id, step).to_vec();
-            if step.attempts.is_none() {
-                row[3] = Bind::Int(0);
-            }
-            ((*id).to_owned(), row)
-        });
+        let steps = fold.steps.iter().map(|(id, step)| ((*id).to_owned(), step_row(no, id, step).to_vec()));
         self.compare("step_state", self.steps, no, steps.collect(), 1)?;
         let mut decisions: Vec<_> = standing_decisions(&fold.decisions)
             .into_iter()
@@ -381,6 +377,39 @@ impl Checker {
                 found: format!("{found} rows"),
             });
         }
+        Ok(())
+    }
+
+    /// Entries of the catalogue that can be none. They are no view of events, so that is all that can
+    /// be told of them.
+    fn check_catalogue(&mut self) -> Result<(), ShardError> {
+        if !schema::has_table(&mut self.connection, "catalogue")? {
+            return Ok(());
+        }
+        let mut damages = Vec::new();
+        let sql = format!("SELECT {} FROM catalogue ORDER BY revision", codec::CATALOGUE_COLUMNS);
+        let mut rows = self.connection.select_once(&sql, &[])?;
+        let mut last = 0;
+        while let Some(row) = rows.next()? {
+            let entry = match codec::catalogue_entry(&row) {
+                Ok(entry) => entry,
+                Err(ShardError::Damaged(why)) => {
+                    damages.push(why);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let of = format!("the catalogue's {} {}", entry.kind.as_str(), entry.key);
+            if entry.revision <= last {
+                damages.push(format!("{of} has the revision {} after {last}", entry.revision));
+            }
+            last = entry.revision;
+            if let Some(Err(error)) = entry.body.as_deref().map(serde_json::from_str::<&RawValue>) {
+                damages.push(format!("{of} is not JSON: {error}"));
+            }
+        }
+        drop(rows);
+        damages.into_iter().for_each(|damage| self.damage(damage));
         Ok(())
     }
 

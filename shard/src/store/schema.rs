@@ -51,6 +51,17 @@ CREATE TABLE IF NOT EXISTS outbox(
     PRIMARY KEY (workflow_no, sequence)) WITHOUT ROWID;
 ";
 
+/// The catalogue's entries as they are. Of those that are deleted only the last change of all is
+/// kept, without a body, since revisions go on from it. No view of events: the rebuild leaves it as
+/// it is. Made also in a file that was there before it.
+const CATALOGUE: &str = "
+CREATE TABLE IF NOT EXISTS catalogue(
+    kind TEXT NOT NULL, key TEXT NOT NULL, revision INTEGER NOT NULL, body TEXT,
+    updated_at INTEGER NOT NULL,
+    PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS catalogue_deleted ON catalogue(revision) WHERE body IS NULL;
+";
+
 /// The tables that are views of the events; the rebuild writes them anew.
 pub(super) const FOLDED_TABLES: &str = "
 CREATE TABLE workflows(
@@ -122,6 +133,7 @@ pub(super) fn open_for_writing(options: &StoreOptions) -> Result<Connection, Sha
         create(&mut connection, options)?;
     }
     connection.execute(OUTBOX)?;
+    connection.execute(CATALOGUE)?;
     name_event_types(&mut connection)?;
     Ok(connection)
 }
@@ -177,7 +189,7 @@ fn create(connection: &mut Connection, options: &StoreOptions) -> Result<(), Sha
 }
 
 fn create_objects(connection: &Connection) -> Result<(), ShardError> {
-    [TABLES, OUTBOX, FOLDED_TABLES, VIEWS].iter().try_for_each(|sql| connection.execute(sql))
+    [TABLES, OUTBOX, CATALOGUE, FOLDED_TABLES, VIEWS].iter().try_for_each(|sql| connection.execute(sql))
 }
 
 /// Refuses a file whose tables, indexes, views and triggers are not the very ones of this build:
@@ -189,6 +201,10 @@ pub(super) fn check_schema(connection: &mut Connection, path: &Path) -> Result<(
         // From a member of the release before, whose runs had nothing to say to each other. Who
         // opens it next makes the table.
         wanted.execute("DROP TABLE outbox")?;
+    }
+    if !has_table(connection, "catalogue")? {
+        // The same of the release before the catalogue.
+        wanted.execute("DROP TABLE catalogue")?;
     }
     let (wanted, found) = (schema_of(&mut wanted)?, schema_of(connection)?);
     let strange = found.symmetric_difference(&wanted).next();

@@ -20,6 +20,7 @@ use super::apply::Standing;
 use super::reader::Readers;
 use super::writer::{Shared, WorkNow};
 use super::{Inner, Store, StoreOptions, StoredRun};
+use crate::catalogue::{CatalogueEntry, EntryKind};
 use crate::error::ShardError;
 use crate::log::{Applied, CommittedEntry};
 use crate::record::{EventRecord, Record, TemplateRecord};
@@ -52,6 +53,7 @@ struct State {
     ids: BTreeMap<WorkflowId, RunNo>,
     definitions: BTreeMap<[u8; 32], Arc<str>>,
     templates: Vec<TemplateRecord>,
+    catalogue: BTreeMap<(EntryKind, Arc<str>), CatalogueEntry>,
     outbox: BTreeSet<(RunNo, Sequence)>,
 }
 
@@ -335,6 +337,10 @@ impl SimulatedTables {
     pub(super) async fn templates(&self) -> Result<Vec<TemplateRecord>, ShardError> {
         Ok(self.look(|state| state.templates.clone()).await)
     }
+
+    pub(super) async fn catalogue(&self) -> Result<Vec<CatalogueEntry>, ShardError> {
+        Ok(self.look(|state| state.catalogue.values().cloned().collect()).await)
+    }
 }
 
 impl State {
@@ -365,6 +371,10 @@ impl State {
                 }
                 Record::Template(template) => self.templates.push(template.clone()),
                 Record::Delivered { no, sequence } => delivered.push((*no, *sequence)),
+                Record::Entry(entry) => {
+                    self.catalogue.retain(|_, other| other.body.is_some());
+                    self.catalogue.insert((entry.kind, entry.key.clone()), entry.clone());
+                }
             }
         }
         for key in delivered {

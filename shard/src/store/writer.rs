@@ -47,6 +47,8 @@ const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
 const CHECKPOINT_AGE_MAX: Duration = Duration::from_secs(10);
 /// WAL frames after which it is moved also under load: 64 MiB.
 const CHECKPOINT_FRAMES: u32 = (64 * 1024 * 1024 / PAGE_BYTES) as u32;
+/// A WAL of this size is kept for the next writes: 4 MiB.
+const WAL_KEPT_FRAMES: u32 = (4 * 1024 * 1024 / PAGE_BYTES) as u32;
 /// From this many times that on, readers are waited for.
 const RESTART_FACTOR: u32 = 4;
 /// How long they are waited for.
@@ -344,6 +346,7 @@ fn record_bytes(record: &Record) -> usize {
         Record::Definition { source, .. } => source.len(),
         Record::Template(template) => template.source.len(),
         Record::Delivered { .. } => 32,
+        Record::Entry(entry) => entry.size_bytes(),
     }
 }
 
@@ -498,10 +501,9 @@ impl Writer {
                 }
                 Work::Checkpoint if self.shared.feed.is_on() => self.tend_feed()?,
                 Work::Checkpoint => {
-                    if !self.checkpoint(CheckpointMode::Passive)?.is_whole() {
+                    if !self.checkpoint_at_rest()?.is_whole() {
                         let now = Instant::now();
-                        self.checkpoint_at = Some(now + CHECKPOINT_AFTER);
-                        self.dirty_since = Some(now);
+                        (self.checkpoint_at, self.dirty_since) = (Some(now + CHECKPOINT_AFTER), Some(now));
                     }
                 }
                 Work::Feed => self.tend_feed()?,
@@ -509,11 +511,28 @@ impl Writer {
                 Work::Stop(Stop::Close) => {
                     // It lets go of the main file only when that is closed here too.
                     self.shared.feed.end();
-                    self.applier().connection().busy_timeout(RESTART_TIMEOUT);
-                    return self.checkpoint(CheckpointMode::Truncate).map(drop);
+                    return self.checkpoint_beside_readers(CheckpointMode::Truncate).map(drop);
                 }
             }
         }
+    }
+
+    /// After a quiet time a large WAL gives its space back.
+    fn checkpoint_at_rest(&mut self) -> Result<Checkpoint, ShardError> {
+        let is_quiet = self.last_commit.elapsed() >= CHECKPOINT_AFTER;
+        if is_quiet && self.applier().connection().wal_frames() >= WAL_KEPT_FRAMES {
+            self.checkpoint_beside_readers(CheckpointMode::Truncate)
+        } else {
+            self.checkpoint(CheckpointMode::Passive)
+        }
+    }
+
+    /// One that waits a little for readers.
+    fn checkpoint_beside_readers(&mut self, mode: CheckpointMode) -> Result<Checkpoint, ShardError> {
+        self.applier().connection().busy_timeout(RESTART_TIMEOUT);
+        let checkpoint = self.checkpoint(mode);
+        self.applier().connection().busy_timeout(LOCK_TIMEOUT);
+        checkpoint
     }
 
     fn apply(&mut self) -> Result<(), ShardError> {
@@ -554,10 +573,7 @@ impl Writer {
         let is_whole = if frames < CHECKPOINT_FRAMES * RESTART_FACTOR {
             self.checkpoint(CheckpointMode::Passive)?.is_whole()
         } else {
-            self.applier().connection().busy_timeout(RESTART_TIMEOUT);
-            let is_whole = self.checkpoint(CheckpointMode::Restart)?.is_whole();
-            self.applier().connection().busy_timeout(LOCK_TIMEOUT);
-            is_whole
+            self.checkpoint_beside_readers(CheckpointMode::Restart)?.is_whole()
         };
         let step = if is_whole { CHECKPOINT_FRAMES } else { CHECKPOINT_FRAMES / 4 };
         self.checkpoint_frames = frames.saturating_add(step);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use opcode_engine::command::{Command, Effect, Start};
+use opcode_engine::command::Start;
 use opcode_engine::definition::Definition;
 use opcode_engine::event::{Body, Event, EventType};
 use opcode_engine::expr::cel::Cel;
@@ -11,7 +11,7 @@ use opcode_engine::expr::expr::Expr;
 use opcode_engine::expr::interpolate::Template;
 use opcode_engine::expr::{Budget, Env, NoJq, OwnedScope, Visibility};
 use opcode_engine::ids::{RunNo, Timestamp, WorkflowId};
-use opcode_engine::run::Run;
+use opcode_engine::run::{Run, run_through};
 use opcode_shard::log::codec;
 use opcode_shard::record::{EventRecord, Record};
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ impl Fixture {
         let parse = |text: &str| Arc::new(Definition::parse(text).expect("valid"));
         let text = chain(STEPS);
         let long = parse(&chain(5 * STEPS - 1));
-        let events = run_through(&long);
+        let events = through(&long);
         let stored: Vec<_> = events.iter().map(encode).collect();
         let records: Vec<_> =
             events.iter().zip(&stored).map(|(event, (_, data))| record(event, data)).collect();
@@ -103,7 +103,7 @@ impl Fixture {
     }
 
     pub(crate) fn decide(&self) -> Vec<Event> {
-        run_through(&self.short)
+        through(&self.short)
     }
 
     pub(crate) fn encode_events(&self) -> Vec<(EventType, Vec<u8>)> {
@@ -177,35 +177,12 @@ fn scope() -> OwnedScope {
 }
 
 /// Runs to the end, as the shard's loop would with steps that compute; all events.
-fn run_through(definition: &Arc<Definition>) -> Vec<Event> {
-    let start = Start {
-        no: RunNo(1),
-        id: id(),
-        definition: definition.clone(),
-        template: None,
-        params: json!({"order": {"id": "A-1", "sum": 12.5}}),
-        agent_id: None,
-        context: Value::Null,
-        labels: BTreeMap::new(),
-        start_at: None,
-        body_hash: None,
-        parent: None,
-    };
-    let (mut run, decision) = Run::start(start, NOW).expect("valid params");
-    let mut events = decision.events;
-    loop {
-        let effects = run.take_effects();
-        if effects.is_empty() {
-            assert!(run.status().is_terminal(), "nothing is left to do");
-            return events;
-        }
-        for effect in effects {
-            let Effect::Execute { handle, .. } = effect else { continue };
-            let result = Ok(json!({"result": 2}));
-            let finished = Command::Finished { handle, result, emissions: Vec::new() };
-            events.extend(run.handle(finished, NOW).expect("current").events);
-        }
-    }
+fn through(definition: &Arc<Definition>) -> Vec<Event> {
+    let params = json!({"order": {"id": "A-1", "sum": 12.5}});
+    let start = Start { params, ..Start::new(RunNo(1), id(), definition.clone()) };
+    let (run, events) = run_through(start, &json!({"result": 2}), NOW).expect("valid params");
+    assert!(run.status().is_terminal(), "nothing is left to do");
+    events
 }
 
 fn encode(event: &Event) -> (EventType, Vec<u8>) {

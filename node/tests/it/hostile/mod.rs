@@ -6,6 +6,7 @@ mod bodies;
 mod effects;
 mod mcp;
 mod protocol;
+mod schedules;
 
 use std::collections::BTreeSet;
 
@@ -118,6 +119,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         bodies::operations(),
         mcp::messages(),
         mcp::tools(),
+        schedules::schedules(),
     ]
     .into_iter()
     .flatten()
@@ -136,6 +138,8 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
     assert_eq!(left, ["bystander"], "something of them was stored");
     let (_, templates) = node.get("/v1/templates").await;
     assert_eq!(templates["items"], json!([]), "a template was stored");
+    let (_, schedules) = node.get("/v1/schedules").await;
+    assert_eq!(schedules["items"], json!([]), "a schedule was stored");
     assert_eq!(node.events("bystander").await, before, "the bystander was touched");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());

@@ -14,6 +14,8 @@ mod render;
 pub(crate) mod scope;
 mod settle;
 pub(crate) mod state;
+mod through;
+pub use through::run_through;
 mod why;
 
 use std::collections::BTreeMap;

@@ -37,7 +37,7 @@ fn another_seed_is_another_run() {
 /// histories, but cost little.
 #[test]
 fn seeds_that_broke_a_promise_keep_it() {
-    for seed in ["3534", "10715", "12269"] {
+    for seed in ["3534", "10715", "12269", "208942"] {
         let output = simulate(&["--seed", seed, "--seconds", "2"], "");
         assert!(output.status.success(), "{}", text(&output));
     }

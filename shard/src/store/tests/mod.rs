@@ -1,5 +1,6 @@
 //! The tables by what they promise: nothing lost, nothing twice, nothing written by a reader.
 
+mod catalogue;
 mod copies;
 mod lists;
 mod outbox;

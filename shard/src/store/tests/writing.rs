@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use opcode_engine::ids::{RunNo, Sequence};
 use tempfile::TempDir;
@@ -95,6 +96,24 @@ async fn a_row_of_a_mebibyte_comes_back_as_it_was() {
     store.reached(at(1)).await.unwrap();
     let events = store.events(RunNo(1), Sequence(0), 9).await.unwrap();
     assert!(events[0].data == data && events[1].data == b"{}");
+}
+
+#[tokio::test]
+async fn a_large_wal_gives_its_space_back_when_nothing_comes() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir).await;
+    let data = format!("{{\"name\":\"n\",\"payload\":\"{}\"}}", "x".repeat(512 * 1024)).into_bytes();
+    store.enqueue(vec![entry(1, (1..=10).map(|n| with_data(1, n, data.clone())).collect())]);
+    store.reached(at(1)).await.unwrap();
+    let wal = dir.path().join("shard.db-wal");
+    let bytes = || std::fs::metadata(&wal).unwrap().len();
+    assert!(bytes() > 5 * 1024 * 1024);
+    let since = Instant::now();
+    while bytes() > 0 {
+        assert!(since.elapsed() < Duration::from_secs(10), "{} bytes are left", bytes());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(store.events(RunNo(1), Sequence(0), 99).await.unwrap().len(), 10);
 }
 
 #[tokio::test]
