@@ -10,6 +10,7 @@ pub(crate) mod diagram;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod lists;
+pub(crate) mod secrets;
 pub(crate) mod sync;
 pub(crate) mod templates;
 pub(crate) mod validate;

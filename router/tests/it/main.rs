@@ -4,5 +4,6 @@ mod children;
 mod conventions;
 mod node;
 mod runs;
+mod secrets;
 mod streams;
 mod templates;
