@@ -19,6 +19,7 @@ mod lab;
 mod many;
 mod membership;
 mod reads;
+mod secrets;
 mod service;
 mod takeover;
 mod tidy;
