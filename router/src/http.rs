@@ -20,8 +20,8 @@ use crate::auth::authenticate;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
-    batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, sync, templates,
-    validate, workflows,
+    batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, secrets, sync,
+    templates, validate, workflows,
 };
 use crate::incoming::json_bytes;
 use crate::mcp;
@@ -135,6 +135,9 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(schedules::trigger))
         .routes(routes!(schedules::next))
         .routes(routes!(schedules::backfill))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::set, secrets::remove))
+        .routes(routes!(secrets::rotate))
         .routes(routes!(events::firehose))
         .routes(routes!(cluster::get, cluster::set))
         .routes(routes!(cluster::join))
@@ -152,6 +155,8 @@ fn documented() -> OpenApiRouter<RouterState> {
         // `batch` and `bulk` are ids that a run may have.
         .route("/v1/workflows/batch", axum::routing::get(workflows::get))
         .route("/v1/workflows/bulk", axum::routing::get(workflows::get))
+        // `rotate` is a key that a secret may have.
+        .route("/v1/secrets/rotate", axum::routing::put(secrets::set).delete(secrets::remove))
         // What a client of libSQL writes to, beside what it syncs from.
         .route("/v1/shards/{shard}/sync/{generation}/{start}/{end}", axum::routing::post(sync::refused))
         .route(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use opcode_engine::ids::{ShardId, WorkflowId};
 use opcode_shard::peer::{NodeId, Peers};
+use opcode_shard::vault::Vault;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::auth::Tokens;
@@ -85,6 +86,8 @@ pub struct RouterParts {
     pub node_id: NodeId,
     /// What the cluster's membership can be asked and told.
     pub cluster: Arc<dyn ClusterControl>,
+    /// The cluster's secrets, as far as this node has the key.
+    pub vault: Arc<Vault>,
     /// Who this node is.
     pub node: NodeInfo,
     /// True once requests are served.
@@ -143,6 +146,10 @@ impl RouterState {
 
     pub(crate) fn cluster(&self) -> &dyn ClusterControl {
         &*self.inner.parts.cluster
+    }
+
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.inner.parts.vault
     }
 
     /// This node's number.

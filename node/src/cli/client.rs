@@ -81,6 +81,11 @@ impl Client {
         read_json(self.send(self.request(Method::PATCH, path).json(body).timeout(ANSWER_MAX)).await?).await
     }
 
+    /// `PUT` of JSON.
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        read_json(self.send(self.request(Method::PUT, path).json(body).timeout(ANSWER_MAX)).await?).await
+    }
+
     /// `DELETE`; the answer's JSON.
     pub(crate) async fn delete(&self, path: &str) -> Result<Value, Failure> {
         read_json(self.send(self.request(Method::DELETE, path).timeout(ANSWER_MAX)).await?).await

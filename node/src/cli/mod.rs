@@ -20,6 +20,7 @@ mod output;
 pub(crate) mod rebuild;
 mod run;
 mod schedule;
+mod secret;
 mod template;
 mod validate;
 mod wf;
@@ -73,6 +74,9 @@ pub(crate) enum ClientCommand {
     /// Define and read templates
     #[command(subcommand)]
     Template(template::Template),
+    /// Set, list and remove secrets
+    #[command(subcommand)]
+    Secret(secret::Secret),
     /// List and resolve decisions
     #[command(subcommand)]
     Decision(decision::Decision),
@@ -133,6 +137,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Validate(args) => validate::run(&args, &context.output),
         ClientCommand::Wf(command) => wf::run(command, context).await,
         ClientCommand::Template(command) => template::run(command, context).await,
+        ClientCommand::Secret(command) => secret::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
         ClientCommand::Schedule(command) => schedule::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod bad_input;
+mod canary;
 mod children;
 mod cli;
 mod cluster;
@@ -21,6 +22,7 @@ mod mcp;
 mod membership;
 mod reads;
 mod schedules;
+mod secrets;
 mod service;
 mod takeover;
 mod tidy;

@@ -6,5 +6,6 @@ mod mcp;
 mod node;
 mod runs;
 mod schedules;
+mod secrets;
 mod streams;
 mod templates;
