@@ -10,6 +10,8 @@ use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
 use opcode_router::{LocalShards, ShardRelay};
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::peer::NodeId;
+use opcode_shard::vault::Vault;
+use opcode_shard::workers::Workers;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -53,7 +55,7 @@ async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
 
 impl Cluster {
     /// Founds, joins or goes on; returns once the node knows the map and its replicas have begun.
-    pub(crate) async fn start(config: &Config, address: SocketAddr) -> Result<Self> {
+    pub(crate) async fn start(config: &Config, address: SocketAddr, vault: Arc<Vault>) -> Result<Self> {
         let (listener, peer_address) = listen(addresses::peer_listen(config, address)).await?;
         let addresses = addresses::advertised(config, address, peer_address)?;
         let security = addresses::security(config, peer_address, &addresses)?;
@@ -79,7 +81,8 @@ impl Cluster {
         let transport = Transport::start(listener, me, security, services.clone());
         let relay = Arc::new(ShardRelay::default());
         let actions = Actions::new(action_options(config)?);
-        let shared = crate::shards::shared(config, actions, transport.clone(), definitions, relay.clone())?;
+        let workers = Workers::new(actions, config.pool_size).with_vault(vault);
+        let shared = crate::shards::shared(config, workers, transport.clone(), definitions, relay.clone())?;
         opcode_shard::finish_removals(&shared.log, &config.data_dir.join("shards")).await?;
         let begin = match identity.joined {
             true => Begin::Joined(identity.map.clone().map(Arc::new)),

@@ -32,6 +32,10 @@ pub(crate) struct Config {
     pub(crate) peer_tls_dir: Option<PathBuf>,
     /// File of bearer tokens, of which HTTP calls must show one; needed beyond loopback.
     pub(crate) token_file: Option<PathBuf>,
+    /// File of keys for secrets, 32 bytes in hex or base64 a line: the first seals, all open.
+    pub(crate) secrets_key_file: Option<PathBuf>,
+    /// File of passphrases for secrets, one a line, likewise; after the keys.
+    pub(crate) secrets_passphrase_file: Option<PathBuf>,
     /// HTTP addresses of nodes of a cluster that a new node joins.
     pub(crate) join: Vec<String>,
     /// Replicas of a shard in a new cluster, when it has nodes enough.
@@ -67,6 +71,8 @@ impl Default for Config {
             peer_advertise: None,
             peer_tls_dir: None,
             token_file: None,
+            secrets_key_file: None,
+            secrets_passphrase_file: None,
             join: Vec::new(),
             replication_factor: opcode_router::shard_map::REPLICATION_FACTOR_DEFAULT,
             shards: None,
@@ -91,6 +97,8 @@ const KEYS: &[&str] = &[
     "peer_advertise",
     "peer_tls_dir",
     "token_file",
+    "secrets_key_file",
+    "secrets_passphrase_file",
     "join",
     "replication_factor",
     "shards",
@@ -138,6 +146,15 @@ pub(crate) struct NodeFlags {
     #[arg(skip)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token_file: Option<PathBuf>,
+    /// File of keys for secrets, 32 bytes in hex or base64 a line: the first seals, all open. A
+    /// passphrase may stand in OPCODE_SECRETS_PASSPHRASE instead
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secrets_key_file: Option<PathBuf>,
+    /// File of passphrases for secrets, one a line: the first seals, all open
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secrets_passphrase_file: Option<PathBuf>,
     /// HTTP address of a node of the cluster that this new node joins; repeat for more
     #[arg(long, value_name = "HTTP_ADDR")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -201,7 +218,8 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Each key with its value and origin, for `opcode config`.
+    /// Each key with its value and origin, for `opcode config`, and that there is a passphrase, if
+    /// there is one: never which.
     pub(crate) fn origins(&self) -> Result<Vec<(String, serde_json::Value, String)>> {
         let values = serde_json::to_value(&self.config)?;
         let mut rows = Vec::new();
@@ -214,6 +232,10 @@ impl Loaded {
                 },
             );
             rows.push((key.clone(), value.clone(), origin));
+        }
+        if crate::vault::has_passphrase() {
+            let origin = format!("environment variable {}", crate::vault::PASSPHRASE);
+            rows.push(("secrets_passphrase".to_owned(), "(not shown)".into(), origin));
         }
         Ok(rows)
     }

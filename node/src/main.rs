@@ -19,6 +19,7 @@ mod shards;
 mod telemetry;
 mod token_file;
 mod transport;
+mod vault;
 
 use std::process::ExitCode;
 

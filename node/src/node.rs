@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use opcode_router::{NodeInfo, RouterOptions, RouterParts, RouterState};
+use opcode_router::{CatalogueSecrets, NodeInfo, RouterOptions, RouterParts, RouterState};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::membership::agent::Ended;
 use crate::services::Control;
 use crate::shards::Identity;
-use crate::{telemetry, token_file};
+use crate::{telemetry, token_file, vault};
 
 /// Longest time a stop may take; a supervisor kills the process soon after.
 const STOP_MAX: Duration = Duration::from_secs(14);
@@ -28,6 +28,8 @@ const REQUESTS_END_MAX: Duration = Duration::from_secs(2);
 pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> {
     addresses::check_listen(&config)?;
     let tokens = config.token_file.as_deref().map(token_file::all).transpose()?;
+    let secrets = Arc::new(CatalogueSecrets::default());
+    let vault = vault::open(&config, secrets.clone())?;
     let metrics = telemetry::start_metrics()?;
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind(config.listen)
@@ -35,7 +37,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         .with_context(|| format!("{} cannot be listened on", config.listen))?;
     let address = listener.local_addr().context("a bound listener has an address")?;
     let mut cluster = tokio::select! {
-        cluster = Cluster::start(&config, address) => cluster?,
+        cluster = Cluster::start(&config, address, vault.clone()) => cluster?,
         () = signals.stop() => return Ok(()),
     };
 
@@ -50,6 +52,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
             membership: cluster.agent.membership.clone(),
             transport: cluster.agent.transport.clone(),
         }),
+        vault,
         node: NodeInfo {
             node_id: cluster.identity.node_id.to_string(),
             cluster_id: cluster.identity.cluster_id.clone(),
@@ -65,6 +68,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());
+    secrets.open(state.clone());
     // Ends by itself once the node is stopping.
     tokio::spawn(opcode_router::run_schedules(state.clone()));
     let mut stopping = stop_out;

@@ -246,7 +246,7 @@ impl Starter {
 /// What all shards share.
 pub(crate) fn shared(
     config: &crate::config::Config,
-    actions: Arc<opcode_shard::actions::Actions>,
+    workers: opcode_shard::workers::Workers,
     peers: Arc<dyn Peers>,
     definitions: Arc<opcode_shard::definitions::Definitions>,
     relay: Arc<dyn opcode_shard::relay::Relay>,
@@ -255,7 +255,7 @@ pub(crate) fn shared(
     let options = opcode_shard::log::LogOptions { dir, segment_bytes: config.log_segment_bytes };
     Ok(Shared {
         log: opcode_shard::log::LogStore::open(options)?,
-        workers: opcode_shard::workers::Workers::new(actions, config.pool_size),
+        workers,
         definitions,
         clock: Arc::default(),
         peers,

@@ -10,8 +10,9 @@ use tracing_subscriber::EnvFilter;
 pub(crate) fn start_logs(level: &str) -> Result<()> {
     // openraft tells every try to reach a node that is away, for each group, as an error. What an
     // operator should know of that is said once by the transport, the groups and the agent, and a
-    // core that dies stops the process; whoever wants the rest says `openraft=warn`.
-    let filter = EnvFilter::try_new(format!("openraft=off,{level}"))
+    // core that dies stops the process; whoever wants the rest says `openraft=warn`. rmcp tells every
+    // refusal of a client, which the client is told already.
+    let filter = EnvFilter::try_new(format!("openraft=off,rmcp=off,{level}"))
         .with_context(|| format!("log_level: {level:?} is no filter"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use opcode_engine::{Code, Invalid, Problem, Rejected};
 use opcode_shard::CallError;
+use opcode_shard::vault::VaultError;
 use serde::Serialize;
 
 /// Whether a request that was not answered properly was carried out.
@@ -119,6 +120,14 @@ impl ApiError {
     /// 503, certainly not applied.
     pub fn storage_full(detail: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "STORAGE_FULL", detail);
+        error.0.applied = Some(Applied::No);
+        error.0.retry_after_s = Some(10);
+        error
+    }
+
+    /// 503, certainly not applied: the node has no key for secrets, or not the one that it takes.
+    pub fn vault(detail: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::VaultError.as_str(), detail);
         error.0.applied = Some(Applied::No);
         error.0.retry_after_s = Some(10);
         error
@@ -270,6 +279,25 @@ impl From<CallError> for ApiError {
                 let applied = if applied_unknown { Applied::Unknown } else { Applied::No };
                 Self::unavailable(applied, message)
             }
+        }
+    }
+}
+
+impl From<VaultError> for ApiError {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::NoKey
+            | VaultError::WrongKey { .. }
+            | VaultError::Damaged { .. }
+            | VaultError::TooLong => Self::vault(error.to_string()),
+            VaultError::Missing(_) => Self::not_found(error.to_string()),
+            VaultError::Refused { field, message } => {
+                Self::invalid(Code::ValidationError, vec![Problem::at(format!("/{field}"), message)])
+            }
+            VaultError::Contended(_) => {
+                Self::new(StatusCode::CONFLICT, Code::Conflict.as_str(), error.to_string())
+            }
+            VaultError::Store(error) => error.into(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The firehose: every event of every shard from now on, on any node. Each shard is followed by its
+//! The firehose: every event of every shard from now on, or those of one type, on any node. Each shard is followed by its
 //! place in the shard's log, in the replica of this node or in whichever can be reached, so that a
 //! leader may change, and a replica move, without an event missed or shown twice.
 //!
@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::response::Response;
+use opcode_engine::event::EventType;
 use opcode_engine::ids::{RunNo, WorkflowId};
 use opcode_shard::CallError;
 use opcode_shard::batch::Position;
@@ -30,10 +31,11 @@ const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// Run ids that are remembered for one shard.
 const NAMES_MAX: usize = 10_000;
 
-/// Every event of every workflow from now on.
-pub(crate) async fn firehose(state: &RouterState) -> Result<Response, ApiError> {
+/// Every event of every workflow from now on; those of one type, if one is named.
+pub(crate) async fn firehose(state: &RouterState, only: Option<EventType>) -> Result<Response, ApiError> {
     let place = state.enter_stream()?;
-    let pours = futures::future::join_all(state.shards().into_iter().map(Pour::begin)).await;
+    let begun = state.shards().into_iter().map(|shard| Pour::begin(shard, only));
+    let pours = futures::future::join_all(begun).await;
     let (response, chunks) = open();
     let pours: Vec<_> = pours.into_iter().map(|pour| pour.run(chunks.clone())).collect();
     let beats = beats(state);
@@ -60,6 +62,8 @@ async fn keep_alive(chunks: Chunks, mut beats: Interval) {
 /// One shard's part of the firehose.
 struct Pour {
     shard: ShardClient,
+    /// The type of event that is shown; any, without it.
+    only: Option<EventType>,
     /// The last entry of its log that was shown; none before the first answer.
     after: Option<u64>,
     names: RunNames,
@@ -69,10 +73,10 @@ struct Pour {
 impl Pour {
     /// Finds where the shard's log stands: the caller sees what comes after its request was taken.
     /// A shard that does not answer soon is poured from when it does.
-    async fn begin(shard: ShardClient) -> Self {
+    async fn begin(shard: ShardClient, only: Option<EventType>) -> Self {
         let standing = tokio::time::timeout(BEGIN_MAX, shard.tail(None, Duration::ZERO)).await;
         let after = standing.ok().and_then(Result::ok).map(|tail| tail.upto.index);
-        Self { shard, after, names: RunNames::default(), is_reachable: true }
+        Self { shard, only, after, names: RunNames::default(), is_reachable: true }
     }
 
     /// Pours until the reader is gone.
@@ -107,7 +111,8 @@ impl Pour {
         if tail.lagged {
             out.extend_from_slice(&self.notice("lagged", "events are missing here: the log let them go"));
         }
-        for record in &tail.events {
+        let is_wanted = |record: &&EventRecord| self.only.is_none_or(|only| record.event_type == only);
+        for record in tail.events.iter().filter(is_wanted) {
             let name = self.names.of(&self.shard, record, tail.upto).await.unwrap_or_else(|error| {
                 tracing::warn!(run = record.no.0, %error, "the id of a run in the firehose is not known");
                 None

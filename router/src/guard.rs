@@ -1,6 +1,6 @@
 //! What keeps a browser from being used against a node that asks for no token: the `Host` must
-//! be the listener's own (DNS rebinding), and a request that changes something must not come
-//! from another site's page (`Origin`, `Sec-Fetch-Site`).
+//! be the listener's own (DNS rebinding), and a request that changes something, or speaks MCP, must
+//! not come from another site's page (`Origin`, `Sec-Fetch-Site`).
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, Version, header};
@@ -39,7 +39,7 @@ fn check(state: &RouterState, request: &Request) -> Result<(), ApiError> {
         )));
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if reads { Ok(()) } else { check_origin(request.headers(), host) }
+    if reads && request.uri().path() != "/mcp" { Ok(()) } else { check_origin(request.headers(), host) }
 }
 
 fn check_origin(headers: &HeaderMap, host: Option<&str>) -> Result<(), ApiError> {

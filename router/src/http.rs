@@ -20,16 +20,18 @@ use crate::auth::authenticate;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
-    batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, sync, templates,
-    validate, workflows,
+    batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, secrets, sync,
+    templates, validate, workflows,
 };
 use crate::incoming::json_bytes;
+use crate::mcp;
 use crate::state::RouterState;
 
 #[derive(OpenApi)]
 #[openapi(info(
     title = "OPCODE cluster",
-    description = "Define, run and watch durable workflows. Errors are RFC 9457 problem documents."
+    description = "Define, run and watch durable workflows. Errors are RFC 9457 problem documents. Agents \
+                   find the same as tools of MCP (streamable HTTP) at `/mcp`."
 ))]
 struct Api;
 
@@ -41,18 +43,25 @@ pub(crate) struct TraceId(pub(crate) String);
 pub fn app(state: RouterState) -> Router {
     let (router, api) = documented().split_for_parts();
     let api: bytes::Bytes = described(&api).to_string().into();
+    let router = router.route(
+        "/openapi.json",
+        axum::routing::get(move || std::future::ready(json_bytes(StatusCode::OK, api.clone()))),
+    );
+    // What the tools of MCP call is the API with all that stands before it.
+    let tools = mcp::route(&state, layered(router.clone(), &state));
+    layered(router.merge(tools), &state)
+}
+
+/// Routes behind the layers.
+fn layered(router: Router<RouterState>, state: &RouterState) -> Router {
     router
-        .route(
-            "/openapi.json",
-            axum::routing::get(move || std::future::ready(json_bytes(StatusCode::OK, api.clone()))),
-        )
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), authenticate))
         .layer(from_fn_with_state(state.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(outermost))
-        .with_state(state)
+        .with_state(state.clone())
 }
 
 /// The OpenAPI 3.1 document of this build.
@@ -117,6 +126,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(commands::extend))
         .routes(routes!(templates::define, templates::list))
         .routes(routes!(templates::get))
+        .routes(routes!(diagram::draw_template))
         .routes(routes!(validate::validate))
         .routes(routes!(validate::actions))
         .routes(routes!(decisions::list))
@@ -125,6 +135,9 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(schedules::trigger))
         .routes(routes!(schedules::next))
         .routes(routes!(schedules::backfill))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::set, secrets::remove))
+        .routes(routes!(secrets::rotate))
         .routes(routes!(events::firehose))
         .routes(routes!(cluster::get, cluster::set))
         .routes(routes!(cluster::join))
@@ -142,6 +155,8 @@ fn documented() -> OpenApiRouter<RouterState> {
         // `batch` and `bulk` are ids that a run may have.
         .route("/v1/workflows/batch", axum::routing::get(workflows::get))
         .route("/v1/workflows/bulk", axum::routing::get(workflows::get))
+        // `rotate` is a key that a secret may have.
+        .route("/v1/secrets/rotate", axum::routing::put(secrets::set).delete(secrets::remove))
         // What a client of libSQL writes to, beside what it syncs from.
         .route("/v1/shards/{shard}/sync/{generation}/{start}/{end}", axum::routing::post(sync::refused))
         .route(

@@ -6,6 +6,7 @@
 //! schedule come in here too: from the node that leads the system shard, to whoever owns them.
 
 mod auth;
+mod catalogue_secrets;
 mod control;
 mod definitions;
 mod embedded;
@@ -19,6 +20,7 @@ mod handlers;
 mod http;
 mod incoming;
 mod local;
+pub mod mcp;
 pub mod placement;
 mod query;
 mod relay;
@@ -33,6 +35,7 @@ mod submission;
 mod wire;
 
 pub use auth::Tokens;
+pub use catalogue_secrets::CatalogueSecrets;
 pub use control::{ClusterChange, ClusterControl, ClusterError};
 pub use error::ApiError;
 pub use http::{app, openapi};

@@ -365,6 +365,43 @@ pub struct TemplateList {
 }
 
 #[derive(ToSchema)]
+pub struct SecretRequest {
+    /// 6 bytes to 16 KiB of text.
+    pub value: String,
+}
+
+#[derive(ToSchema)]
+pub struct Secret {
+    /// `[A-Za-z0-9._-]{1,128}`; params name it as `${{secrets.KEY}}`.
+    pub key: String,
+    pub created_at: String,
+    /// When its value was last set.
+    pub updated_at: String,
+}
+
+#[derive(ToSchema)]
+pub struct SecretList {
+    pub items: Vec<Secret>,
+    pub next_cursor: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct SecretRemoved {
+    pub key: String,
+    pub removed: bool,
+}
+
+#[derive(ToSchema)]
+pub struct SecretsRotated {
+    /// Sealed with the node's first key now.
+    pub resealed: u64,
+    /// Sealed with it before.
+    pub unchanged: u64,
+    /// Keys of those that could not be opened; they are as they were.
+    pub failed: Vec<String>,
+}
+
+#[derive(ToSchema)]
 pub struct Validated {
     /// Always true; a definition that is not valid is answered with 422.
     pub valid: bool,

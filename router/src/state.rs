@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use opcode_engine::ids::{ShardId, WorkflowId};
 use opcode_shard::peer::{NodeId, Peers};
+use opcode_shard::vault::Vault;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::auth::Tokens;
@@ -50,6 +51,10 @@ pub struct RouterOptions {
     pub heartbeat: Duration,
     /// Items of one batch submission.
     pub batch_items_max: usize,
+    /// Sessions of MCP open at a time; more are refused with 429.
+    pub mcp_sessions_max: usize,
+    /// How long a session of MCP lives that is not used.
+    pub mcp_idle: Duration,
 }
 
 impl Default for RouterOptions {
@@ -63,6 +68,8 @@ impl Default for RouterOptions {
             streams_max: 1024,
             heartbeat: Duration::from_secs(15),
             batch_items_max: 10_000,
+            mcp_sessions_max: 1024,
+            mcp_idle: Duration::from_secs(900),
         }
     }
 }
@@ -79,6 +86,8 @@ pub struct RouterParts {
     pub node_id: NodeId,
     /// What the cluster's membership can be asked and told.
     pub cluster: Arc<dyn ClusterControl>,
+    /// The cluster's secrets, as far as this node has the key.
+    pub vault: Arc<Vault>,
     /// Who this node is.
     pub node: NodeInfo,
     /// True once requests are served.
@@ -137,6 +146,10 @@ impl RouterState {
 
     pub(crate) fn cluster(&self) -> &dyn ClusterControl {
         &*self.inner.parts.cluster
+    }
+
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.inner.parts.vault
     }
 
     /// This node's number.

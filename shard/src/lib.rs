@@ -10,7 +10,8 @@
 //!    shards of the node; committed, it is a [`batch::Batch`]`<Committed>`.
 //! 6. Only that releases anything: answers, steps to workers, notifications.
 //! 7. [`store`]: the writer applies committed batches to libSQL, many in one transaction.
-//! 8. `shard/dispatch` and [`workers`] run [`actions`]; results come back to step 3.
+//! 8. `shard/dispatch` and [`workers`] run [`actions`], with secrets from the [`vault`]; results come
+//!    back to step 3.
 //! 9. What a run says to its parent or its child leaves from `shard/outbox`, over [`relay`].
 //! 10. Reads come from the loop's memory or, once they have caught up, from the tables.
 //!
@@ -38,6 +39,7 @@ pub mod shard;
 pub mod simulation;
 pub mod store;
 pub mod ticks;
+pub mod vault;
 pub mod workers;
 
 pub use error::{CallError, ShardError};

@@ -9,10 +9,13 @@ use super::failure::Failure;
 
 /// Longest time for an answer that waits for nothing.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Longest time that a node holds a call that waits for a run.
+const WAIT_MAX: Duration = Duration::from_secs(600);
 /// Longest time to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// A node to talk to.
+#[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     server: String,
@@ -37,6 +40,11 @@ impl Client {
         }
         let http = builder.build().map_err(|error| Failure::local(format!("no HTTP client: {error}")))?;
         Ok(Self { http, server, token: token.map(str::to_owned) })
+    }
+
+    /// The node's address.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -73,6 +81,11 @@ impl Client {
         read_json(self.send(self.request(Method::PATCH, path).json(body).timeout(ANSWER_MAX)).await?).await
     }
 
+    /// `PUT` of JSON.
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        read_json(self.send(self.request(Method::PUT, path).json(body).timeout(ANSWER_MAX)).await?).await
+    }
+
     /// `DELETE`; the answer's JSON.
     pub(crate) async fn delete(&self, path: &str) -> Result<Value, Failure> {
         read_json(self.send(self.request(Method::DELETE, path).timeout(ANSWER_MAX)).await?).await
@@ -92,6 +105,27 @@ impl Client {
             .header("last-event-id", last_event_id);
         let response = self.send(request).await?;
         Ok((response.status().as_u16() != 204).then_some(response))
+    }
+
+    /// Any call as it is, whatever its answer: for who hands it on.
+    pub(crate) async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Response, reqwest::Error> {
+        // What the call waits for is bounded by the node.
+        let mut request = self.request(method, path).timeout(ANSWER_MAX + WAIT_MAX);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        request.send().await
+    }
+
+    /// The firehose of one type of event, open without end.
+    pub(crate) async fn firehose(&self, event_type: &str) -> Result<Response, Failure> {
+        let path = with_query("/v1/events", &[("type", Some(event_type.to_owned()))]);
+        self.send(self.request(Method::GET, &path).header("accept", "text/event-stream")).await
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {

@@ -15,10 +15,12 @@ mod follow;
 mod force_recover;
 mod input;
 mod locate;
+mod mcp;
 mod output;
 pub(crate) mod rebuild;
 mod run;
 mod schedule;
+mod secret;
 mod template;
 mod validate;
 mod wf;
@@ -72,6 +74,9 @@ pub(crate) enum ClientCommand {
     /// Define and read templates
     #[command(subcommand)]
     Template(template::Template),
+    /// Set, list and remove secrets
+    #[command(subcommand)]
+    Secret(secret::Secret),
     /// List and resolve decisions
     #[command(subcommand)]
     Decision(decision::Decision),
@@ -83,6 +88,8 @@ pub(crate) enum ClientCommand {
     /// See the cluster
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    /// Serve MCP to an agent on stdin and stdout
+    Mcp(mcp::Mcp),
     /// Print a shell's completions
     Completions(completions::Completions),
     /// Print the manual page
@@ -130,10 +137,12 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Validate(args) => validate::run(&args, &context.output),
         ClientCommand::Wf(command) => wf::run(command, context).await,
         ClientCommand::Template(command) => template::run(command, context).await,
+        ClientCommand::Secret(command) => secret::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
         ClientCommand::Schedule(command) => schedule::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
         ClientCommand::Cluster(command) => cluster::run(command, context).await,
+        ClientCommand::Mcp(mcp::Mcp {}) => mcp::run(context).await,
         ClientCommand::Completions(args) => {
             completions::completions(&args);
             Ok(())

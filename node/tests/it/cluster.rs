@@ -1,5 +1,6 @@
 //! A real node in a process of its own: start, ask over HTTP, kill, start again.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,6 +23,8 @@ pub(crate) struct NodeBuilder {
     args: Vec<String>,
     env: Vec<(String, String)>,
     working_dir: PathBuf,
+    /// Where it logs to; this process's own stderr without it.
+    log: Option<PathBuf>,
 }
 
 impl NodeBuilder {
@@ -32,6 +35,7 @@ impl NodeBuilder {
             args: vec!["--allow-private-network".into(), "--log-level".into(), "warn".into()],
             env: vec![("OPCODE_LOG_SEGMENT_BYTES".into(), "4194304".into())],
             working_dir: data_dir.parent().unwrap_or(data_dir).to_path_buf(),
+            log: None,
         }
     }
 
@@ -64,8 +68,16 @@ impl NodeBuilder {
         self
     }
 
+    /// The same, logging all that it can to a file.
+    pub(crate) fn traced(mut self, log: &Path) -> Self {
+        self.args.iter_mut().filter(|arg| *arg == "warn").for_each(|level| *level = "trace".into());
+        self.log = Some(log.to_path_buf());
+        self
+    }
+
     /// Starts it; `None` when it ended before it was ready.
     pub(crate) fn try_start(&self) -> Option<Node> {
+        let log = self.log.as_ref().map(|log| File::create(log).expect("a log can be made"));
         let mut child = opcode()
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&self.data_dir)
@@ -73,7 +85,7 @@ impl NodeBuilder {
             .envs(self.env.iter().cloned())
             .current_dir(&self.working_dir)
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(log.map_or_else(Stdio::inherit, Stdio::from))
             .spawn()
             .expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();

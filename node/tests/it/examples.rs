@@ -16,13 +16,13 @@ fn examples_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples")
 }
 
-fn example(name: &str) -> Value {
+pub(crate) fn example(name: &str) -> Value {
     let path = examples_dir().join(format!("{name}.json"));
     serde_json::from_str(&fs::read_to_string(path).expect("the example is there")).expect("it is JSON")
 }
 
 /// Scripts and files that the examples expect beside them.
-fn workspace(dir: &Path) {
+pub(crate) fn workspace(dir: &Path) {
     let scripts = dir.join("scripts");
     fs::create_dir_all(&scripts).unwrap();
     let script = |name: &str, text: &str| {
@@ -94,11 +94,7 @@ async fn run(node: &Node, name: &str, params: Value, choice: &str) -> Value {
 }
 
 async fn answer(node: &Node, id: &str, decision: &Value, choice: &str) {
-    let options = decision["options"].as_array().expect("a list");
-    let choice = match options.iter().find(|option| option["id"] == choice) {
-        Some(_) => choice,
-        None => options.first().map_or("as it is", |option| option["id"].as_str().expect("an id")),
-    };
+    let choice = choose(decision, choice);
     let agent = decision["target_agent"].as_str().unwrap_or("tester");
     let signal = json!({"type": "decision", "step_id": decision["step_id"], "agent_id": agent,
                         "payload": {"choice": choice}, "reasoning": "as the test says"});
@@ -106,15 +102,24 @@ async fn answer(node: &Node, id: &str, decision: &Value, choice: &str) {
     assert_eq!(status, 202, "{body}");
 }
 
-fn status_of<'a>(run: &'a Value, step: &str) -> &'a str {
+/// The choice that a decision takes: the one named, or its first.
+pub(crate) fn choose<'a>(decision: &'a Value, choice: &'a str) -> &'a str {
+    let options = decision["options"].as_array().expect("a list");
+    match options.iter().find(|option| option["id"] == choice) {
+        Some(_) => choice,
+        None => options.first().map_or("as it is", |option| option["id"].as_str().expect("an id")),
+    }
+}
+
+pub(crate) fn status_of<'a>(run: &'a Value, step: &str) -> &'a str {
     run["steps"][step]["status"].as_str().unwrap_or("absent")
 }
 
 /// Example, its params, the choice for its decisions, and steps with the status they end in.
-type Case = (&'static str, Value, &'static str, Vec<(&'static str, &'static str)>);
+pub(crate) type Case = (&'static str, Value, &'static str, Vec<(&'static str, &'static str)>);
 
 #[expect(clippy::too_many_lines, reason = "a table, one example after another")]
-fn cases(service: &Service, dir: &Path) -> Vec<Case> {
+pub(crate) fn cases(service: &Service, dir: &Path) -> Vec<Case> {
     let url = |path: &str| service.url(path);
     let path = |name: &str| dir.join(name).display().to_string();
     let order = json!({"order": {"id": "o-1", "product": "tea", "quantity": 2, "price": 9.5},

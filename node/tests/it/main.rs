@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod bad_input;
+mod canary;
 mod children;
 mod cli;
 mod cluster;
@@ -17,9 +18,11 @@ mod failover;
 mod hostile;
 mod lab;
 mod many;
+mod mcp;
 mod membership;
 mod reads;
 mod schedules;
+mod secrets;
 mod service;
 mod takeover;
 mod tidy;

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use opcode_engine::Problem;
+use opcode_engine::event::EventType;
 use opcode_engine::ids::Sequence;
 
 use crate::error::ApiError;
@@ -60,15 +61,19 @@ fn last_event_id(incoming: &Incoming) -> Result<Option<u64>, ApiError> {
 
 /// Every event of every workflow from now on.
 #[utoipa::path(get, path = "/v1/events", tag = "events", operation_id = "followEvents",
-    responses((status = 200, content((String = "text/event-stream"))), (status = 406, body = schema::Problem),
+    params(("type" = Option<String>, Query, description = "only events of this type")),
+    responses((status = 400, body = schema::Problem), (status = 200, content((String = "text/event-stream"))), (status = 406, body = schema::Problem),
         (status = 429, body = schema::Problem)))]
 pub(crate) async fn firehose(
     State(state): State<RouterState>,
     incoming: Incoming,
 ) -> Result<Response, ApiError> {
-    incoming.query()?.finish()?;
+    let mut query = incoming.query()?;
+    let names: Vec<&'static str> = EventType::ALL.iter().map(|kind| kind.as_str()).collect();
+    let only = query.word("type", &names).and_then(EventType::from_name);
+    query.finish()?;
     if !incoming.wants_events() && !incoming.accepts("*/*") && incoming.headers.contains_key("accept") {
         return Err(unsupported_accept("text/event-stream"));
     }
-    firehose::firehose(&state).await
+    firehose::firehose(&state, only).await
 }

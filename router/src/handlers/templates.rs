@@ -112,6 +112,15 @@ fn check_name(name: &str) -> Result<(), String> {
     Err("a template's name is 1 to 128 characters of A-Z a-z 0-9 . _ -".into())
 }
 
+/// The template's name in `/v1/templates/NAME…`.
+pub(super) fn named(incoming: &Incoming, version: Option<u32>) -> Result<String, ApiError> {
+    let name = incoming.segment(2)?;
+    if check_name(&name).is_err() {
+        return Err(no_template(&wire::shortened(&name), version));
+    }
+    Ok(name)
+}
+
 /// A template as it is shown.
 fn shown<'a>(
     record: &'a TemplateRecord,
@@ -168,10 +177,7 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
         .one("version")
         .and_then(|text| parse_version(&text).map_err(|message| query.problem("version", message)).ok());
     query.finish()?;
-    let name = incoming.segment(2)?;
-    if check_name(&name).is_err() {
-        return Err(no_template(&wire::shortened(&name), version));
-    }
+    let name = named(&incoming, version)?;
     let Seen { value: record, position, .. } = state.system().template(&name, version).await?;
     let Some(record) = record else {
         return Err(no_template(&name, version));

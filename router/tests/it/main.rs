@@ -2,8 +2,10 @@
 
 mod children;
 mod conventions;
+mod mcp;
 mod node;
 mod runs;
 mod schedules;
+mod secrets;
 mod streams;
 mod templates;

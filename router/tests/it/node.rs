@@ -17,12 +17,15 @@ use opcode_router::{
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::log::{LogOptions, LogStore};
 use opcode_shard::peer::NoPeers;
+use opcode_shard::vault::Vault;
 use opcode_shard::workers::Workers;
 use opcode_shard::{Shard, ShardOptions, Shared};
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt;
 
+/// Sessions of MCP that a test's node takes.
+pub(crate) const MCP_SESSIONS_MAX: usize = 3;
 /// Workflow shards of a test's node.
 pub(crate) const SHARDS: u32 = 3;
 
@@ -30,7 +33,7 @@ pub(crate) struct Node {
     app: Router,
     pub(crate) stop: watch::Sender<bool>,
     _shards: Vec<Shard>,
-    _home: tempfile::TempDir,
+    pub(crate) home: tempfile::TempDir,
 }
 
 /// An answer, read whole.
@@ -68,12 +71,19 @@ impl ClusterControl for Alone {
 
 impl Node {
     pub(crate) async fn start() -> Self {
+        Self::with_vault(Vault::closed(), |_| {}).await
+    }
+
+    /// A node with these secrets, whose actions may do what `allow` lets them.
+    pub(crate) async fn with_vault(vault: Arc<Vault>, allow: impl FnOnce(&mut ActionOptions)) -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let log = LogOptions { dir: home.path().join("log"), segment_bytes: 1024 * 1024 };
         let relay = Arc::new(ShardRelay::default());
+        let mut options = actions(home.path());
+        allow(&mut options);
         let shared = Shared {
             log: LogStore::open(log).expect("a log"),
-            workers: Workers::new(Actions::new(actions(home.path())), 4),
+            workers: Workers::new(Actions::new(options), 4).with_vault(vault.clone()),
             definitions: Arc::default(),
             clock: Arc::default(),
             peers: Arc::new(NoPeers),
@@ -108,6 +118,7 @@ impl Node {
             peers: Arc::new(NoPeers),
             node_id: 1,
             cluster: Arc::new(Alone),
+            vault,
             node: NodeInfo {
                 node_id: "1".into(),
                 cluster_id: "test".into(),
@@ -120,11 +131,15 @@ impl Node {
             metrics: Arc::new(|| "# no metrics\n".to_owned()),
             listener_is_loopback: true,
             tokens: None,
-            options: RouterOptions { heartbeat: Duration::from_millis(50), ..RouterOptions::default() },
+            options: RouterOptions {
+                heartbeat: Duration::from_millis(50),
+                mcp_sessions_max: MCP_SESSIONS_MAX,
+                ..RouterOptions::default()
+            },
         });
         relay.open(state.clone());
         tokio::spawn(opcode_router::run_schedules(state.clone()));
-        Self { app: opcode_router::app(state), stop, _shards: shards, _home: home }
+        Self { app: opcode_router::app(state), stop, _shards: shards, home }
     }
 
     /// Sends a request; the answer's body is not read yet.

@@ -44,6 +44,9 @@ pub struct Action {
     pub params: &'static [Param],
     /// Whether it takes params of any other name as well; otherwise they are refused.
     pub takes_more: bool,
+    /// Whether its params may name secrets. Not where what it is given, or what it makes of that, is
+    /// recorded or handed on: a value that was taken apart could not be found in it again.
+    pub takes_secrets: bool,
     /// One line for people.
     pub about: &'static str,
 }
@@ -63,6 +66,11 @@ impl Action {
         self.takes_more = true;
         self
     }
+
+    const fn with_secrets(mut self) -> Self {
+        self.takes_secrets = true;
+        self
+    }
 }
 
 const STRING: &[&str] = &["string"];
@@ -76,7 +84,7 @@ const OBJECT_OR_BOOLEAN: &[&str] = &["object", "boolean"];
 const NUMBER_OR_STRING: &[&str] = &["number", "string"];
 
 const fn action(name: &'static str, params: &'static [Param], about: &'static str) -> Action {
-    Action { name, aliases: &[], is_pure: false, params, takes_more: false, about }
+    Action { name, aliases: &[], is_pure: false, params, takes_more: false, takes_secrets: false, about }
 }
 
 const fn required(name: &'static str, types: &'static [&'static str], about: &'static str) -> Param {
@@ -109,6 +117,7 @@ pub const ACTIONS: &[Action] = &[
         "Fails unless two values are equal; numbers by value.",
     )
     .pure()
+    .with_secrets()
     .called(&["assert.equal"]),
     action(
         "assert.matches",
@@ -162,7 +171,8 @@ pub const ACTIONS: &[Action] = &[
         ],
         "Hashes text.",
     )
-    .pure(),
+    .pure()
+    .with_secrets(),
     action(
         "crypto.hmac",
         &[
@@ -172,7 +182,8 @@ pub const ACTIONS: &[Action] = &[
         ],
         "Authenticates text with a key.",
     )
-    .pure(),
+    .pure()
+    .with_secrets(),
     action("crypto.uuid", &[optional("version", NUMBER, "4 (default) or 7")], "Makes a random UUID.").pure(),
     action(
         "expr.eval",
@@ -192,7 +203,8 @@ pub const ACTIONS: &[Action] = &[
             optional("create_dirs", BOOLEAN, "make missing folders, default false"),
         ],
         "Appends text to a file.",
-    ),
+    )
+    .with_secrets(),
     action(
         "fs.copy",
         &[
@@ -202,7 +214,8 @@ pub const ACTIONS: &[Action] = &[
             optional("create_dirs", BOOLEAN, "make missing folders, default false"),
         ],
         "Copies a file or folder.",
-    ),
+    )
+    .with_secrets(),
     action(
         "fs.delete",
         &[
@@ -210,7 +223,8 @@ pub const ACTIONS: &[Action] = &[
             optional("recursive", BOOLEAN, "folders with all in them, default false"),
         ],
         "Deletes a file or folder.",
-    ),
+    )
+    .with_secrets(),
     action(
         "fs.list",
         &[
@@ -219,7 +233,8 @@ pub const ACTIONS: &[Action] = &[
             optional("recursive", BOOLEAN, "folders in it too, default false"),
         ],
         "Lists a folder.",
-    ),
+    )
+    .with_secrets(),
     action(
         "fs.move",
         &[
@@ -229,7 +244,8 @@ pub const ACTIONS: &[Action] = &[
             optional("create_dirs", BOOLEAN, "make missing folders, default false"),
         ],
         "Moves a file or folder.",
-    ),
+    )
+    .with_secrets(),
     action(
         "fs.read",
         &[
@@ -238,12 +254,14 @@ pub const ACTIONS: &[Action] = &[
             optional("max_bytes", NUMBER, "a larger file is an error"),
         ],
         "Reads a file.",
-    ),
+    )
+    .with_secrets(),
     action(
         "fs.stat",
         &[required("path", STRING, "file or folder")],
         "Tells size, time and kind of a file or folder.",
-    ),
+    )
+    .with_secrets(),
     action(
         "fs.write",
         &[
@@ -255,7 +273,8 @@ pub const ACTIONS: &[Action] = &[
             optional("mode", NUMBER_OR_STRING, "permissions, default 0644"),
         ],
         "Writes a file.",
-    ),
+    )
+    .with_secrets(),
     action(
         "http.get",
         &[
@@ -273,7 +292,8 @@ pub const ACTIONS: &[Action] = &[
             optional("fail_on_error_status", BOOLEAN, "fail on a status of 400 and more, default false"),
         ],
         "Gets a URL.",
-    ),
+    )
+    .with_secrets(),
     action(
         "http.post",
         &[
@@ -293,7 +313,8 @@ pub const ACTIONS: &[Action] = &[
             optional("fail_on_error_status", BOOLEAN, "fail on a status of 400 and more, default false"),
         ],
         "Posts to a URL.",
-    ),
+    )
+    .with_secrets(),
     action(
         "http.request",
         &[
@@ -314,7 +335,8 @@ pub const ACTIONS: &[Action] = &[
             optional("fail_on_error_status", BOOLEAN, "fail on a status of 400 and more, default false"),
         ],
         "Calls a URL with any method.",
-    ),
+    )
+    .with_secrets(),
     action(
         "jq",
         &[required("filter", STRING, "the filter"), optional("data", ANY, "its input")],
@@ -334,7 +356,8 @@ pub const ACTIONS: &[Action] = &[
             optional("fail_on_nonzero_exit", BOOLEAN, "fail unless it exits with 0, default false"),
         ],
         "Runs a command.",
-    ),
+    )
+    .with_secrets(),
     action(
         "workflow.context",
         &[
@@ -378,6 +401,7 @@ pub const ACTIONS: &[Action] = &[
         &[required("message", ANY, "what to say"), optional("data", ANY, "more to say")],
         "Notifies the agent of the run, if it listens.",
     )
+    .pure()
     .with_more(),
     action(
         "workflow.run",

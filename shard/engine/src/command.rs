@@ -79,6 +79,12 @@ pub enum Emission {
         /// Its data.
         data: Value,
     },
+    /// `workflow.notify`: a `custom` event, [`NOTICE`](crate::event::NOTICE), addressed to the run's
+    /// agent.
+    Notify {
+        /// What the agent is told.
+        data: Value,
+    },
     /// `workflow.context`: a variable set in `context`.
     Set {
         /// Its name.
@@ -256,6 +262,10 @@ pub struct Prepared {
     pub idempotency_key: String,
     /// For `expr.eval`: its compiled program and what it reads.
     pub program: Option<(Arc<crate::expr::expr::Expr>, Arc<OwnedScope>)>,
+    /// What the params were rendered from, when they name secrets: a worker puts these in
+    /// ([`Template::render_secrets`]) just before the action runs, and takes their values out of
+    /// whatever comes back.
+    pub secrets: Option<Arc<Template>>,
 }
 
 /// Params, or what is left to do for them.

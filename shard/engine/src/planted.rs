@@ -18,6 +18,7 @@ pub const NAMES: &[&str] = &[
     "snapshot-out-of-order",
     "checksum-skipped",
     "deposed-leader-starts-steps",
+    "secret-in-error",
 ];
 
 /// Whether this fault is in.

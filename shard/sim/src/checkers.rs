@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::history::{History, Kind, Known};
 use crate::node::{Node, shard_ids};
 use crate::relay::shard_of;
-use crate::sink::{Post, Sink};
+use crate::sink::{CANARY, Post, Sink};
 
 /// What any replica has ever shown as committed: for each event of a run the hash of all up to it.
 #[derive(Default)]
@@ -125,6 +125,9 @@ fn check_log(id: &str, run: &SimulatedRun, history: &History) {
         history.violated(format!("{id}: its log does not begin with its start"));
     }
     for event in &run.events {
+        if String::from_utf8_lossy(&event.data).contains(CANARY) {
+            history.violated(format!("{id}: a secret's value is in its event {}", event.sequence.0));
+        }
         if event.event_type == EventType::StepCompleted {
             let step = event.step_id.as_deref().unwrap_or_default();
             if !completed.insert(step) {

@@ -42,7 +42,7 @@ pub struct Client {
 
 fn post(id: &str, after: &[&str]) -> Value {
     json!({"id": id, "action": "http.post", "depends_on": after,
-        "params": {"url": "http://sink.simulated/", "body": {"run": "${{workflow.run_id}}", "step": id}},
+        "params": {"url": "http://sink.simulated/", "body": {"run": "${{workflow.run_id}}", "step": id, "token": "${{secrets.TOKEN}}"}},
         "retry": {"max": 50, "backoff": "constant", "delay": "50ms"}})
 }
 

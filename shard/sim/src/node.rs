@@ -16,6 +16,7 @@ use opcode_shard::clock::Clock;
 use opcode_shard::definitions::Definitions;
 use opcode_shard::log::{LogOptions, LogStore};
 use opcode_shard::peer::{NodeId, Service};
+use opcode_shard::vault::{Keys, MemoryStore, Vault};
 use opcode_shard::workers::Workers;
 use opcode_shard::{Shard, ShardError, ShardHandle, ShardOptions, Shared};
 use parking_lot::Mutex;
@@ -247,7 +248,7 @@ impl Member {
         let world = plan.sink.clone().world(plan.id, plan.world.clone(), self.handles.clone());
         Shared {
             log,
-            workers: Workers::new(Actions::simulated(world), plan.workers),
+            workers: Workers::new(Actions::simulated(world), plan.workers).with_vault(vault()),
             definitions: self.definitions.clone(),
             clock: Arc::new(Clock::simulated(plan.wall_ms.clone())),
             peers: Arc::new(peers()),
@@ -286,4 +287,16 @@ impl Member {
         };
         self.plan.world.answer(self.plan.id, call, answer);
     }
+}
+
+/// A vault with one secret, which every post takes with it. It is always sealed the same, so that no
+/// randomness of a seed goes into it.
+fn vault() -> Arc<Vault> {
+    const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    const TOKEN: &str = r#"{"secret":{"v":1,"key":"3daaf918a97adff4","nonce":"AAECAwQFBgcICQoL","sealed":"NGu7NqaErHr/OLq+1Nge/nxrLAWhXxyaMQizCov4pg=="},"created_at":0,"updated_at":0}"#;
+    let mut keys = Keys::default();
+    keys.add_key_file(KEY).expect("a key in hex");
+    let store = MemoryStore::default();
+    store.insert("TOKEN", TOKEN);
+    Vault::new(keys, Arc::new(store))
 }

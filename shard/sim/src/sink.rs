@@ -24,6 +24,8 @@ const STEP_MS_MAX: u64 = 40;
 const LONG_STEP_MS_MAX: u64 = 2_500;
 /// Longest time of any step once all has healed.
 const WELL_STEP_MS_MAX: u64 = 4;
+/// What posts bring with them as `${{secrets.TOKEN}}`: nothing of it may ever be recorded.
+pub const CANARY: &str = "sim-canary-5e1f";
 /// What may lie between a leader's look at its quorum and the effect.
 const MARGIN_MS: u64 = 50;
 
@@ -114,6 +116,10 @@ impl Sink {
             let has_lease = handle.is_some_and(|handle| handle.group().has_quorum() || handle.serves());
             // The effect is there at once, as of a request that leaves at once; the answer takes its time.
             world.note(&format!("node {node} posts {} in term {term:?}", call.idempotency_key));
+            let echo = call.params["body"].clone();
+            if echo["token"] != CANARY {
+                self.history.violated(format!("{} came without its secret: {echo}", call.idempotency_key));
+            }
             let post = Post {
                 key: call.idempotency_key,
                 run: call.workflow_id,
@@ -130,8 +136,11 @@ impl Sink {
                 let (takes, has_bad_day) = sink.answer(&world);
                 tokio::time::sleep(takes).await;
                 let result = match has_bad_day {
-                    true => Err(Fault::new(Code::ExecutionError, "the other side had a bad day")),
-                    false => Ok(json!({ "ok": true })),
+                    true => {
+                        let message = format!("the other side had a bad day with {echo}");
+                        Err(Fault::new(Code::ExecutionError, message).with_details(echo))
+                    }
+                    false => Ok(json!({ "ok": true, "echo": echo })),
                 };
                 Outcome { result, emissions: Vec::new() }
             })

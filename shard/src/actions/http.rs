@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use super::http_guard::{Guard, Lookup, Refused, SystemLookup};
 use super::params::{Params, text_of};
 use super::{Call, Failure};
+use crate::vault::mask::Mask;
 
 /// Largest answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 10 * 1024 * 1024;
@@ -183,6 +184,9 @@ impl Plan {
         plan.set_body(params)?;
         plan.set_headers(params)?;
         plan.set_auth(params)?;
+        if let Some(mask) = &call.mask {
+            plan.keep_private(mask);
+        }
         if let Ok(key) = HeaderValue::from_str(&call.idempotency_key) {
             plan.headers.entry(IDEMPOTENCY_KEY).or_insert(key);
         }
@@ -253,6 +257,17 @@ impl Plan {
             _ => return Err(params.invalid("auth", "needs a `type`: bearer, basic or api_key")),
         }
         Ok(())
+    }
+
+    /// Has headers that hold a secret stay with their origin, and out of logs and of tables of headers
+    /// that others can probe.
+    fn keep_private(&mut self, mask: &Mask) {
+        for (name, value) in &mut self.headers {
+            if value.to_str().is_ok_and(|text| mask.is_in(text)) {
+                value.set_sensitive(true);
+                self.private_headers.push(name.clone());
+            }
+        }
     }
 
     /// Turns the plan to where a redirect points (RFC 9110, §15.4).

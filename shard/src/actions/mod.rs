@@ -2,7 +2,8 @@
 //!
 //! A call ends in an output or a fault, within its time, whatever it is given: no param, answer
 //! or panic of an action stops its caller. Secrets are in the params by the time they come here,
-//! so no message repeats a URL's path, a header or a command's environment.
+//! so no message repeats a URL's path, a header or a command's environment; and whatever comes back
+//! from a call with secrets goes through its mask before anything else sees it, or cuts it short.
 
 mod assert;
 pub(crate) mod child;
@@ -22,6 +23,7 @@ mod shell;
 mod tests;
 mod workflow;
 
+use std::fmt;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -34,6 +36,7 @@ use opcode_engine::expr::{Budget, JqRunner, OwnedScope};
 use opcode_engine::{Code, Fault};
 use serde_json::{Value, json};
 
+use crate::vault::mask::Mask;
 use crate::workers::breaker::{Breakers, Refused, Verdict};
 use crate::workers::jq_pool::JqPool;
 use fs_guard::FsGuard;
@@ -67,7 +70,6 @@ pub struct ActionOptions {
 }
 
 /// One call of an action.
-#[derive(Debug)]
 pub struct Call {
     /// The action, `http.get`.
     pub action: Arc<str>,
@@ -83,6 +85,15 @@ pub struct Call {
     pub step_id: Arc<str>,
     /// For `expr.eval`: its program and what it reads.
     pub program: Option<(Arc<opcode_engine::expr::expr::Expr>, Arc<OwnedScope>)>,
+    /// What takes the secrets that are in its params out of what it gives back.
+    pub mask: Option<Arc<Mask>>,
+}
+
+impl fmt::Debug for Call {
+    /// Never with its params.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({} for {})", self.action, self.idempotency_key)
+    }
 }
 
 /// What a call came to.
@@ -192,10 +203,18 @@ impl Actions {
     /// is the smaller of the step's and the action's own `timeout` param, or else 30 s. Dropping
     /// the future ends what it started, except for `fs.*`, which ends by itself.
     pub async fn run(&self, call: Call) -> Outcome {
+        let mask = call.mask.clone();
         let outcome = AssertUnwindSafe(self.run_through_breaker(call)).catch_unwind().await;
-        bounded(outcome.unwrap_or_else(|_| {
+        let outcome = outcome.unwrap_or_else(|_| {
             Outcome::of(Err(Fault::new(Code::ExecutionError, "the action stopped on a fault of its own")))
-        }))
+        });
+        // Before it is cut to its bounds: half a secret would not be found.
+        bounded(match mask {
+            Some(mask) => {
+                off_loop(move || mask.outcome(outcome)).await.unwrap_or_else(|e| Outcome::of(Err(e)))
+            }
+            None => outcome,
+        })
     }
 
     /// The runner of jq: a pool of processes that are killed when they take too long.
@@ -272,7 +291,7 @@ impl Actions {
         let work = off_loop(move || match call.action.as_ref() {
             "jq" => Outcome::of(jq::run(Params::new("jq", &call.params), runner.as_ref())),
             // A child is the shard's to start, which never asks here for it.
-            "workflow.run" | "workflow.notify" => {
+            "workflow.run" => {
                 let message = format!("{} is not available on this node", call.action);
                 Outcome::of(Err(Fault::new(Code::ActionUnavailable, message)))
             }
@@ -314,6 +333,7 @@ fn pure(call: &Call, budget: Budget) -> Option<Outcome> {
             Outcome { result: Err(fault.clone()), emissions: vec![Emission::FailRun(fault)] }
         }
         "workflow.log" => Outcome::of(workflow::log(params, call)),
+        "workflow.notify" => Outcome::emitting(workflow::notify(params, &call.params)),
         _ => return None,
     })
 }
@@ -353,9 +373,9 @@ fn timed_out(action: &str, limit: Duration) -> Failure {
 fn bounded(outcome: Outcome) -> Outcome {
     let Outcome { result, emissions } = outcome;
     let is_long = |emission: &Emission| match emission {
-        Emission::Custom { data: value, .. } | Emission::Set { value, .. } => {
-            is_over(value, OUTPUT_BYTES_MAX)
-        }
+        Emission::Custom { data: value, .. }
+        | Emission::Notify { data: value }
+        | Emission::Set { value, .. } => is_over(value, OUTPUT_BYTES_MAX),
         Emission::FailRun(_) | Emission::Breaker { .. } => false,
     };
     if emissions.iter().any(is_long) {

@@ -19,6 +19,14 @@ pub(super) fn emit(params: Params<'_>) -> Emitted {
     Ok((output, vec![Emission::Custom { event: event.to_owned(), data }]))
 }
 
+/// Tells the run's agent something: a message and whatever stands beside it. The event is recorded
+/// exactly once; it reaches the agent if one listens.
+pub(super) fn notify(params: Params<'_>, all: &Value) -> Emitted {
+    let message = params.require_text("message")?;
+    let output = json!({"notified": true, "message": message});
+    Ok((output, vec![Emission::Notify { data: all.clone() }]))
+}
+
 /// Sets one variable, `{name, value}`, or many, `{variables: {…}}`; `agent_notes` is one more.
 /// Reading is done with `${{context.NAME}}`.
 pub(super) fn context(params: Params<'_>) -> Emitted {
@@ -100,6 +108,16 @@ mod tests {
             assert_eq!(emissions, [Emission::Custom { event: "a.b".into(), data: json!({"x": 1}) }]);
         }
         assert_eq!(emit(Params::new("workflow.emit", &json!({}))).unwrap_err().code, Code::ValidationError);
+    }
+
+    #[test]
+    fn notify_tells_all_that_it_was_given() {
+        let params = json!({"message": {"n": 1}, "data": [2], "urgent": true});
+        let (output, emissions) = notify(Params::new("workflow.notify", &params), &params).unwrap();
+        assert_eq!(output, json!({"notified": true, "message": "{\"n\":1}"}));
+        assert_eq!(emissions, [Emission::Notify { data: params }]);
+        let nothing = json!({});
+        assert!(notify(Params::new("workflow.notify", &nothing), &nothing).is_err());
     }
 
     #[test]

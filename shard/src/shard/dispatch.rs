@@ -14,6 +14,8 @@ use super::commit::Release;
 use super::{Inbox, Loop};
 use crate::actions::{Actions, Call, Outcome};
 use crate::planted;
+use crate::vault::Vault;
+use crate::workers::Workers;
 use crate::workers::pool::Permit;
 
 /// Pure steps that one run may take in one turn; the rest follow in later turns.
@@ -23,6 +25,8 @@ const PURE_STEPS_PER_TURN: usize = 128;
 pub(super) struct Job {
     pub(super) call: Call,
     pub(super) costly: Option<(Arc<Template>, Arc<OwnedScope>)>,
+    /// What names the secrets that its params want.
+    pub(super) secrets: Option<Arc<Template>>,
 }
 
 impl Loop {
@@ -86,8 +90,9 @@ impl Loop {
     fn run_pure(&mut self, no: RunNo, handle: StepHandle) {
         let Some(job) = self.job(no, handle) else { return };
         let outcome = match job {
-            Ok(Job { call, costly: None }) => self.workers.actions().run_pure(&call),
-            Ok(Job { costly: Some(_), .. }) => None,
+            Ok(Job { call, costly: None, secrets: None }) => self.workers.actions().run_pure(&call),
+            // No secret comes into the loop.
+            Ok(Job { costly: Some(_), .. } | Job { secrets: Some(_), .. }) => None,
             Err(fault) => Some(Outcome { result: Err(fault), emissions: Vec::new() }),
         };
         let Some(outcome) = outcome else {
@@ -144,10 +149,10 @@ impl Loop {
                 return;
             }
         };
-        let actions = self.workers.actions().clone();
+        let workers = self.workers.clone();
         let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
         let task = tokio::spawn(async move {
-            let Outcome { result, emissions } = work(&actions, job).await;
+            let Outcome { result, emissions } = work(&workers, job).await;
             drop(permit);
             let command = Command::Finished { handle, result, emissions };
             // A loop that is gone leaves the step to its successor.
@@ -180,8 +185,9 @@ impl Loop {
             workflow_id: slot.run.id().to_string(),
             step_id: prepared.step_id,
             program: prepared.program,
+            mask: None,
         };
-        Some(Ok(Job { call, costly }))
+        Some(Ok(Job { call, costly, secrets: prepared.secrets }))
     }
 
     /// Evaluates in a worker what was too costly for the loop. It has no side effect, so it need
@@ -202,15 +208,31 @@ impl Loop {
     }
 }
 
-/// Renders what is left to render, then runs the action.
-async fn work(actions: &Arc<Actions>, mut job: Job) -> Outcome {
+/// Renders what is left to render, puts secrets in, then runs the action.
+async fn work(workers: &Workers, mut job: Job) -> Outcome {
+    let failed = |fault| Outcome { result: Err(fault), emissions: Vec::<Emission>::new() };
     if let Some((template, scope)) = job.costly.take() {
-        match render(actions, template, scope.clone()).await {
+        match render(workers.actions(), template, scope.clone()).await {
             Ok(params) => job.call.params = with_data(&job.call.action, params, &scope),
-            Err(fault) => return Outcome { result: Err(fault), emissions: Vec::<Emission>::new() },
+            Err(fault) => return failed(fault),
         }
     }
-    actions.run(job.call).await
+    if let Some(template) = job.secrets.take()
+        && let Err(fault) = put_secrets(workers.vault(), &template, &mut job.call).await
+    {
+        return failed(fault);
+    }
+    workers.actions().run(job.call).await
+}
+
+/// Puts the values of secrets into a call's params, which nobody but the action sees from here on,
+/// and with them the mask for what comes back.
+async fn put_secrets(vault: &Vault, template: &Template, call: &mut Call) -> Result<(), Fault> {
+    let secrets = vault.resolve(&template.secrets()).await?;
+    template
+        .render_secrets(&mut call.params, &mut |key: &str| Ok::<_, Fault>(secrets.value(key).to_owned()))?;
+    call.mask = Some(Arc::new(secrets.mask()));
+    Ok(())
 }
 
 /// `jq` without `data` reads the whole scope.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::actions::Actions;
+use crate::vault::Vault;
 
 /// Evaluations too costly for a loop that may run at a time.
 const EVALUATIONS_MAX: usize = 4;
@@ -12,22 +13,34 @@ const EVALUATIONS_MAX: usize = 4;
 /// A right to run one step.
 pub(crate) type Permit = OwnedSemaphorePermit;
 
-/// The pool and the actions it runs. Cheap to clone.
+/// The pool, the actions it runs, and the vault it takes secrets from. Cheap to clone.
 #[derive(Clone)]
 pub struct Workers {
     actions: Arc<Actions>,
+    vault: Arc<Vault>,
     permits: Arc<Semaphore>,
     evaluations: Arc<Semaphore>,
 }
 
 impl Workers {
-    /// A pool of `size` steps at a time.
+    /// A pool of `size` steps at a time, without secrets.
     pub fn new(actions: Arc<Actions>, size: usize) -> Self {
         Self {
             actions,
+            vault: Vault::closed(),
             permits: Arc::new(Semaphore::new(size.max(1))),
             evaluations: Arc::new(Semaphore::new(EVALUATIONS_MAX)),
         }
+    }
+
+    /// The same with the secrets of this vault.
+    pub fn with_vault(self, vault: Arc<Vault>) -> Self {
+        Self { vault, ..self }
+    }
+
+    /// The vault.
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// The actions.

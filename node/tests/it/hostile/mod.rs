@@ -4,6 +4,7 @@
 
 mod bodies;
 mod effects;
+mod mcp;
 mod protocol;
 mod schedules;
 
@@ -116,6 +117,8 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         bodies::reads(),
         bodies::commands(),
         bodies::operations(),
+        mcp::messages(),
+        mcp::tools(),
         schedules::schedules(),
     ]
     .into_iter()

@@ -9,11 +9,11 @@ use crate::catalogue;
 use crate::command::{Effect, Emission, StepHandle};
 use crate::definition::StepKind;
 use crate::error::{Code, Fault};
-use crate::event::Body;
 use crate::event::payload::{
     Breaker, Custom, SkipReason, StepCompleted, StepFallback, StepScheduled, StepSkipped, StepStarted,
     VariableSet,
 };
+use crate::event::{Body, NOTICE};
 use crate::fsm::StepStatus;
 use crate::run::Run;
 use crate::run::instance::{InstanceIx, LaneState, Place};
@@ -170,6 +170,14 @@ impl Run {
             match emission {
                 Emission::Custom { event, data } => match check_custom(&event, &data) {
                     Ok(()) => self.emit(Some(ix), Body::Custom(Box::new(Custom { event, data }))),
+                    Err(fault) => result = Err(fault),
+                },
+                Emission::Notify { data } => match check_custom(NOTICE, &data) {
+                    // Addressed as no event of the author's own can be.
+                    Ok(()) => {
+                        let body = Body::Custom(Box::new(Custom { event: NOTICE.to_owned(), data }));
+                        self.emit_by(Some(ix), body, self.state.agent_id.clone());
+                    }
                     Err(fault) => result = Err(fault),
                 },
                 Emission::Set { name, value } => match self.check_variable(&name, &value) {

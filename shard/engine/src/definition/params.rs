@@ -30,7 +30,7 @@ impl Compiler<'_> {
             self.check(action, object, params.as_ref());
         }
         let template = match object.get("params") {
-            Some(value) => self.template(value, &object.at("params"), ix),
+            Some(value) => self.params_template(action, value, &object.at("params"), ix),
             None => Some(Template::literal(Value::Object(serde_json::Map::new()))),
         };
         let program = match (action, &params) {

@@ -10,6 +10,7 @@ use super::fields::{Object, Report, shown};
 use super::outline::{Namespace, Outline, Type};
 use super::sight::{Sight, View};
 use super::{Backoff, OnError, OnInterrupt, RetryPolicy, SpecIx, StepSpec};
+use crate::catalogue::Action;
 use crate::error::Problem;
 use crate::expr::ExprProblem;
 use crate::expr::cel::Cel;
@@ -18,6 +19,8 @@ use crate::expr::jq::Jq;
 
 /// Most different jq filters of one definition.
 const JQ_FILTERS_MAX: usize = 200;
+/// Most different secrets that the params of one step may name.
+const SECRETS_MAX: usize = 32;
 /// Most tries after the first.
 const RETRIES_MAX: u64 = 10_000;
 
@@ -206,12 +209,48 @@ impl Compiler<'_> {
         has_room
     }
 
-    /// A value with tokens in its strings.
+    /// A value with tokens in its strings, none of them a secret's.
     pub(super) fn template(&self, value: &Value, pointer: &str, ix: u32) -> Option<Template> {
         self.template_from(View::Step(ix), value, pointer)
     }
 
     pub(super) fn template_from(&self, view: View, value: &Value, pointer: &str) -> Option<Template> {
+        let template = self.any_template(view, value, pointer)?;
+        if let Some(key) = template.secrets().first() {
+            // What is rendered here is recorded, and no worker stands between.
+            let message = format!("`${{{{secrets.{key}}}}}` can only stand in the params of an action");
+            self.report.at(pointer, message);
+        }
+        Some(template)
+    }
+
+    /// The params of an action, which may name secrets if the action takes any; at most so many
+    /// that a worker asks for them in no time.
+    pub(super) fn params_template(
+        &self,
+        action: Option<&Action>,
+        value: &Value,
+        pointer: &str,
+        ix: u32,
+    ) -> Option<Template> {
+        let template = self.any_template(View::Step(ix), value, pointer)?;
+        let secrets = template.secrets().len();
+        if secrets > SECRETS_MAX {
+            let message = format!("{secrets} secrets are named; one step takes at most {SECRETS_MAX}");
+            self.report.at(pointer, message);
+        }
+        if let Some(action) = action.filter(|action| secrets > 0 && !action.takes_secrets) {
+            let takers = "http.*, shell.exec, fs.*, crypto.hash, crypto.hmac and assert.equals take one";
+            let message = format!(
+                "{} takes no secret, since what it is given or makes of it is recorded; {takers}",
+                action.name
+            );
+            self.report.at(pointer, message);
+        }
+        Some(template)
+    }
+
+    fn any_template(&self, view: View, value: &Value, pointer: &str) -> Option<Template> {
         let filters = jq_tokens(value);
         if filters > 0 && !self.has_room_for_filters(filters, pointer) {
             return None;

@@ -9,6 +9,10 @@ use std::sync::Arc;
 
 use crate::ids::{Sequence, Timestamp};
 
+/// Name of the `custom` event of `workflow.notify`. Its `agent_id` is whom it is for, which tells it
+/// from one that an author gave this name: those are addressed to nobody.
+pub const NOTICE: &str = "workflow.notify";
+
 macro_rules! event_types {
     ($($variant:ident = $code:literal $name:literal),* $(,)?) => {
         /// Every type of event, with the code that files hold.

@@ -11,6 +11,8 @@
 //! never resolved; where it stands beside a secret in one string, so that one could be taken for
 //! the other, rendering fails instead.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::error::Problem;
@@ -28,6 +30,7 @@ mod tests;
 mod token;
 
 use compile::Compiler;
+pub use compile::is_secret_key;
 use render::Renderer;
 
 /// Most tokens of one template.
@@ -179,12 +182,35 @@ impl Template {
     pub fn has_secrets(&self) -> bool {
         has_secrets(&self.root)
     }
+
+    /// The keys of all secrets that [`Template::render_secrets`] asks for, each once.
+    pub fn secrets(&self) -> BTreeSet<&str> {
+        let mut keys = BTreeSet::new();
+        gather_secrets(&self.root, &mut keys);
+        keys
+    }
+}
+
+fn gather_secrets<'t>(node: &'t Node, keys: &mut BTreeSet<&'t str>) {
+    match node {
+        Node::Literal(_) | Node::Whole(_) => {}
+        Node::Text(parts) => keys.extend(parts.iter().filter_map(secret_of)),
+        Node::Array(items) => items.iter().for_each(|item| gather_secrets(item, keys)),
+        Node::Object(fields) => fields.iter().for_each(|(_, field)| gather_secrets(field, keys)),
+    }
+}
+
+fn secret_of(part: &Part) -> Option<&str> {
+    match part {
+        Part::Secret(key) => Some(key),
+        Part::Literal(_) | Part::Token(_) => None,
+    }
 }
 
 fn has_secrets(node: &Node) -> bool {
     match node {
         Node::Literal(_) | Node::Whole(_) => false,
-        Node::Text(parts) => parts.iter().any(|part| matches!(part, Part::Secret(_))),
+        Node::Text(parts) => parts.iter().any(|part| secret_of(part).is_some()),
         Node::Array(items) => items.iter().any(has_secrets),
         Node::Object(fields) => fields.iter().any(|(_, field)| has_secrets(field)),
     }
@@ -199,17 +225,12 @@ fn put_secrets<E>(
         (Node::Text(parts), Value::String(text)) if has_secrets(node) => {
             let mut rest = text.as_str();
             let mut whole = String::new();
-            for key in
-                parts.iter().filter_map(|part| if let Part::Secret(key) = part { Some(key) } else { None })
-            {
+            for key in parts.iter().filter_map(secret_of) {
                 // Rendering has made sure that the string holds as many of these as the template.
                 let Some((before, after)) = rest.split_once(SECRET) else { break };
                 whole.push_str(before);
                 whole.push_str(&resolve(key)?);
-                rest = after
-                    .strip_prefix(key.as_str())
-                    .and_then(|after| after.strip_prefix(CLOSE))
-                    .unwrap_or(after);
+                rest = after.strip_prefix(key).and_then(|after| after.strip_prefix(CLOSE)).unwrap_or(after);
             }
             whole.push_str(rest);
             *text = whole;

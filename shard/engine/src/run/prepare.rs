@@ -13,9 +13,6 @@ use crate::expr::expr::Expr;
 use crate::expr::{Budget, Env, EvalError, NoJq, OwnedScope, References, Scope, Visibility};
 use crate::fsm::StepStatus;
 
-/// Why params that name a secret cannot be had.
-const NO_VAULT: &str = "the params name a secret, and this node has no vault to take it from";
-
 impl State {
     /// The action of an attempt; `None` when the attempt is no longer current.
     pub(crate) fn prepare(&self, handle: StepHandle) -> Option<Prepared> {
@@ -31,30 +28,23 @@ impl State {
         }
         let scope = self.scope_of(handle.instance);
         let mut program = program.clone();
-        let rendered = if params.has_secrets() {
-            PreparedParams::Failed(Fault::new(Code::VaultError, NO_VAULT))
-        } else {
-            match params.render(&scope, Budget::INLINE, &NoJq) {
-                Ok(value) => match complete(action, value, &mut program, &scope) {
-                    Ok(value) => PreparedParams::Ready(value),
-                    Err(fault) => PreparedParams::Failed(fault),
-                },
-                Err(EvalError::OverBudget | EvalError::NeedsWorker) => PreparedParams::Costly {
-                    template: params.clone(),
-                    // jq without `data` reads everything: what a worker adds when it has rendered.
-                    scope: Arc::new(if &**action == "jq" {
-                        scope.owned(&References { all_steps: true, ..References::default() })
-                    } else {
-                        scope.owned(params.references())
-                    }),
-                },
-                Err(EvalError::Failed { message, column }) => {
-                    let error = EvalError::Failed { message, column };
-                    PreparedParams::Failed(Fault::new(
-                        Code::InterpolationError,
-                        format!("the params: {error}"),
-                    ))
-                }
+        let rendered = match params.render(&scope, Budget::INLINE, &NoJq) {
+            Ok(value) => match complete(action, value, &mut program, &scope) {
+                Ok(value) => PreparedParams::Ready(value),
+                Err(fault) => PreparedParams::Failed(fault),
+            },
+            Err(EvalError::OverBudget | EvalError::NeedsWorker) => PreparedParams::Costly {
+                template: params.clone(),
+                // jq without `data` reads everything: what a worker adds when it has rendered.
+                scope: Arc::new(if &**action == "jq" {
+                    scope.owned(&References { all_steps: true, ..References::default() })
+                } else {
+                    scope.owned(params.references())
+                }),
+            },
+            Err(EvalError::Failed { message, column }) => {
+                let error = EvalError::Failed { message, column };
+                PreparedParams::Failed(Fault::new(Code::InterpolationError, format!("the params: {error}")))
             }
         };
         let data = match &rendered {
@@ -73,6 +63,7 @@ impl State {
             timeout_ms: spec.timeout_ms,
             idempotency_key: format!("{}/{}", self.id, instance.id),
             program,
+            secrets: params.has_secrets().then(|| params.clone()),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Scripts of single steps and chains of them: guards, retries, timeouts, error strategies.
 
 use opcode_engine::command::{Command, Emission};
+use opcode_engine::event::{EventType, NOTICE};
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::{Code, Fault};
 use serde_json::{Value, json};
@@ -328,6 +329,18 @@ fn emissions_stand_before_the_result() {
         "#,
     );
     assert_eq!(world.shown()["context"]["colour"], "red");
+}
+
+#[test]
+fn a_notice_is_addressed_to_the_agent_of_the_run() {
+    let steps = json!({"steps": [act("a", json!({}))]});
+    let mut world = World::start(&steps, json!({}), |start| start.agent_id = Some("bot".into()));
+    let data = json!({"message": "look"});
+    let forged = Emission::Custom { event: NOTICE.into(), data: data.clone() };
+    world.end("a", Ok(json!(1)), vec![Emission::Notify { data }, forged]);
+    let notices = world.log.iter().filter(|made| made.kind() == EventType::Custom);
+    let addressed: Vec<_> = notices.map(|made| made.decoded().agent_id).collect();
+    assert_eq!(addressed, [Some("bot".into()), None]);
 }
 
 #[test]

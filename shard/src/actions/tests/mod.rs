@@ -3,6 +3,7 @@
 mod fs;
 mod http;
 mod pure;
+mod secrets;
 mod server;
 mod shell;
 
@@ -37,6 +38,7 @@ fn call(action: &str, params: Value) -> Call {
         workflow_id: "run-1".into(),
         step_id: "step".into(),
         program: None,
+        mask: None,
     }
 }
 

@@ -18,6 +18,7 @@ async fn pure_actions_run_in_place_and_in_a_worker_alike() {
         ("workflow.emit", json!({"event": "x", "data": 1})),
         ("workflow.context", json!({"name": "x", "value": 1})),
         ("workflow.fail", json!({"reason": "x"})),
+        ("workflow.notify", json!({"message": "x", "data": 1})),
     ];
     for (action, params) in table {
         let inline = actions.run_pure(&call(action, params.clone())).expect("it runs in place");
@@ -52,7 +53,7 @@ async fn what_takes_long_goes_to_a_worker() {
 #[tokio::test]
 async fn actions_that_are_not_there_say_so() {
     let actions = actions();
-    for action in ["workflow.run", "workflow.notify", "fs.shred", "no.such", "nothing", "crypto.mine"] {
+    for action in ["workflow.run", "fs.shred", "no.such", "nothing", "crypto.mine"] {
         assert_eq!(code(&actions, action, json!({})).await, Code::ActionUnavailable, "{action}");
     }
 }

@@ -171,8 +171,12 @@ fn is_word_part(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-')
 }
 
-/// The key in `secrets.KEY`: letters, digits, `_`, `-` and dots, at most 128.
+/// The key in `secrets.KEY`.
 fn secret_key(text: &str) -> Option<&str> {
-    let key = text.strip_prefix("secrets.")?;
-    ((1..=128).contains(&key.len()) && key.chars().all(|c| is_word_part(c) || c == '.')).then_some(key)
+    text.strip_prefix("secrets.").filter(|key| is_secret_key(key))
+}
+
+/// Whether a secret may have this key: letters, digits, `_`, `-` and dots, at most 128.
+pub fn is_secret_key(key: &str) -> bool {
+    (1..=128).contains(&key.len()) && key.chars().all(|c| is_word_part(c) || c == '.')
 }

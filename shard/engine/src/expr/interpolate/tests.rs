@@ -124,6 +124,7 @@ fn secrets_stay_until_the_worker_and_only_where_the_template_has_them() {
     });
     let template = Template::compile(&source, &ENV, "").unwrap();
     assert!(template.has_secrets() && !template.is_literal());
+    assert!(template.secrets().into_iter().eq(["API-KEY", "C", "a.b"]));
     let mut rendered = render(&template).unwrap();
     assert_eq!(
         rendered,

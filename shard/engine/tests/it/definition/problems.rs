@@ -397,3 +397,27 @@ fn all_problems_come_at_once_in_the_order_of_the_text() {
         ],
     );
 }
+
+#[test]
+fn secrets_stand_only_where_nothing_is_recorded() {
+    let hmac = |key: &str| json!({"data": "d", "key": key});
+    let takes = |name: &str, params: Value| json!({"id": "a", "action": name, "params": params});
+    super::accepted(&steps(json!([takes("crypto.hmac", hmac("${{ secrets.KEY }}"))])));
+    let request = json!({"url": "http://h/", "headers": {"x": "${{secrets.K}}"}});
+    super::accepted(&steps(json!([takes("http.get", request)])));
+    let logged = json!({"message": "m", "k": "${{secrets.K}}"});
+    action("workflow.log", logged, "/params", "workflow.log takes no secret");
+    let evaluated = json!({"expression": "data", "data": ["${{secrets.K}}"]});
+    action("expr.eval", evaluated, "/params", "expr.eval takes no secret");
+    let child = json!({"template": "t", "params": {"k": "${{secrets.K}}"}});
+    action("workflow.run", child, "/params", "workflow.run takes no secret");
+    let all: String = (0..33).map(|n| format!("${{{{secrets.K{n}}}}}")).collect();
+    action("crypto.hmac", hmac(&all), "/params", "33 secrets are named");
+    let output = json!({"steps": [log("a", &[])], "output": {"k": "Bearer ${{secrets.K}}"}});
+    expect(&output, &[("/output", "`${{secrets.K}}` can only stand in the params of an action")]);
+    let inputs = json!({"steps": [log("a", &[])], "inputs": {"k": "${{secrets.K}}"}});
+    expect(&inputs, &[("/inputs", "in the params of an action")]);
+    let ask = json!({"id": "a", "type": "reasoning",
+        "config": {"prompt_context": "?", "data_inject": {"k": "${{secrets.K}}"}}});
+    expect(&steps(json!([ask])), &[("/steps/0/config/data_inject/k", "in the params of an action")]);
+}
