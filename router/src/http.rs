@@ -16,12 +16,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::auth::authenticate;
+use crate::access::authenticate;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
     batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, secrets, sync,
-    templates, validate, workflows,
+    templates, tokens, validate, workflows,
 };
 use crate::incoming::json_bytes;
 use crate::mcp;
@@ -138,6 +138,8 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(secrets::rotate))
+        .routes(routes!(tokens::create, tokens::list))
+        .routes(routes!(tokens::delete))
         .routes(routes!(events::firehose))
         .routes(routes!(cluster::get, cluster::set))
         .routes(routes!(cluster::join))

@@ -5,7 +5,7 @@
 //! it never touches the log or the tables except through a shard's handle. Runs that are due by a
 //! schedule come in here too: from the node that leads the system shard, to whoever owns them.
 
-mod auth;
+mod access;
 mod catalogue_secrets;
 mod control;
 mod definitions;
@@ -34,7 +34,7 @@ mod strict;
 mod submission;
 mod wire;
 
-pub use auth::Tokens;
+pub use access::file::Tokens;
 pub use catalogue_secrets::CatalogueSecrets;
 pub use control::{ClusterChange, ClusterControl, ClusterError};
 pub use error::ApiError;

@@ -9,7 +9,8 @@ use opcode_shard::peer::{NodeId, Peers};
 use opcode_shard::vault::Vault;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::auth::Tokens;
+use crate::access::file::Tokens;
+use crate::access::tokens::KnownTokens;
 use crate::control::ClusterControl;
 use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
@@ -113,6 +114,7 @@ pub struct RouterState {
 struct Inner {
     parts: RouterParts,
     definitions: DefinitionCache,
+    known_tokens: KnownTokens,
     waits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
@@ -127,8 +129,8 @@ impl RouterState {
         let waits = Arc::new(Semaphore::new(parts.options.waits_max));
         let streams = Arc::new(Semaphore::new(parts.options.streams_max));
         let bodies = Arc::new(Semaphore::new(parts.options.bodies_bytes_max / BODY_UNIT_BYTES));
-        let definitions = DefinitionCache::default();
-        Self { inner: Arc::new(Inner { parts, definitions, waits, streams, bodies }) }
+        let (definitions, known_tokens) = (DefinitionCache::default(), KnownTokens::default());
+        Self { inner: Arc::new(Inner { parts, definitions, known_tokens, waits, streams, bodies }) }
     }
 
     /// The shard map now.
@@ -190,6 +192,10 @@ impl RouterState {
 
     pub(crate) fn tokens(&self) -> Option<&Tokens> {
         self.inner.parts.tokens.as_ref()
+    }
+
+    pub(crate) fn known_tokens(&self) -> &KnownTokens {
+        &self.inner.known_tokens
     }
 
     pub(crate) fn metrics(&self) -> String {

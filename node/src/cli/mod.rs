@@ -22,6 +22,7 @@ mod run;
 mod schedule;
 mod secret;
 mod template;
+mod token;
 mod validate;
 mod wf;
 mod wf_commands;
@@ -74,6 +75,9 @@ pub(crate) enum ClientCommand {
     /// Define and read templates
     #[command(subcommand)]
     Template(template::Template),
+    /// Make, list and delete tokens
+    #[command(subcommand)]
+    Token(token::Token),
     /// Set, list and remove secrets
     #[command(subcommand)]
     Secret(secret::Secret),
@@ -137,6 +141,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Validate(args) => validate::run(&args, &context.output),
         ClientCommand::Wf(command) => wf::run(command, context).await,
         ClientCommand::Template(command) => template::run(command, context).await,
+        ClientCommand::Token(command) => token::run(command, context).await,
         ClientCommand::Secret(command) => secret::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
         ClientCommand::Schedule(command) => schedule::run(command, context).await,

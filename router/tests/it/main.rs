@@ -9,3 +9,4 @@ mod schedules;
 mod secrets;
 mod streams;
 mod templates;
+mod tokens;

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod effects;
+mod identity;
 mod mcp;
 mod protocol;
 mod schedules;
@@ -120,6 +121,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         mcp::messages(),
         mcp::tools(),
         schedules::schedules(),
+        identity::identity(),
     ]
     .into_iter()
     .flatten()
@@ -140,6 +142,8 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
     assert_eq!(templates["items"], json!([]), "a template was stored");
     let (_, schedules) = node.get("/v1/schedules").await;
     assert_eq!(schedules["items"], json!([]), "a schedule was stored");
+    let (_, tokens) = node.get("/v1/tokens").await;
+    assert_eq!(tokens["items"], json!([]), "a token was made");
     assert_eq!(node.events("bystander").await, before, "the bystander was touched");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());
