@@ -9,6 +9,7 @@ use opcode_shard::peer::{NodeId, Peers};
 use opcode_shard::vault::Vault;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::agents::Agents;
 use crate::auth::Tokens;
 use crate::control::ClusterControl;
 use crate::definitions::DefinitionCache;
@@ -113,6 +114,7 @@ pub struct RouterState {
 struct Inner {
     parts: RouterParts,
     definitions: DefinitionCache,
+    agents: Agents,
     waits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
@@ -127,8 +129,8 @@ impl RouterState {
         let waits = Arc::new(Semaphore::new(parts.options.waits_max));
         let streams = Arc::new(Semaphore::new(parts.options.streams_max));
         let bodies = Arc::new(Semaphore::new(parts.options.bodies_bytes_max / BODY_UNIT_BYTES));
-        let definitions = DefinitionCache::default();
-        Self { inner: Arc::new(Inner { parts, definitions, waits, streams, bodies }) }
+        let (definitions, agents) = (DefinitionCache::default(), Agents::default());
+        Self { inner: Arc::new(Inner { parts, definitions, agents, waits, streams, bodies }) }
     }
 
     /// The shard map now.
@@ -198,6 +200,10 @@ impl RouterState {
 
     pub(crate) fn definitions(&self) -> &DefinitionCache {
         &self.inner.definitions
+    }
+
+    pub(crate) fn agents(&self) -> &Agents {
+        &self.inner.agents
     }
 
     /// Resolves once the node is stopping.

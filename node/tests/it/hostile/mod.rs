@@ -3,6 +3,7 @@
 //! and its tables equal its events.
 
 mod bodies;
+mod catalogue;
 mod effects;
 mod mcp;
 mod protocol;
@@ -120,6 +121,8 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         mcp::messages(),
         mcp::tools(),
         schedules::schedules(),
+        catalogue::secrets(),
+        catalogue::agents(),
     ]
     .into_iter()
     .flatten()
@@ -140,6 +143,10 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
     assert_eq!(templates["items"], json!([]), "a template was stored");
     let (_, schedules) = node.get("/v1/schedules").await;
     assert_eq!(schedules["items"], json!([]), "a schedule was stored");
+    for kept in ["secrets", "agents"] {
+        let (_, list) = node.get(&format!("/v1/{kept}")).await;
+        assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
+    }
     assert_eq!(node.events("bystander").await, before, "the bystander was touched");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());
