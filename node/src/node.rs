@@ -69,8 +69,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     });
     cluster.relay.open(state.clone());
     secrets.open(state.clone());
-    // Ends by itself once the node is stopping.
-    tokio::spawn(opcode_router::run_schedules(state.clone()));
+    run_beside(&state);
     let mut stopping = stop_out;
     let server = axum::serve(listener, opcode_router::app(state)).with_graceful_shutdown(async move {
         // The sender lives as long as the node runs.
@@ -98,6 +97,12 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     stop_in.send_replace(true);
     let was_asked = outcome?;
     stop(cluster, server, &mut signals, was_asked).await
+}
+
+/// Starts what a router does beside answering; it ends by itself once the node is stopping.
+fn run_beside(state: &RouterState) {
+    tokio::spawn(opcode_router::run_schedules(state.clone()));
+    tokio::spawn(opcode_router::run_agents(state.clone()));
 }
 
 /// A node that was taken out holds no part in the cluster any more, and never will again.

@@ -42,6 +42,14 @@ impl DefinitionCache {
         Ok(definition)
     }
 
+    /// The definition of a text that was accepted before, when other rules may have held.
+    pub(crate) async fn compile_stored(&self, text: &str) -> Result<Arc<Definition>, Invalid> {
+        match self.compile(text).await {
+            Ok(definition) => Ok(definition),
+            Err(_refused_now) => Definition::parse_stored(text).map(Arc::new),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().expect("nothing panics while it holds the cache")
     }

@@ -1,5 +1,6 @@
 //! Routes and layers. From the outside in: the trace id and the writing of problem documents,
-//! a net for panics, the guard against other sites' pages, the check of tokens, then the handlers.
+//! a net for panics, the guard against other sites' pages, the check of tokens, the note of the agent
+//! that a call is made for, then the handlers.
 
 use std::any::Any;
 use std::time::Instant;
@@ -17,11 +18,12 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::access::authenticate;
+use crate::agents;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
-    batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, secrets, sync,
-    templates, tokens, validate, workflows,
+    self, batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, secrets,
+    sync, templates, tokens, validate, workflows,
 };
 use crate::incoming::json_bytes;
 use crate::mcp;
@@ -57,6 +59,7 @@ fn layered(router: Router<RouterState>, state: &RouterState) -> Router {
     router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(state.clone(), agents::note))
         .layer(from_fn_with_state(state.clone(), authenticate))
         .layer(from_fn_with_state(state.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
@@ -135,6 +138,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(schedules::trigger))
         .routes(routes!(schedules::next))
         .routes(routes!(schedules::backfill))
+        .routes(routes!(handlers::agents::list))
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(secrets::rotate))

@@ -152,7 +152,7 @@ pub(crate) fn unsupported_accept(wanted: &str) -> ApiError {
 }
 
 /// `%41` becomes `A`; `None` when that is no UTF-8 or a `%` stands alone.
-fn percent_decoded(text: &str) -> Option<String> {
+pub(crate) fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

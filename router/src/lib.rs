@@ -6,6 +6,7 @@
 //! schedule come in here too: from the node that leads the system shard, to whoever owns them.
 
 mod access;
+mod agents;
 mod catalogue_secrets;
 mod control;
 mod definitions;
@@ -35,6 +36,7 @@ mod submission;
 mod wire;
 
 pub use access::file::Tokens;
+pub use agents::run_agents;
 pub use catalogue_secrets::CatalogueSecrets;
 pub use control::{ClusterChange, ClusterControl, ClusterError};
 pub use error::ApiError;

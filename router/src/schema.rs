@@ -380,6 +380,22 @@ pub struct Secret {
 }
 
 #[derive(ToSchema)]
+pub struct Agent {
+    pub agent_id: String,
+    /// What it spoke with last: its `User-Agent`, or what its client of MCP calls itself.
+    pub client: Option<String>,
+    pub first_seen: String,
+    /// Of contacts with other nodes, up to a minute old.
+    pub last_seen: String,
+}
+
+#[derive(ToSchema)]
+pub struct AgentList {
+    pub items: Vec<Agent>,
+    pub next_cursor: Option<String>,
+}
+
+#[derive(ToSchema)]
 pub struct SecretList {
     pub items: Vec<Secret>,
     pub next_cursor: Option<String>,

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::access::file::Tokens;
 use crate::access::tokens::KnownTokens;
+use crate::agents::Agents;
 use crate::control::ClusterControl;
 use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
@@ -115,6 +116,7 @@ struct Inner {
     parts: RouterParts,
     definitions: DefinitionCache,
     known_tokens: KnownTokens,
+    agents: Agents,
     waits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
@@ -130,7 +132,8 @@ impl RouterState {
         let streams = Arc::new(Semaphore::new(parts.options.streams_max));
         let bodies = Arc::new(Semaphore::new(parts.options.bodies_bytes_max / BODY_UNIT_BYTES));
         let (definitions, known_tokens) = (DefinitionCache::default(), KnownTokens::default());
-        Self { inner: Arc::new(Inner { parts, definitions, known_tokens, waits, streams, bodies }) }
+        let agents = Agents::default();
+        Self { inner: Arc::new(Inner { parts, definitions, known_tokens, agents, waits, streams, bodies }) }
     }
 
     /// The shard map now.
@@ -204,6 +207,10 @@ impl RouterState {
 
     pub(crate) fn definitions(&self) -> &DefinitionCache {
         &self.inner.definitions
+    }
+
+    pub(crate) fn agents(&self) -> &Agents {
+        &self.inner.agents
     }
 
     /// Resolves once the node is stopping.

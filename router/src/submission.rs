@@ -59,7 +59,7 @@ async fn find_template(state: &RouterState, name: &str, version: Option<u32>) ->
     let Some(record) = state.system().template(name, version).await?.value else {
         return Err(no_template(name, version));
     };
-    let definition = state.definitions().compile(&record.source).await.map_err(|invalid| {
+    let definition = state.definitions().compile_stored(&record.source).await.map_err(|invalid| {
         let error = ApiError::from(invalid);
         tracing::error!(template = name, detail = error.detail(), "a stored template does not compile");
         ApiError::unavailable(crate::error::Applied::No, format!("the stored template {name} is damaged"))

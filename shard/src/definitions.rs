@@ -48,9 +48,10 @@ impl Definitions {
         }
     }
 
-    /// A definition from its text, compiled unless it is at hand; the error says what is wrong.
+    /// A definition that was accepted before, from its text, compiled unless it is at hand; the error
+    /// says what is wrong.
     pub fn compiled(&self, source: &str) -> Result<Arc<Definition>, Box<Invalid>> {
-        let definition = Arc::new(Definition::parse(source).map_err(Box::new)?);
+        let definition = Arc::new(Definition::parse_stored(source).map_err(Box::new)?);
         match self.get(definition.hash) {
             Some(known) => Ok(known),
             None => {
@@ -65,7 +66,7 @@ impl Definitions {
         let source = store.definition(hash).await?.ok_or_else(|| {
             ShardError::Damaged(format!("definition {hash} is named by a run and not stored"))
         })?;
-        let definition = Definition::parse(&source).map_err(|invalid| {
+        let definition = Definition::parse_stored(&source).map_err(|invalid| {
             ShardError::Damaged(format!(
                 "stored definition {hash} no longer compiles: {:?}",
                 invalid.problems

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
@@ -113,9 +114,10 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<String>,
+        headers: HeaderMap,
     ) -> Result<Response, reqwest::Error> {
         // What the call waits for is bounded by the node.
-        let mut request = self.request(method, path).timeout(ANSWER_MAX + WAIT_MAX);
+        let mut request = self.request(method, path).timeout(ANSWER_MAX + WAIT_MAX).headers(headers);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }

@@ -57,7 +57,7 @@ impl Contract for Node {
         async move {
             let response = self
                 .0
-                .exchange(call.method, &call.path, call.body)
+                .exchange(call.method, &call.path, call.body, call.caller)
                 .await
                 .map_err(|error| self.unreachable(&error))?;
             let status = response.status().as_u16();

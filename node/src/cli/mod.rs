@@ -5,6 +5,7 @@
 //! 0 ok, 1 error, 2 usage, 3 the workflow failed, 4 not found, 5 not allowed, 6 timeout,
 //! 7 unavailable, 8 conflict.
 
+mod agent;
 mod certs;
 mod client;
 mod cluster;
@@ -81,6 +82,9 @@ pub(crate) enum ClientCommand {
     /// Set, list and remove secrets
     #[command(subcommand)]
     Secret(secret::Secret),
+    /// See the agents that have been in contact
+    #[command(subcommand)]
+    Agent(agent::Agent),
     /// List and resolve decisions
     #[command(subcommand)]
     Decision(decision::Decision),
@@ -143,6 +147,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Template(command) => template::run(command, context).await,
         ClientCommand::Token(command) => token::run(command, context).await,
         ClientCommand::Secret(command) => secret::run(command, context).await,
+        ClientCommand::Agent(command) => agent::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
         ClientCommand::Schedule(command) => schedule::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,

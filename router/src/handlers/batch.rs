@@ -1,7 +1,8 @@
 //! Many submissions in one request: the way in that is built for load. Each item stands alone;
 //! each shard gets one call with all of its items.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -48,6 +49,7 @@ pub(crate) async fn submit(
     let items = items(&incoming, state.options().batch_items_max)?;
     let mut templates = Templates::new(&state);
     let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(items.len());
+    let mut named: Vec<(usize, Arc<str>)> = Vec::new();
     let mut by_shard: Vec<(Vec<usize>, Vec<Submission>)> = Vec::new();
     by_shard.resize_with(state.shards().len(), Default::default);
     for (place, item) in items.into_iter().enumerate() {
@@ -62,6 +64,7 @@ pub(crate) async fn submit(
         match prepared {
             Ok(submission) => {
                 let ShardId(shard) = state.shard_of(&submission.id).id();
+                named.extend(submission.agent_id.clone().map(|agent_id| (place, agent_id)));
                 let (places, submissions) = &mut by_shard[shard as usize];
                 places.push(place);
                 submissions.push(submission);
@@ -71,6 +74,9 @@ pub(crate) async fn submit(
         }
     }
     submit_all(&state, by_shard, &mut outcomes).await;
+    let taken = named.iter().filter(|(place, _)| matches!(outcomes[*place], Some(Ok(_))));
+    let agents: BTreeSet<&str> = taken.map(|(_, agent_id)| &**agent_id).collect();
+    agents.into_iter().for_each(|agent_id| state.agents().seen(Some(agent_id), &incoming.headers));
     Ok(answer(&outcomes, &incoming))
 }
 

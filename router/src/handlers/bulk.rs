@@ -86,6 +86,9 @@ pub(crate) async fn apply(
     for shard in state.shards() {
         go_through(&shard, &filter, &action, dry_run, &mut answer).await?;
     }
+    if !dry_run {
+        state.agents().seen(action.command().agent_id().map(|id| &**id), &incoming.headers);
+    }
     Ok(json(StatusCode::OK, &answer))
 }
 

@@ -28,9 +28,16 @@ struct Accepted {
     sequence: u64,
 }
 
-async fn command(state: &RouterState, id: &WorkflowId, command: Command) -> Result<Response, ApiError> {
+async fn command(
+    state: &RouterState,
+    incoming: &Incoming,
+    id: &WorkflowId,
+    command: Command,
+) -> Result<Response, ApiError> {
     let shard = state.shard_of(id);
+    let agent_id = command.agent_id().cloned();
     let reply = shard.command(id, command).await?;
+    state.agents().seen(agent_id.as_deref(), &incoming.headers);
     let response = json(StatusCode::ACCEPTED, &Accepted { sequence: reply.sequence.0 });
     Ok(with_token(response, shard.id(), reply.position))
 }
@@ -85,7 +92,7 @@ pub(crate) async fn send_signal(
     let signal = signal(&mut fields, &incoming.caller)?;
     fields.done()?;
     let signal = signal.expect("a signal without problems has a type");
-    command(&state, &id, Command::Signal(signal)).await
+    command(&state, &incoming, &id, Command::Signal(signal)).await
 }
 
 fn reason(fields: &mut Fields<'_>, caller: &Caller) -> Result<Reason, ApiError> {
@@ -103,7 +110,7 @@ async fn reasoned(
     let mut fields = Fields::of_body(incoming.optional_json()?)?;
     let reason = reason(&mut fields, &incoming.caller)?;
     fields.done()?;
-    command(state, &id, make(reason)).await
+    command(state, incoming, &id, make(reason)).await
 }
 
 /// Cancels a workflow.
@@ -160,7 +167,7 @@ pub(crate) async fn retry(
         Some(version) => Some(other_version(&state, &id, version).await?),
         None => None,
     };
-    command(&state, &id, Command::Retry { from_step, params, definition, reason }).await
+    command(&state, &incoming, &id, Command::Retry { from_step, params, definition, reason }).await
 }
 
 /// The field of a run's document that says what it came from.
@@ -214,5 +221,5 @@ pub(crate) async fn extend(
     };
     let agent_id = incoming.caller.speaks_for(take("agent_id")?.map(Arc::from))?;
     let reason = Reason { agent_id, reason: take("reason")? };
-    command(&state, &id, Command::Extend { mutation, reason }).await
+    command(&state, &incoming, &id, Command::Extend { mutation, reason }).await
 }

@@ -1,6 +1,7 @@
 //! One file per family of calls. A handler reads its request strictly, asks the owning shard,
 //! and writes the answer; it holds no state and decides nothing about a workflow.
 
+pub(crate) mod agents;
 pub(crate) mod batch;
 pub(crate) mod bulk;
 pub(crate) mod cluster;

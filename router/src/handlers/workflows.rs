@@ -63,7 +63,9 @@ pub(crate) async fn submit(
     // Taken before anything is applied, since a refusal says that nothing was.
     let place = wait.is_some().then(|| state.enter_wait()).transpose()?;
     let shard = state.shard_of(&submission.id);
+    let agent_id = submission.agent_id.clone();
     let submitted = submit_one(&shard, submission).await?;
+    state.agents().seen(agent_id.as_deref(), &incoming.headers);
     let view = match wait {
         // The run is there: whatever happens to the wait, the answer says so.
         Some(wait) => wait_for(&state, &shard, &submitted.workflow_id, wait, Shown::Outcome).await.ok(),

@@ -24,8 +24,8 @@ pub struct Call {
     pub path: String,
     /// JSON, where the call has a body.
     pub body: Option<String>,
-    /// What the caller showed: its token and its trace. Empty over stdio, where the client shows its
-    /// own.
+    /// What the caller showed: its token and its trace, which are not there over stdio, where the
+    /// command's own count; the agent that it speaks for, and what it calls itself.
     pub caller: HeaderMap,
 }
 

@@ -134,7 +134,7 @@ impl Wanted {
 async fn events(mut filter: Fields<'_>, caller: &Caller<'_>) -> Outcome<Object> {
     let id = filter.name("workflow_id");
     if id.is_none() {
-        filter.problem("workflow_id", "is missing: events are asked for by run");
+        filter.problem("workflow_id", "is missing: events are asked for by run; give its `workflow_id`");
     }
     let wanted = Wanted::of(&mut filter);
     let limit = filter.number("limit", 1, LIMIT_MAX).unwrap_or(EVENTS_GIVEN);

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header, request};
-use opcode_engine::ids::ID_BYTES_MAX;
+use axum::http::{HeaderMap, HeaderValue, header, request};
 use parking_lot::Mutex;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, CustomRequest, CustomResult,
@@ -29,9 +28,10 @@ use tokio::time::MissedTickBehavior;
 
 use super::calls::{self, Told};
 use super::contract::Contract;
-use super::fields::Caller;
+use super::fields::{Caller, encoded};
 use super::notices::{Notice, Notices};
 use super::tools::{ToolName, described};
+use crate::agents::{AGENT, CLIENT_BYTES_MAX, is_name};
 use crate::wire::unknown;
 
 /// Agents that one client may listen for.
@@ -83,7 +83,7 @@ impl Server {
         let http = context.extensions.get::<request::Parts>();
         // A request of its own is answered and gone: there is nobody to tell anything.
         let is_alone = http.is_some_and(|parts| !parts.headers.contains_key(SESSION));
-        if is_alone || agent_id.is_empty() || agent_id.len() > ID_BYTES_MAX {
+        if is_alone {
             return;
         }
         {
@@ -166,9 +166,20 @@ async fn tell(client: &Peer<RoleServer>, notice: &Notice) -> bool {
     tokio::time::timeout(CLIENT_MAX, told).await.is_ok_and(|told| told.is_ok())
 }
 
-/// What of the client's request counts for the calls that are made for it.
-fn caller_headers(context: &RequestContext<RoleServer>) -> HeaderMap {
+/// What of the client's request counts for the calls that are made for it: its token and its trace,
+/// the agent that it speaks for, and what it calls itself.
+fn caller_headers(context: &RequestContext<RoleServer>, agent_id: Option<&str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
+    let client = context
+        .peer
+        .peer_info()
+        .map(|info| format!("{}/{}", info.client_info.name, info.client_info.version));
+    // What is no header's text is left out, and what is long is cut: nothing rests on it.
+    let client = client.map(|text| text.chars().take(CLIENT_BYTES_MAX).collect::<String>());
+    let client = client.and_then(|text| HeaderValue::try_from(text).ok());
+    let agent_id = agent_id.and_then(|id| HeaderValue::try_from(encoded(id)).ok());
+    headers.extend(client.map(|client| (header::USER_AGENT, client)));
+    headers.extend(agent_id.map(|id| (header::HeaderName::from_static(AGENT), id)));
     if let Some(parts) = context.extensions.get::<request::Parts>() {
         for name in [header::AUTHORIZATION, header::HeaderName::from_static("traceparent")] {
             headers.extend(parts.headers.get_all(&name).iter().map(|value| (name.clone(), value.clone())));
@@ -223,11 +234,13 @@ impl ServerHandler for Server {
             return Err(ErrorData::invalid_params(unknown("tool", &request.name, &names), None));
         };
         let arguments = Value::Object(request.arguments.unwrap_or_default());
-        if let Some(agent_id) = arguments["agent_id"].as_str() {
+        let agent_id = arguments["agent_id"].as_str().filter(|id| is_name(id));
+        if let Some(agent_id) = agent_id {
             self.listen_for(agent_id, &context).await;
         }
+        let headers = caller_headers(&context, agent_id);
         let arguments = arguments.to_string();
-        let caller = Caller { contract: &*self.shared.contract, headers: caller_headers(&context) };
+        let caller = Caller { contract: &*self.shared.contract, headers };
         tokio::select! {
             outcome = calls::call(tool, &arguments, &caller) => Ok(answered(outcome).into()),
             // Who has taken its request back is not answered; what was asked for may have been done.

@@ -1,5 +1,6 @@
 //! The HTTP API of a node with real shards, asked in process, without a socket.
 
+mod agents;
 mod children;
 mod conventions;
 mod mcp;

@@ -116,6 +116,23 @@ async fn asked(agent: &Agent<'_>) -> Value {
     agent.get("opcode.run", json!({"template_name": "asks", "agent_id": "bot", "id": "a"})).await
 }
 
+/// The agents that are listed, each with what it spoke with.
+async fn agents(node: &Node) -> Value {
+    let listed = node.get("/v1/agents").await.json();
+    listed["items"].as_array().expect("items").iter().map(|a| json!([a["agent_id"], a["client"]])).collect()
+}
+
+#[tokio::test]
+async fn an_agent_is_registered_by_the_first_tool_that_it_calls() {
+    let node = Node::start().await;
+    let agent = Agent::connect(&node).await;
+    let run = json!({"template_name": "none", "agent_id": "lost"});
+    assert_eq!(agent.refused("opcode.run", run).await["code"], "NOT_FOUND");
+    assert_eq!(agents(&node).await, json!([]));
+    defined(&agent, "asks", asks()).await;
+    assert_eq!(agents(&node).await, json!([["bot", "test/1"]]));
+}
+
 #[tokio::test]
 async fn six_tools_are_described() {
     let node = Node::start().await;
@@ -494,6 +511,7 @@ impl Contract for Http {
             let mut request =
                 request(call.method, &call.path, call.body.map_or_else(Body::empty, Body::from));
             request.headers_mut().insert("content-type", "application/json".parse().expect("a header"));
+            request.headers_mut().extend(call.caller);
             let answer = self.0.send(request).await;
             Ok(Answer { status: answer.status, body: answer.body })
         }
@@ -545,6 +563,7 @@ async fn stdio_offers_the_same() {
     let define = json!({"name": "bot", "definition": notifies("bot"), "agent_id": "bot"});
     pipes.line(&rpc(2, "tools/call", &json!({"name": "opcode.define", "arguments": define}))).await;
     assert_eq!(pipes.next().await["result"]["structuredContent"]["version"], "v1");
+    assert_eq!(agents(&node).await, json!([["bot", "test/1"]]));
     let run = json!({"template_name": "bot", "agent_id": "bot", "id": "s"});
     pipes.line(&rpc(3, "tools/call", &json!({"name": "opcode.run", "arguments": run}))).await;
     let mut answers = [pipes.next().await, pipes.next().await];

@@ -139,6 +139,7 @@ impl Node {
         });
         relay.open(state.clone());
         tokio::spawn(opcode_router::run_schedules(state.clone()));
+        tokio::spawn(opcode_router::run_agents(state.clone()));
         Self { app: opcode_router::app(state), stop, _shards: shards, home }
     }
 

@@ -67,6 +67,12 @@ impl Action {
         self
     }
 
+    /// Why its params may name no secret.
+    pub(crate) fn no_secret(&self) -> String {
+        let takers = "http.*, shell.exec, fs.*, crypto.hash, crypto.hmac and assert.equals take one";
+        format!("{} takes no secret, since what it is given or makes of it is recorded; {takers}", self.name)
+    }
+
     const fn with_secrets(mut self) -> Self {
         self.takes_secrets = true;
         self

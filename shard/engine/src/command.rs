@@ -170,6 +170,27 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The agent that it comes from, if known.
+    pub fn agent_id(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Signal(signal) => signal.agent_id.as_ref(),
+            Self::Cancel(reason)
+            | Self::Suspend(reason)
+            | Self::Resume(reason)
+            | Self::Retry { reason, .. }
+            | Self::Extend { reason, .. } => reason.agent_id.as_ref(),
+            Self::Finished { .. }
+            | Self::Evaluated { .. }
+            | Self::ChildStarted(_)
+            | Self::ChildEnded { .. }
+            | Self::CalledOff(_)
+            | Self::Wake
+            | Self::Recover => None,
+        }
+    }
+}
+
 /// Who gave a command, and why.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reason {

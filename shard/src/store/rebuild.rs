@@ -481,7 +481,7 @@ fn definition_of(
         return Ok(known.clone());
     }
     let source = reader::definition(connection, hash)?;
-    let definition = source.and_then(|text| Definition::parse(&text).ok()).map(Arc::new);
+    let definition = source.and_then(|text| Definition::parse_stored(&text).ok()).map(Arc::new);
     if definitions.len() >= DEFINITIONS_MAX {
         definitions.clear();
     }

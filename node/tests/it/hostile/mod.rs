@@ -3,6 +3,7 @@
 //! and its tables equal its events.
 
 mod bodies;
+mod catalogue;
 mod effects;
 mod identity;
 mod mcp;
@@ -122,6 +123,8 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         mcp::tools(),
         schedules::schedules(),
         identity::identity(),
+        catalogue::secrets(),
+        catalogue::agents(),
     ]
     .into_iter()
     .flatten()
@@ -142,8 +145,10 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
     assert_eq!(templates["items"], json!([]), "a template was stored");
     let (_, schedules) = node.get("/v1/schedules").await;
     assert_eq!(schedules["items"], json!([]), "a schedule was stored");
-    let (_, tokens) = node.get("/v1/tokens").await;
-    assert_eq!(tokens["items"], json!([]), "a token was made");
+    for kept in ["secrets", "agents", "tokens"] {
+        let (_, list) = node.get(&format!("/v1/{kept}")).await;
+        assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
+    }
     assert_eq!(node.events("bystander").await, before, "the bystander was touched");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());

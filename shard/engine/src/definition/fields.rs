@@ -22,11 +22,14 @@ pub(super) struct Report {
     untold: Cell<usize>,
     cycles: Cell<usize>,
     comparisons_left: Cell<usize>,
+    /// What is read was accepted once: what has been refused only since then counts for nothing.
+    pub(super) is_stored: bool,
 }
 
 impl Report {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_stored: bool) -> Self {
         Self {
+            is_stored,
             problems: RefCell::default(),
             untold: Cell::new(0),
             cycles: Cell::new(0),

@@ -42,14 +42,14 @@ const TEMPLATE_FIELDS: &[&str] = &[
 /// Most names of a cycle that are told.
 const CYCLE_NAMES_MAX: usize = 20;
 
-pub(super) fn parse(text: &str) -> Result<Definition, Invalid> {
+pub(super) fn parse(text: &str, is_stored: bool) -> Result<Definition, Invalid> {
     if text.len() > DEFINITION_BYTES_MAX {
         let message =
             format!("a definition may have {DEFINITION_BYTES_MAX} bytes, this one has {}", text.len());
         return Err(invalid(vec![Problem::at("", message)]));
     }
     let value = text::read(text).map_err(invalid)?;
-    let report = Report::new();
+    let report = Report::new(is_stored);
     let definition = document(&value, &report).filter(|_| report.is_empty());
     if let Some(definition) = definition {
         return Ok(definition);

@@ -216,7 +216,9 @@ impl Compiler<'_> {
 
     pub(super) fn template_from(&self, view: View, value: &Value, pointer: &str) -> Option<Template> {
         let template = self.any_template(view, value, pointer)?;
-        if let Some(key) = template.secrets().first() {
+        if !self.report.is_stored
+            && let Some(key) = template.secrets().first()
+        {
             // What is rendered here is recorded, and no worker stands between.
             let message = format!("`${{{{secrets.{key}}}}}` can only stand in the params of an action");
             self.report.at(pointer, message);
@@ -234,18 +236,13 @@ impl Compiler<'_> {
         ix: u32,
     ) -> Option<Template> {
         let template = self.any_template(View::Step(ix), value, pointer)?;
-        let secrets = template.secrets().len();
+        let secrets = if self.report.is_stored { 0 } else { template.secrets().len() };
         if secrets > SECRETS_MAX {
             let message = format!("{secrets} secrets are named; one step takes at most {SECRETS_MAX}");
             self.report.at(pointer, message);
         }
         if let Some(action) = action.filter(|action| secrets > 0 && !action.takes_secrets) {
-            let takers = "http.*, shell.exec, fs.*, crypto.hash, crypto.hmac and assert.equals take one";
-            let message = format!(
-                "{} takes no secret, since what it is given or makes of it is recorded; {takers}",
-                action.name
-            );
-            self.report.at(pointer, message);
+            self.report.at(pointer, action.no_secret());
         }
         Some(template)
     }

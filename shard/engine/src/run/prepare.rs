@@ -6,10 +6,12 @@ use serde_json::{Value, json};
 
 use super::scope::RunScope;
 use super::state::State;
+use crate::catalogue;
 use crate::command::{Prepared, PreparedParams, StepHandle};
 use crate::definition::StepKind;
 use crate::error::{Code, Fault};
 use crate::expr::expr::Expr;
+use crate::expr::interpolate::Template;
 use crate::expr::{Budget, Env, EvalError, NoJq, OwnedScope, References, Scope, Visibility};
 use crate::fsm::StepStatus;
 
@@ -28,25 +30,7 @@ impl State {
         }
         let scope = self.scope_of(handle.instance);
         let mut program = program.clone();
-        let rendered = match params.render(&scope, Budget::INLINE, &NoJq) {
-            Ok(value) => match complete(action, value, &mut program, &scope) {
-                Ok(value) => PreparedParams::Ready(value),
-                Err(fault) => PreparedParams::Failed(fault),
-            },
-            Err(EvalError::OverBudget | EvalError::NeedsWorker) => PreparedParams::Costly {
-                template: params.clone(),
-                // jq without `data` reads everything: what a worker adds when it has rendered.
-                scope: Arc::new(if &**action == "jq" {
-                    scope.owned(&References { all_steps: true, ..References::default() })
-                } else {
-                    scope.owned(params.references())
-                }),
-            },
-            Err(EvalError::Failed { message, column }) => {
-                let error = EvalError::Failed { message, column };
-                PreparedParams::Failed(Fault::new(Code::InterpolationError, format!("the params: {error}")))
-            }
-        };
+        let rendered = rendered(action, params, &mut program, &scope);
         let data = match &rendered {
             PreparedParams::Ready(value) => value.get("data").cloned(),
             PreparedParams::Costly { .. } | PreparedParams::Failed(_) => None,
@@ -65,6 +49,39 @@ impl State {
             program,
             secrets: params.has_secrets().then(|| params.clone()),
         })
+    }
+}
+
+/// Params with values in place, or what is left to do for them.
+fn rendered(
+    action: &str,
+    params: &Arc<Template>,
+    program: &mut Option<Arc<Expr>>,
+    scope: &RunScope<'_>,
+) -> PreparedParams {
+    // Refused since; a definition that is older may still have it.
+    let refuses = catalogue::find(action).filter(|known| params.has_secrets() && !known.takes_secrets);
+    if let Some(refuses) = refuses {
+        return PreparedParams::Failed(Fault::new(Code::ValidationError, refuses.no_secret()));
+    }
+    match params.render(scope, Budget::INLINE, &NoJq) {
+        Ok(value) => match complete(action, value, program, scope) {
+            Ok(value) => PreparedParams::Ready(value),
+            Err(fault) => PreparedParams::Failed(fault),
+        },
+        Err(EvalError::OverBudget | EvalError::NeedsWorker) => PreparedParams::Costly {
+            template: params.clone(),
+            // jq without `data` reads everything: what a worker adds when it has rendered.
+            scope: Arc::new(if action == "jq" {
+                scope.owned(&References { all_steps: true, ..References::default() })
+            } else {
+                scope.owned(params.references())
+            }),
+        },
+        Err(EvalError::Failed { message, column }) => {
+            let error = EvalError::Failed { message, column };
+            PreparedParams::Failed(Fault::new(Code::InterpolationError, format!("the params: {error}")))
+        }
     }
 }
 

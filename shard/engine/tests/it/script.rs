@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use opcode_engine::child;
 use opcode_engine::command::{
-    Command, Decision, Effect, Emission, Reason, Signal, SignalType, Start, StepHandle,
+    Command, Decision, Effect, Emission, PreparedParams, Reason, Signal, SignalType, Start, StepHandle,
 };
 use opcode_engine::definition::Definition;
 use opcode_engine::event::{Body, Event, EventType};
@@ -84,7 +84,16 @@ impl World {
 
     /// Starts a run with params, and whatever else `change` sets.
     pub(crate) fn start(source: &Value, params: Value, change: impl FnOnce(&mut Start)) -> Self {
-        let definition = definition(source);
+        Self::start_of(definition(source), params, change)
+    }
+
+    /// Starts a run of a definition that other versions accepted.
+    pub(crate) fn of_stored(source: &Value) -> Self {
+        let definition = Definition::parse_stored(&source.to_string()).expect("it was accepted once");
+        Self::start_of(Arc::new(definition), json!({}), |_| {})
+    }
+
+    fn start_of(definition: Arc<Definition>, params: Value, change: impl FnOnce(&mut Start)) -> Self {
         let mut start = Start {
             no: RunNo(7),
             id: WorkflowId::parse("wf").unwrap(),
@@ -253,6 +262,11 @@ impl World {
     /// An action ends well.
     pub(crate) fn finish(&mut self, step: &str, output: Value) {
         self.end(step, Ok(output), Vec::new());
+    }
+
+    /// The params of a step that is under way.
+    pub(crate) fn params(&self, step: &str) -> PreparedParams {
+        self.run.prepare(self.doing[step]).expect("the attempt is current").params
     }
 
     /// An action ends badly.

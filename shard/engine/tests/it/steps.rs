@@ -1,6 +1,7 @@
 //! Scripts of single steps and chains of them: guards, retries, timeouts, error strategies.
 
-use opcode_engine::command::{Command, Emission};
+use opcode_engine::command::{Command, Emission, PreparedParams};
+use opcode_engine::definition::Definition;
 use opcode_engine::event::{EventType, NOTICE};
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::{Code, Fault};
@@ -341,6 +342,26 @@ fn a_notice_is_addressed_to_the_agent_of_the_run() {
     let notices = world.log.iter().filter(|made| made.kind() == EventType::Custom);
     let addressed: Vec<_> = notices.map(|made| made.decoded().agent_id).collect();
     assert_eq!(addressed, [Some("bot".into()), None]);
+}
+
+#[test]
+fn a_secret_where_none_is_taken_any_more_fails_its_step_alone() {
+    let logs = json!({"steps": [
+        {"id": "a", "action": "crypto.uuid"},
+        {"id": "b", "action": "workflow.log", "depends_on": ["a"], "on_error": {"strategy": "ignore"},
+         "params": {"message": "m", "k": "${{secrets.K}}"}}],
+        "inputs": {"k": "${{secrets.K}}"}, "output": {"k": "${{secrets.K}}"}});
+    assert!(Definition::parse(&logs.to_string()).is_err());
+    let mut world = World::of_stored(&logs);
+    world.finish("a", json!(1));
+    let PreparedParams::Failed(fault) = world.params("b") else { panic!("{:?}", world.params("b")) };
+    assert_eq!(fault.code, Code::ValidationError);
+    assert!(fault.message.contains("workflow.log takes no secret"), "{}", fault.message);
+    world.end("b", Err(fault), Vec::new());
+    // Where no action takes it, it is the text that it always was there, and no value comes in.
+    assert_eq!(world.output(), json!({"k": "${{secrets.K}}"}));
+    // What else is wrong is as wrong as it was.
+    assert!(Definition::parse_stored(r#"{"steps": [{"id": "a", "action": "no.such"}]}"#).is_err());
 }
 
 #[test]
