@@ -104,7 +104,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(workflows::submit, lists::list))
         .routes(routes!(batch::submit))
         .routes(routes!(bulk::apply))
-        .routes(routes!(workflows::get))
+        .routes(routes!(workflows::get, commands::delete))
         .routes(routes!(events::list))
         .routes(routes!(workflows::definition))
         .routes(routes!(workflows::why))
@@ -116,7 +116,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(commands::retry))
         .routes(routes!(commands::extend))
         .routes(routes!(templates::define, templates::list))
-        .routes(routes!(templates::get))
+        .routes(routes!(templates::get, templates::change))
         .routes(routes!(validate::validate))
         .routes(routes!(validate::actions))
         .routes(routes!(decisions::list))
@@ -140,8 +140,8 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
         // `batch` and `bulk` are ids that a run may have.
-        .route("/v1/workflows/batch", axum::routing::get(workflows::get))
-        .route("/v1/workflows/bulk", axum::routing::get(workflows::get))
+        .route("/v1/workflows/batch", axum::routing::get(workflows::get).delete(commands::delete))
+        .route("/v1/workflows/bulk", axum::routing::get(workflows::get).delete(commands::delete))
         // What a client of libSQL writes to, beside what it syncs from.
         .route("/v1/shards/{shard}/sync/{generation}/{start}/{end}", axum::routing::post(sync::refused))
         .route(

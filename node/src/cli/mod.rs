@@ -5,6 +5,7 @@
 //! 0 ok, 1 error, 2 usage, 3 the workflow failed, 4 not found, 5 not allowed, 6 timeout,
 //! 7 unavailable, 8 conflict.
 
+mod bulk;
 mod certs;
 mod client;
 mod cluster;

@@ -18,6 +18,7 @@ mod hostile;
 mod lab;
 mod many;
 mod membership;
+mod operations;
 mod reads;
 mod schedules;
 mod service;

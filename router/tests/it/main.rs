@@ -3,6 +3,7 @@
 mod children;
 mod conventions;
 mod node;
+mod operations;
 mod runs;
 mod schedules;
 mod streams;

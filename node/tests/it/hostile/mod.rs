@@ -4,6 +4,7 @@
 
 mod bodies;
 mod effects;
+mod operations;
 mod protocol;
 mod schedules;
 
@@ -116,6 +117,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         bodies::reads(),
         bodies::commands(),
         bodies::operations(),
+        operations::operations(),
         schedules::schedules(),
     ]
     .into_iter()
