@@ -281,6 +281,10 @@ impl ShardClient {
         self.ask(Request::Command(id.clone(), command), Duration::ZERO).await?.answer.commanded()
     }
 
+    pub(crate) async fn purge(&self, id: &WorkflowId) -> Result<CommandReply, CallError> {
+        self.ask(Request::Purge(id.clone()), Duration::ZERO).await?.answer.commanded()
+    }
+
     pub(crate) async fn status(
         &self,
         id: &WorkflowId,
@@ -362,6 +366,16 @@ impl ShardClient {
     ) -> Result<Seen<Option<TemplateRecord>>, CallError> {
         let request = Request::Template(name.to_owned(), version);
         Seen::of(self.ask(request, Duration::ZERO).await?, Answer::template)
+    }
+
+    /// The same to run it: refused while it is paused.
+    pub(crate) async fn template_to_run(
+        &self,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<Option<TemplateRecord>, CallError> {
+        let request = Request::TemplateToRun(name.to_owned(), version);
+        self.ask(request, Duration::ZERO).await?.answer.template()
     }
 
     pub(crate) async fn templates(&self) -> Result<Seen<Vec<TemplateRecord>>, CallError> {

@@ -58,6 +58,12 @@ pub(crate) struct Missing {
     detail: String,
 }
 
+impl Missing {
+    pub(crate) fn of(shard: ShardId, error: &ApiError) -> Self {
+        Self { shard, code: error.code(), detail: error.detail().to_owned() }
+    }
+}
+
 /// Answers of the shards that gave one, and the others.
 pub(crate) struct Gathered<T> {
     pub(crate) answers: Vec<(ShardId, T)>,
@@ -106,14 +112,7 @@ where
         match answer {
             Ok(seen) => gathered.add(shard, seen),
             Err(CallError::Rejected(rejected)) => return Err(rejected.into()),
-            Err(error) => {
-                let error = ApiError::from(error);
-                gathered.missing.push(Missing {
-                    shard,
-                    code: error.code(),
-                    detail: error.detail().to_owned(),
-                });
-            }
+            Err(error) => gathered.missing.push(Missing::of(shard, &ApiError::from(error))),
         }
     }
     match gathered.missing.first() {

@@ -116,7 +116,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(workflows::submit, lists::list))
         .routes(routes!(batch::submit))
         .routes(routes!(bulk::apply))
-        .routes(routes!(workflows::get))
+        .routes(routes!(workflows::get, commands::delete))
         .routes(routes!(events::list))
         .routes(routes!(workflows::definition))
         .routes(routes!(workflows::why))
@@ -128,7 +128,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(commands::retry))
         .routes(routes!(commands::extend))
         .routes(routes!(templates::define, templates::list))
-        .routes(routes!(templates::get))
+        .routes(routes!(templates::get, templates::change))
         .routes(routes!(diagram::draw_template))
         .routes(routes!(validate::validate))
         .routes(routes!(validate::actions))
@@ -159,8 +159,8 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
         // `batch` and `bulk` are ids that a run may have.
-        .route("/v1/workflows/batch", axum::routing::get(workflows::get))
-        .route("/v1/workflows/bulk", axum::routing::get(workflows::get))
+        .route("/v1/workflows/batch", axum::routing::get(workflows::get).delete(commands::delete))
+        .route("/v1/workflows/bulk", axum::routing::get(workflows::get).delete(commands::delete))
         // `rotate` is a key that a secret may have.
         .route("/v1/secrets/rotate", axum::routing::put(secrets::set).delete(secrets::remove))
         // What a client of libSQL writes to, beside what it syncs from.

@@ -272,7 +272,7 @@ impl Scheduler {
         schedule: &Schedule,
         slots: &[Timestamp],
     ) -> Result<Vec<Result<Submitted, Rejected>>, ApiError> {
-        let mut templates = Templates::new(&self.state);
+        let mut templates = Templates::to_run(&self.state);
         let found = templates.find(schedule.spec.template.to_string(), schedule.spec.version).await?;
         Ok(start(&self.state, id, schedule, &found, slots).await?)
     }
@@ -307,7 +307,8 @@ impl Book {
             | Record::Event(_)
             | Record::Definition { .. }
             | Record::Template(_)
-            | Record::Delivered { .. } => {}
+            | Record::Delivered { .. }
+            | Record::Purged { .. } => {}
         }
     }
 

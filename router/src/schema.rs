@@ -288,7 +288,7 @@ pub struct Accepted {
 #[derive(ToSchema)]
 pub struct BulkRequest {
     pub filter: BulkFilter,
-    /// `cancel`, `retry` or `signal`.
+    /// `cancel`, `suspend`, `resume`, `retry`, `delete` or `signal`.
     pub action: String,
     /// For `signal`.
     pub signal: Option<SignalRequest>,
@@ -296,6 +296,11 @@ pub struct BulkRequest {
     pub agent_id: Option<String>,
     /// Counts and changes nothing.
     pub dry_run: Option<bool>,
+    /// Workflows that this call goes through at most.
+    #[schema(minimum = 1, maximum = 100_000)]
+    pub limit: Option<u32>,
+    /// Goes on after an earlier call.
+    pub cursor: Option<String>,
 }
 
 #[derive(ToSchema)]
@@ -315,8 +320,13 @@ pub struct BulkAnswer {
     pub applied: u64,
     /// Matched, but refused by the run (it moved on meanwhile).
     pub refused: u64,
-    /// More matched than one call goes through: call again.
+    /// Asked of a shard that gave no answer: applied or not.
+    pub unknown: u64,
+    /// More may match than this call has gone through: go on with `next_cursor`.
     pub truncated: bool,
+    pub next_cursor: Option<String>,
+    /// Shards that have not done all, each with the reason; absent when all have.
+    pub unreachable_shards: Option<Vec<UnreachableShard>>,
 }
 
 /// A template file.
@@ -340,6 +350,14 @@ pub struct TemplateRequest {
 }
 
 #[derive(ToSchema)]
+pub struct TemplatePatch {
+    /// Paused, no run of it starts; runs that there are go on.
+    pub paused: bool,
+    pub reason: Option<String>,
+    pub agent_id: Option<String>,
+}
+
+#[derive(ToSchema)]
 pub struct Template {
     pub name: String,
     /// `v1`, `v2`, …
@@ -347,6 +365,9 @@ pub struct Template {
     /// SHA-256 of the definition's canonical text.
     pub definition_hash: String,
     pub created_at: String,
+    pub paused: Option<bool>,
+    pub paused_at: Option<String>,
+    pub paused_reason: Option<String>,
     pub description: Option<String>,
     pub category: Option<String>,
     pub features: Option<Vec<String>>,

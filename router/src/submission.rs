@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use opcode_engine::definition::{DEFINITION_BYTES_MAX, Definition};
 use opcode_engine::ids::{Timestamp, WorkflowId};
 use opcode_engine::{Code, Problem};
+use opcode_shard::CallError;
 use opcode_shard::handle::Submission;
+use opcode_shard::remote::Freshness;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -37,11 +39,18 @@ pub(crate) struct Found {
 pub(crate) struct Templates<'s> {
     state: &'s RouterState,
     found: HashMap<(String, Option<u32>), Result<Found, ApiError>>,
+    /// A paused one is not found.
+    to_run: bool,
 }
 
 impl<'s> Templates<'s> {
     pub(crate) fn new(state: &'s RouterState) -> Self {
-        Self { state, found: HashMap::new() }
+        Self { state, found: HashMap::new(), to_run: false }
+    }
+
+    /// Templates that are to be run: those that are paused are refused.
+    pub(crate) fn to_run(state: &'s RouterState) -> Self {
+        Self { to_run: true, ..Self::new(state) }
     }
 
     pub(crate) async fn find(&mut self, name: String, version: Option<u32>) -> Result<Found, ApiError> {
@@ -49,14 +58,41 @@ impl<'s> Templates<'s> {
         if let Some(known) = self.found.get(&key) {
             return known.clone();
         }
-        let found = find_template(self.state, &key.0, version).await;
+        let found = find_template(self.state, &key.0, version, self.to_run).await;
         self.found.insert(key, found.clone());
         found
     }
+
+    /// For a run of this id: one that is there already is found again, also while it is paused.
+    async fn find_for(
+        &mut self,
+        id: Option<&WorkflowId>,
+        name: String,
+        version: Option<u32>,
+    ) -> Result<Found, ApiError> {
+        let found = self.find(name.clone(), version).await;
+        let is_paused = found.as_ref().is_err_and(|error| error.status() == StatusCode::CONFLICT);
+        let Some(id) = id.filter(|_| is_paused) else { return found };
+        match self.state.shard_of(id).status(id, Freshness::Strong).await {
+            Ok(_) => find_template(self.state, &name, version, false).await,
+            Err(CallError::NotFound(_)) => found,
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
-async fn find_template(state: &RouterState, name: &str, version: Option<u32>) -> Result<Found, ApiError> {
-    let Some(record) = state.system().template(name, version).await?.value else {
+async fn find_template(
+    state: &RouterState,
+    name: &str,
+    version: Option<u32>,
+    to_run: bool,
+) -> Result<Found, ApiError> {
+    let system = state.system();
+    let found = match to_run {
+        true => system.template_to_run(name, version).await.map_err(paused)?,
+        false => system.template(name, version).await?.value,
+    };
+    let Some(record) = found else {
         return Err(no_template(name, version));
     };
     let definition = state.definitions().compile_stored(&record.source).await.map_err(|invalid| {
@@ -65,6 +101,16 @@ async fn find_template(state: &RouterState, name: &str, version: Option<u32>) ->
         ApiError::unavailable(crate::error::Applied::No, format!("the stored template {name} is damaged"))
     })?;
     Ok(Found { definition, name: record.name, version: format!("v{}", record.version).into() })
+}
+
+/// A template that is paused is a conflict to whoever wants to run it.
+fn paused(error: CallError) -> ApiError {
+    match error {
+        CallError::Rejected(rejected) if rejected.code == Code::ActionUnavailable => {
+            crate::schedule::conflict(rejected.message)
+        }
+        other => other.into(),
+    }
 }
 
 pub(crate) fn no_template(name: &str, version: Option<u32>) -> ApiError {
@@ -189,7 +235,8 @@ pub(crate) async fn prepare(
             }
         },
         (None, Some(name)) if problems.is_empty() => {
-            let found = templates.find(name, draft.version).await?;
+            let id = draft.id.clone().or_else(|| key.map(id_of_key));
+            let found = templates.find_for(id.as_ref(), name, draft.version).await?;
             (Some(found.definition), Some((found.name, found.version)))
         }
         (None, _) => (None, None),

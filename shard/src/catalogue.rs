@@ -33,11 +33,13 @@ pub enum EntryKind {
     Plugin = 5,
     Webhook = 6,
     Namespace = 7,
+    /// A template that is paused, by its name: while there is one, no run of it starts.
+    Pause = 8,
 }
 
 impl EntryKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Schedule,
         Self::Agent,
         Self::Token,
@@ -45,6 +47,7 @@ impl EntryKind {
         Self::Plugin,
         Self::Webhook,
         Self::Namespace,
+        Self::Pause,
     ];
 
     /// Its code in the log.
@@ -67,6 +70,7 @@ impl EntryKind {
             Self::Plugin => "plugin",
             Self::Webhook => "webhook",
             Self::Namespace => "namespace",
+            Self::Pause => "pause",
         }
     }
 

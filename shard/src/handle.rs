@@ -193,6 +193,12 @@ impl ShardHandle {
         self.inner.call_off(child, parent).await
     }
 
+    /// Removes a run that has ended, with all its events, for good. Refused while it has not ended, or
+    /// still owes a message to another run.
+    pub async fn purge(&self, id: &WorkflowId) -> Result<CommandReply, CallError> {
+        self.inner.purge(id).await
+    }
+
     /// A run as committed, linearizable.
     pub async fn status(&self, id: &WorkflowId) -> Result<RunView, CallError> {
         self.inner.status(id).await
@@ -289,6 +295,15 @@ impl ShardHandle {
         version: Option<u32>,
     ) -> Result<Option<TemplateRecord>, CallError> {
         self.inner.template(name, version).await
+    }
+
+    /// The same to run it: refused with `ACTION_UNAVAILABLE` while it is paused. System shard only.
+    pub async fn template_to_run(
+        &self,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<Option<TemplateRecord>, CallError> {
+        self.inner.template_to_run(name, version).await
     }
 
     /// The newest version of every template, by name. System shard only.

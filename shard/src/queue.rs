@@ -52,6 +52,10 @@ pub(crate) enum Message {
         command: Command,
         reply: Reply<CommandReply>,
     },
+    Purge {
+        id: WorkflowId,
+        reply: Reply<CommandReply>,
+    },
     Query {
         id: WorkflowId,
         query: Query,
@@ -65,6 +69,8 @@ pub(crate) enum Message {
     Template {
         name: String,
         version: Option<u32>,
+        /// To run it: refused while it is paused.
+        to_run: bool,
         reply: Reply<Option<TemplateRecord>>,
     },
     Templates {
@@ -95,7 +101,9 @@ impl Message {
             | Self::Command { .. }
             | Self::DefineTemplate { .. }
             | Self::ChangeEntry { .. } => true,
-            Self::Query { .. }
+            // It makes room in the end, and is let in when there is none.
+            Self::Purge { .. }
+            | Self::Query { .. }
             | Self::Template { .. }
             | Self::Templates { .. }
             | Self::Entry { .. }
@@ -110,7 +118,7 @@ impl Message {
                 gauges.queued_submissions.fetch_sub(submissions.len(), Ordering::AcqRel);
                 drop(reply.send(Err(error())));
             }
-            Self::Command { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Command { reply, .. } | Self::Purge { reply, .. } => drop(reply.send(Err(error()))),
             Self::Query { query, .. } => query.refuse(error()),
             Self::DefineTemplate { reply, .. } => drop(reply.send(Err(error()))),
             Self::Template { reply, .. } => drop(reply.send(Err(error()))),
@@ -313,6 +321,10 @@ impl Door {
         self.ask(|reply| Message::Command { id: id.clone(), command, reply }).await
     }
 
+    pub(crate) async fn purge(&self, id: &WorkflowId) -> Result<CommandReply, CallError> {
+        self.ask(|reply| Message::Purge { id: id.clone(), reply }).await
+    }
+
     pub(crate) async fn call_off(
         &self,
         child: &WorkflowId,
@@ -454,7 +466,15 @@ impl Door {
         name: &str,
         version: Option<u32>,
     ) -> Result<Option<TemplateRecord>, CallError> {
-        self.ask(|reply| Message::Template { name: name.to_owned(), version, reply }).await
+        self.ask(|reply| Message::Template { name: name.to_owned(), version, to_run: false, reply }).await
+    }
+
+    pub(crate) async fn template_to_run(
+        &self,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<Option<TemplateRecord>, CallError> {
+        self.ask(|reply| Message::Template { name: name.to_owned(), version, to_run: true, reply }).await
     }
 
     pub(crate) async fn templates(&self) -> Result<Vec<TemplateRecord>, CallError> {

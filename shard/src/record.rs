@@ -32,6 +32,11 @@ pub enum Record {
     },
     /// An entry of the catalogue as it is from now on (system shard).
     Entry(CatalogueEntry),
+    /// A run that has ended is there no more, nor anything of it. Its number is never given again.
+    Purged {
+        /// The run's number in this shard.
+        no: RunNo,
+    },
 }
 
 impl Record {
@@ -39,7 +44,11 @@ impl Record {
     pub fn as_event(&self) -> Option<&EventRecord> {
         match self {
             Self::Event(event) => Some(event),
-            Self::Definition { .. } | Self::Template(_) | Self::Delivered { .. } | Self::Entry(_) => None,
+            Self::Definition { .. }
+            | Self::Template(_)
+            | Self::Delivered { .. }
+            | Self::Entry(_)
+            | Self::Purged { .. } => None,
         }
     }
 }

@@ -21,6 +21,8 @@ pub(crate) enum Failure {
     Local(String),
     /// The command line is wrong.
     Usage(String),
+    /// Some of it was done; the message says what was not.
+    Partial(String),
     /// Told already; only the exit code is left.
     Shown,
 }
@@ -40,7 +42,7 @@ impl Failure {
                 429 | 502 | 503 => 7,
                 _ => 1,
             },
-            Self::Unreachable { .. } => 7,
+            Self::Unreachable { .. } | Self::Partial(_) => 7,
             Self::TimedOut(_) => 6,
             Self::Workflow(_) => 3,
             Self::Local(_) | Self::Shown => 1,
@@ -62,6 +64,7 @@ impl Failure {
             }
             Self::TimedOut(message)
             | Self::Workflow(message)
+            | Self::Partial(message)
             | Self::Local(message)
             | Self::Usage(message) => {
                 eprintln!("opcode: {message}");

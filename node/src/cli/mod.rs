@@ -6,6 +6,7 @@
 //! 7 unavailable, 8 conflict.
 
 mod agent;
+mod bulk;
 mod certs;
 mod client;
 mod cluster;

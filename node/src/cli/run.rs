@@ -213,32 +213,67 @@ fn outcome(run: &Value) -> Result<(), Failure> {
     }
 }
 
-/// Starts a run again: the same definition and params.
+/// In what a run that is started again is another one.
+#[derive(Default)]
+pub(crate) struct Other {
+    pub(crate) params: Option<Value>,
+    pub(crate) version: Option<String>,
+    pub(crate) id: Option<String>,
+}
+
+/// Starts a run again: the same definition, params, labels and context as it was started with.
 pub(crate) async fn rerun(
     context: &Context,
     id: &str,
-    params: Option<&str>,
-    new_id: Option<String>,
+    other: Other,
     watch_args: &Watch,
 ) -> Result<(), Failure> {
     let path = format!("/v1/workflows/{}", encoded(id));
     let run = context.client.get(&path).await?;
-    let definition = context.client.get(&format!("{path}/definition")).await?;
-    let params = match params {
-        Some(params) => input::json("--params", params)?,
-        None => run["params"].clone(),
-    };
-    let mut body = json!({"definition": definition, "params": params});
-    for name in ["agent_id", "labels"] {
-        if !run[name].is_null() {
-            body[name] = run[name].clone();
-        }
+    let params = other.params.unwrap_or_else(|| run["params"].clone());
+    let mut body = json!({"params": params});
+    let started = context.client.get(&format!("{path}/events?limit=1")).await?;
+    let began_with = &started["items"][0]["data"]["context"];
+    let kept = [("agent_id", &run["agent_id"]), ("labels", &run["labels"]), ("context", began_with)];
+    for (name, value) in kept.into_iter().filter(|(_, value)| !value.is_null()) {
+        body[name] = value.clone();
     }
-    if let Some(new_id) = new_id {
-        body["id"] = new_id.into();
+    body.as_object_mut()
+        .expect("it was made so")
+        .extend(what_runs(context, &path, &run, other.version).await?);
+    if let Some(id) = other.id {
+        body["id"] = id.into();
     }
     let started = submit(context, body, None).await?;
     watch(context, &started, watch_args).await
+}
+
+/// What to run: its template, in another version if one is given, or else the definition that it is
+/// pinned to, where that is not the template's (it was extended, say).
+async fn what_runs(
+    context: &Context,
+    path: &str,
+    run: &Value,
+    version: Option<String>,
+) -> Result<Map<String, Value>, Failure> {
+    let fields = |value: Value| value.as_object().cloned().unwrap_or_default();
+    let (name, own) = (run["template"].as_str(), run["version"].as_str());
+    match (name, version) {
+        (Some(name), Some(version)) => return Ok(fields(json!({"template": name, "version": version}))),
+        (None, Some(_)) => {
+            return Err(Failure::Usage("--version is of a template, and it came from none".into()));
+        }
+        (_, None) => {}
+    }
+    let definition = context.client.get(&format!("{path}/definition")).await?;
+    if let (Some(name), Some(own)) = (name, own) {
+        let of_version = format!("/v1/templates/{}?version={}", encoded(name), encoded(own));
+        let template = context.client.get(&of_version).await?;
+        if template["definition"] == definition || template["definition"] == definition["definition"] {
+            return Ok(fields(json!({"template": name, "version": own})));
+        }
+    }
+    Ok(fields(json!({"definition": definition})))
 }
 
 /// Shows where a run that was just told something is.

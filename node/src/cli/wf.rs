@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
+use super::bulk::Bulk;
 use super::client::{encoded, with_query};
 use super::failure::Failure;
 use super::output::{Format, emit, facts, pretty, rows, shown};
@@ -78,11 +79,19 @@ pub(crate) enum Wf {
     /// Let a suspended workflow go on
     #[command(after_help = "Examples:\n  opcode wf resume ID")]
     Resume(Reasoned),
+    /// Delete a workflow that has ended, with all its events, for good
+    #[command(after_help = "Examples:\n  opcode wf delete ID")]
+    Delete {
+        /// The workflow
+        id: String,
+    },
+    /// Do the same to every workflow that matches
+    Bulk(Box<Bulk>),
     /// Run a failed workflow again from where it failed, or from a step
     Retry(Retry),
     /// Start a new run of a workflow's definition with its params
     #[command(
-        after_help = "Examples:\n  opcode wf rerun ID --wait\n  opcode wf rerun ID --params '{\"n\": 2}'"
+        after_help = "Examples:\n  opcode wf rerun ID --wait\n  opcode wf rerun ID --params '{\"n\": 2}'\n  opcode wf rerun ID --version v3"
     )]
     Rerun {
         /// The workflow
@@ -90,6 +99,9 @@ pub(crate) enum Wf {
         /// Other params: JSON, or @FILE
         #[arg(long, value_name = "JSON|@FILE")]
         params: Option<String>,
+        /// Another version of its template
+        #[arg(long)]
+        version: Option<String>,
         /// Id of the new run
         #[arg(long, value_name = "ID")]
         new_id: Option<String>,
@@ -159,8 +171,15 @@ pub(crate) async fn run(command: Wf, context: &Context) -> Result<(), Failure> {
         Wf::Suspend(args) => wf_commands::reasoned(args, "suspend", "suspended", context).await,
         Wf::Resume(args) => wf_commands::reasoned(args, "resume", "resumed", context).await,
         Wf::Retry(args) => wf_commands::retry(args, context).await,
-        Wf::Rerun { id, params, new_id, watch } => {
-            super::run::rerun(context, &id, params.as_deref(), new_id, &watch).await
+        Wf::Delete { id } => {
+            let accepted = context.client.delete(&path_of(&id)).await?;
+            super::run::show_accepted(context, &id, "deleted", &accepted);
+            Ok(())
+        }
+        Wf::Bulk(args) => super::bulk::run(*args, context).await,
+        Wf::Rerun { id, params, version, new_id, watch } => {
+            let params = params.map(|params| input::json("--params", &params)).transpose()?;
+            super::run::rerun(context, &id, super::run::Other { params, version, id: new_id }, &watch).await
         }
         Wf::Diff { id, other } => wf_commands::diff(context, &id, &other).await,
     }

@@ -14,7 +14,7 @@ const ASKS: &str = r#"{"steps": [{"id": "ask", "type": "reasoning", "config": {
     "prompt_context": "Go on?", "options": [{"id": "yes"}, {"id": "no"}]}}]}"#;
 
 /// Runs `opcode ARGS…` with `input` on stdin against a server.
-fn run(server: &str, args: &[&str], input: &str) -> Output {
+pub(crate) fn run(server: &str, args: &[&str], input: &str) -> Output {
     let mut child = opcode()
         .args(args)
         .env("OPCODE_SERVER", server)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Node, NodeBuilder, PATIENCE};
 use crate::many::{Builders, Load, all_complete, all_shards, in_sync, wait_for};
 
-fn leads_most(cluster: &Value) -> usize {
+pub(crate) fn leads_most(cluster: &Value) -> usize {
     let leads = |node: usize| {
         let node = node.to_string();
         all_shards(cluster).iter().filter(|shard| shard["primary"] == node.as_str()).count()

@@ -47,7 +47,7 @@ pub(crate) async fn submit(
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let items = items(&incoming, state.options().batch_items_max)?;
-    let mut templates = Templates::new(&state);
+    let mut templates = Templates::to_run(&state);
     let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(items.len());
     let mut named: Vec<(usize, Arc<str>)> = Vec::new();
     let mut by_shard: Vec<(Vec<usize>, Vec<Submission>)> = Vec::new();

@@ -146,6 +146,22 @@ pub(crate) async fn resume(
     reasoned(&state, &incoming, Command::Resume).await
 }
 
+/// Deletes a workflow that has ended, with all its events, for good.
+#[utoipa::path(delete, path = "/v1/workflows/{id}", tag = "workflows", operation_id = "deleteWorkflow", params(("id" = String, Path)),
+    responses((status = 202, body = schema::Accepted), (status = 404, body = schema::Problem), (status = 409, body = schema::Problem),
+        (status = 503, body = schema::Problem)))]
+pub(crate) async fn delete(
+    State(state): State<RouterState>,
+    incoming: Incoming,
+) -> Result<Response, ApiError> {
+    incoming.query()?.finish()?;
+    let id = incoming.workflow_id()?;
+    let shard = state.shard_of(&id);
+    let reply = shard.purge(&id).await?;
+    let response = json(StatusCode::ACCEPTED, &Accepted { sequence: reply.sequence.0 });
+    Ok(with_token(response, shard.id(), reply.position))
+}
+
 /// Runs a failed workflow again, or any from a step on.
 #[utoipa::path(post, path = "/v1/workflows/{id}/retry", tag = "workflows", operation_id = "retryWorkflow", params(("id" = String, Path)),
     request_body = Option<schema::RetryRequest>,

@@ -257,7 +257,7 @@ pub(crate) async fn trigger(
     Fields::of_body(incoming.optional_json()?)?.done()?;
     let id = incoming.segment(2)?;
     let schedule = read(&state, &id).await?.value.schedule;
-    let mut templates = Templates::new(&state);
+    let mut templates = Templates::to_run(&state);
     let found = templates.find(schedule.spec.template.to_string(), schedule.spec.version).await?;
     let run = key.map_or_else(submission::new_id, submission::id_of_key);
     let body_hash = key.map(|_| xxh3_64(format!("schedule trigger\0{id}").as_bytes()));
@@ -333,7 +333,7 @@ pub(crate) async fn backfill(
     }
     let mut done = Backfilled { matched: slots.len(), started: 0, already: 0 };
     if !slots.is_empty() {
-        let mut templates = Templates::new(&state);
+        let mut templates = Templates::to_run(&state);
         let found = templates.find(schedule.spec.template.to_string(), schedule.spec.version).await?;
         for result in scheduler::start(&state, &id, &schedule, &found, &slots).await? {
             match result.map_err(submission::refused)?.created {

@@ -8,13 +8,14 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use opcode_engine::Problem;
 use opcode_engine::ids::ID_BYTES_MAX;
+use opcode_shard::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind};
 use opcode_shard::record::TemplateRecord;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::schedules;
-use crate::error::ApiError;
+use crate::error::{ApiError, Applied};
 use crate::forward::Seen;
 use crate::gather::{self, Cursor, Page};
 use crate::incoming::{Incoming, json, with_token};
@@ -125,10 +126,11 @@ pub(super) fn named(incoming: &Incoming, version: Option<u32>) -> Result<String,
 fn shown<'a>(
     record: &'a TemplateRecord,
     fields: impl Iterator<Item = &'a str>,
+    pause: Option<&CatalogueEntry>,
 ) -> Result<BTreeMap<&'a str, Box<RawValue>>, ApiError> {
     let damaged = |error: serde_json::Error| {
         tracing::error!(template = %record.name, %error, "a stored template is not JSON");
-        ApiError::unavailable(crate::error::Applied::No, "the stored template is damaged")
+        ApiError::unavailable(Applied::No, "the stored template is damaged")
     };
     let mut file: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&record.source).map_err(damaged)?;
     let text = |text: &str| serde_json::value::to_raw_value(text).expect("text is JSON");
@@ -137,7 +139,15 @@ fn shown<'a>(
         ("version", text(&format!("v{}", record.version))),
         ("definition_hash", text(&record.definition.to_string())),
         ("created_at", text(&record.created_at.to_rfc3339())),
+        ("paused", serde_json::value::to_raw_value(&pause.is_some()).expect("a truth is JSON")),
     ]);
+    if let Some(entry) = pause {
+        let kept: Option<Pause> = entry.body.as_deref().and_then(|body| serde_json::from_str(body).ok());
+        document.insert("paused_at", text(&entry.at.to_rfc3339()));
+        if let Some(reason) = kept.and_then(|kept| kept.reason) {
+            document.insert("paused_reason", text(&reason));
+        }
+    }
     for field in fields {
         document.insert(field, file.remove(field).unwrap_or_else(|| RawValue::NULL.to_owned()));
     }
@@ -161,10 +171,92 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let next = records.last().filter(|_| has_more);
     let next_cursor =
         next.map(|record| gather::Cursor { at: record.created_at, id: record.name.to_string() }.encode());
-    let items =
-        records.iter().map(|r| shown(r, SHOWN_IN_LISTS.into_iter())).collect::<Result<Vec<_>, _>>()?;
+    let pauses = pauses(&state).await?;
+    let item = |record| shown(record, SHOWN_IN_LISTS.into_iter(), pauses.get(&record.name));
+    let items = records.iter().map(item).collect::<Result<Vec<_>, _>>()?;
     let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() });
     Ok(with_token(response, state.system().id(), position))
+}
+
+/// All templates that are paused.
+async fn pauses(state: &RouterState) -> Result<BTreeMap<Arc<str>, CatalogueEntry>, ApiError> {
+    let mut pauses = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let page = state.system().entries(EntryKind::Pause, after, PAUSES_AT_A_TIME).await?.value;
+        after = page.entries.last().map(|entry| entry.key.clone());
+        pauses.extend(page.entries.into_iter().map(|entry| (entry.key.clone(), entry)));
+        if !page.has_more || after.is_none() {
+            return Ok(pauses);
+        }
+    }
+}
+
+/// Pauses read at a time.
+const PAUSES_AT_A_TIME: usize = 1_000;
+
+/// What is kept of a template that is paused.
+#[derive(Serialize, Deserialize)]
+struct Pause {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_id: Option<Arc<str>>,
+}
+
+/// Longest reason for a pause, in bytes.
+const REASON_BYTES_MAX: usize = 4 * 1024;
+/// How often a change is tried that others cut in on.
+const TRIES_MAX: u32 = 20;
+
+/// Pauses a template, or has it go on. While it is paused no run of it starts, by whomever: a
+/// submission is refused, a slot of a schedule passes, a step that wants it as a child fails. Runs
+/// that there are go on.
+#[utoipa::path(patch, path = "/v1/templates/{name}", tag = "catalogue", operation_id = "changeTemplate",
+    params(("name" = String, Path)), request_body = schema::TemplatePatch,
+    responses((status = 200, body = schema::Template), (status = 404, body = schema::Problem), (status = 422, body = schema::Problem),
+        (status = 503, body = schema::Problem)))]
+pub(crate) async fn change(
+    State(state): State<RouterState>,
+    incoming: Incoming,
+) -> Result<Response, ApiError> {
+    incoming.query()?.finish()?;
+    let name = incoming.segment(2)?;
+    let mut fields = Fields::of_body(incoming.json()?)?;
+    let paused = fields.boolean("paused");
+    let pause = Pause { reason: fields.string("reason"), agent_id: fields.agent(&incoming.caller)? };
+    if !fields.is_given("paused") {
+        fields.problem("paused", "is missing: true, or false to have it go on");
+    }
+    if pause.reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
+        fields.problem("reason", format!("is longer than {REASON_BYTES_MAX} bytes"));
+    }
+    fields.done()?;
+    let paused = paused.expect("a body without problems says so");
+    if check_name(&name).is_err() || state.system().template(&name, None).await?.value.is_none() {
+        return Err(no_template(&wire::shortened(&name), None));
+    }
+    let body = serde_json::to_string(&pause).expect("a pause is JSON");
+    set_pause(&state, &name, paused.then(|| body.into())).await?;
+    show(&state, &name, None).await
+}
+
+/// Makes the entry of a pause what it shall be; one that is there already stays as it is.
+async fn set_pause(state: &RouterState, name: &str, body: Option<Arc<str>>) -> Result<(), ApiError> {
+    for _ in 0..TRIES_MAX {
+        let there = state.system().entry(EntryKind::Pause, name.into()).await?.value;
+        if there.is_some() == body.is_some() {
+            return Ok(());
+        }
+        let after = there.map(|entry| entry.revision);
+        let change = EntryChange { kind: EntryKind::Pause, key: name.into(), after, body: body.clone() };
+        match state.system().change_entry(change).await?.value {
+            Changed::Made(_) | Changed::Already(_) => return Ok(()),
+            Changed::Stale(_) => {}
+        }
+    }
+    let detail = format!("the template {name} changes all the time: nothing was changed");
+    Err(ApiError::unavailable(Applied::No, detail))
 }
 
 /// A template's newest version, or the one asked for.
@@ -178,12 +270,18 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
         .and_then(|text| parse_version(&text).map_err(|message| query.problem("version", message)).ok());
     query.finish()?;
     let name = named(&incoming, version)?;
-    let Seen { value: record, position, .. } = state.system().template(&name, version).await?;
+    show(&state, &name, version).await
+}
+
+async fn show(state: &RouterState, name: &str, version: Option<u32>) -> Result<Response, ApiError> {
+    let Seen { value: record, position, .. } = state.system().template(name, version).await?;
     let Some(record) = record else {
-        return Err(no_template(&name, version));
+        return Err(no_template(name, version));
     };
+    let pause = state.system().entry(EntryKind::Pause, name.into()).await?.value;
     let fields = SHOWN_IN_LISTS.into_iter().chain(SHOWN_ALONE);
-    Ok(with_token(json(StatusCode::OK, &shown(&record, fields)?), state.system().id(), position))
+    let document = shown(&record, fields, pause.as_ref())?;
+    Ok(with_token(json(StatusCode::OK, &document), state.system().id(), position))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod children;
 mod conventions;
 mod mcp;
 mod node;
+mod operations;
 mod runs;
 mod schedules;
 mod secrets;

@@ -23,4 +23,5 @@ pub mod run;
 pub mod schedule;
 pub mod view;
 
+pub use decide::INTERRUPTIONS_MAX;
 pub use error::{Code, Fault, Invalid, Problem, Rejected};

@@ -1,7 +1,7 @@
 //! Batches as bytes: a version byte, then one frozen struct per version, in bincode's format.
 //!
 //! Version 1 has no term, version 3 may also say which messages are delivered, version 4 how entries
-//! of the catalogue are. A batch is written in the lowest version that has all it says, so that nodes
+//! of the catalogue are, version 5 which runs are purged. A batch is written in the lowest version that has all it says, so that nodes
 //! of the release before read whatever they know; of a version that they don't they say so and stop.
 //!
 //! The bytes go to disk and to other nodes, and this family of formats tolerates no added field:
@@ -22,8 +22,10 @@ use wincode::{SchemaRead, SchemaWrite};
 use crate::catalogue::{CatalogueEntry, EntryKind};
 use crate::record::{EventRecord, Record, TemplateRecord};
 
-/// The newest version: as version 3, with records of more kinds.
-const VERSION: u8 = 4;
+/// The newest version: as version 4, with records of more kinds.
+const VERSION: u8 = 5;
+/// As version 3, with records of more kinds.
+const VERSION_4: u8 = 4;
 /// As version 2, with records of more kinds.
 const VERSION_3: u8 = 3;
 /// The term it was decided in, then the records as in version 1.
@@ -35,7 +37,7 @@ const VERSION_1: u8 = 1;
 pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Fewest bytes of a record of any version, which bounds what a count may claim.
-const RECORD_BYTES_MIN: usize = 3;
+const RECORD_BYTES_MIN: usize = 2;
 
 /// bincode's standard configuration: little-endian, variable-length integers.
 pub(super) type Standard = Configuration<true, BATCH_BYTES_MAX, BincodeLen, LittleEndian, VarInt, u32>;
@@ -79,12 +81,20 @@ enum RecordV4<'a> {
     Entry { kind: u8, key: &'a str, revision: u64, body: Option<&'a str>, at_ms: i64 },
 }
 
+/// Frozen.
+#[derive(SchemaRead, SchemaWrite)]
+enum RecordV5<'a> {
+    Known(RecordV4<'a>),
+    Purged { no: u64 },
+}
+
 /// The first version with a term that has this record.
 fn version_of(record: &Record) -> u8 {
     match record {
         Record::Event(_) | Record::Definition { .. } | Record::Template(_) => VERSION_2,
         Record::Delivered { .. } => VERSION_3,
-        Record::Entry(_) => VERSION,
+        Record::Entry(_) => VERSION_4,
+        Record::Purged { .. } => VERSION,
     }
 }
 
@@ -109,7 +119,7 @@ impl<'a> RecordV1<'a> {
                 source: &template.source,
                 created_at_ms: template.created_at.0,
             },
-            Record::Delivered { .. } | Record::Entry(_) => return None,
+            Record::Delivered { .. } | Record::Entry(_) | Record::Purged { .. } => return None,
         })
     }
 }
@@ -119,28 +129,48 @@ impl<'a> RecordV3<'a> {
     fn of(record: &'a Record) -> Option<Self> {
         Some(match record {
             Record::Delivered { no, sequence } => Self::Delivered { no: no.0, sequence: sequence.0 },
-            Record::Event(_) | Record::Definition { .. } | Record::Template(_) | Record::Entry(_) => {
-                Self::Known(RecordV1::of(record)?)
-            }
+            Record::Event(_)
+            | Record::Definition { .. }
+            | Record::Template(_)
+            | Record::Entry(_)
+            | Record::Purged { .. } => Self::Known(RecordV1::of(record)?),
         })
     }
 }
 
 impl<'a> RecordV4<'a> {
-    fn of(record: &'a Record) -> Self {
-        match (RecordV3::of(record), record) {
-            (Some(known), _) => Self::Known(known),
-            (None, Record::Entry(entry)) => Self::Entry {
+    /// `None` for a record that only later versions have.
+    fn of(record: &'a Record) -> Option<Self> {
+        Some(match record {
+            Record::Entry(entry) => Self::Entry {
                 kind: entry.kind.code(),
                 key: &entry.key,
                 revision: entry.revision,
                 body: entry.body.as_deref(),
                 at_ms: entry.at.0,
             },
+            Record::Event(_)
+            | Record::Definition { .. }
+            | Record::Template(_)
+            | Record::Delivered { .. }
+            | Record::Purged { .. } => Self::Known(RecordV3::of(record)?),
+        })
+    }
+}
+
+impl<'a> RecordV5<'a> {
+    fn of(record: &'a Record) -> Self {
+        match (RecordV4::of(record), record) {
+            (Some(known), _) => Self::Known(known),
+            (None, Record::Purged { no }) => Self::Purged { no: no.0 },
             (
                 None,
-                Record::Event(_) | Record::Definition { .. } | Record::Template(_) | Record::Delivered { .. },
-            ) => unreachable!("version 3 has them"),
+                Record::Event(_)
+                | Record::Definition { .. }
+                | Record::Template(_)
+                | Record::Delivered { .. }
+                | Record::Entry(_),
+            ) => unreachable!("version 4 has them"),
         }
     }
 }
@@ -148,6 +178,15 @@ impl<'a> RecordV4<'a> {
 /// A record of some version.
 trait Versioned<'a>: SchemaRead<'a, Standard, Dst = Self> {
     fn into_record(self, texts: &mut Texts) -> Result<Record, String>;
+}
+
+impl<'a> Versioned<'a> for RecordV5<'a> {
+    fn into_record(self, texts: &mut Texts) -> Result<Record, String> {
+        match self {
+            Self::Known(record) => record.into_record(texts),
+            Self::Purged { no } => Ok(Record::Purged { no: RunNo(no) }),
+        }
+    }
 }
 
 impl<'a> Versioned<'a> for RecordV4<'a> {
@@ -247,6 +286,7 @@ pub fn encode(records: &[Record], term: u64) -> Result<Vec<u8>, String> {
             Record::Template(template) => 64 + template.name.len() + template.source.len(),
             Record::Delivered { .. } => 20,
             Record::Entry(entry) => entry.size_bytes(),
+            Record::Purged { .. } => 12,
         })
         .sum();
     let mut bytes = Vec::with_capacity(16 + about);
@@ -276,7 +316,11 @@ fn write(bytes: &mut Vec<u8>, record: &Record, version: u8) -> wincode::WriteRes
             let known = RecordV3::of(record).expect(KNOWN);
             wincode::config::serialize_into(bytes, &known, Standard::new())
         }
-        _ => wincode::config::serialize_into(bytes, &RecordV4::of(record), Standard::new()),
+        VERSION_4 => {
+            let known = RecordV4::of(record).expect(KNOWN);
+            wincode::config::serialize_into(bytes, &known, Standard::new())
+        }
+        _ => wincode::config::serialize_into(bytes, &RecordV5::of(record), Standard::new()),
     }
 }
 
@@ -286,12 +330,13 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, String> {
         [VERSION_1, records @ ..] => {
             Ok(Decoded { term: None, records: decode_records::<RecordV1<'_>>(records)? })
         }
-        [version @ (VERSION_2 | VERSION_3 | VERSION), rest @ ..] => {
+        [version @ (VERSION_2 | VERSION_3 | VERSION_4 | VERSION), rest @ ..] => {
             let (term, records) = rest.split_first_chunk::<8>().ok_or("a batch without a term")?;
             let records = match *version {
                 VERSION_2 => decode_records::<RecordV1<'_>>(records)?,
                 VERSION_3 => decode_records::<RecordV3<'_>>(records)?,
-                _ => decode_records::<RecordV4<'_>>(records)?,
+                VERSION_4 => decode_records::<RecordV4<'_>>(records)?,
+                _ => decode_records::<RecordV5<'_>>(records)?,
             };
             Ok(Decoded { term: Some(u64::from_le_bytes(*term)), records })
         }
@@ -320,218 +365,4 @@ fn decode_records<'a, R: Versioned<'a>>(bytes: &'a [u8]) -> Result<Vec<Record>, 
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn samples() -> Vec<Record> {
-        vec![
-            Record::Definition { hash: DefinitionHash([7; 32]), source: "{}".into() },
-            Record::Event(EventRecord {
-                no: RunNo(300),
-                sequence: Sequence(2),
-                event_type: EventType::StepStarted,
-                step_id: Some("a.b[1]".into()),
-                data: br#"{"attempt":1}"#.to_vec(),
-                agent_id: None,
-                timestamp: Timestamp(1_700_000_000_000),
-            }),
-            Record::Template(TemplateRecord {
-                name: "t".into(),
-                version: 3,
-                definition: DefinitionHash([9; 32]),
-                source: "{\"name\":\"t\"}".into(),
-                created_at: Timestamp(-1),
-            }),
-        ]
-    }
-
-    #[test]
-    fn the_bytes_of_known_versions_never_change() {
-        let records = concat!(
-            "03000000",
-            "01",
-            "0707070707070707070707070707070707070707070707070707070707070707",
-            "027b7d",
-            "00fb2c0102150106612e625b315d0d7b22617474656d7074223a317d00fd00d0ca9f17030000",
-            "02",
-            "017403",
-            "0909090909090909090909090909090909090909090909090909090909090909",
-            "0c7b226e616d65223a2274227d01",
-        );
-        let golden = format!("020700000000000000{records}");
-        assert_eq!(hex::encode(encode(&samples(), 7).unwrap()), golden);
-        let decoded = decode(&hex::decode(golden).unwrap()).unwrap();
-        assert_eq!(decoded, Decoded { term: Some(7), records: samples() });
-        let before = decode(&hex::decode(format!("01{records}")).unwrap()).unwrap();
-        assert_eq!(before, Decoded { term: None, records: samples() });
-    }
-
-    fn samples_v3() -> Vec<Record> {
-        let delivered = Record::Delivered { no: RunNo(300), sequence: Sequence(9) };
-        [&samples()[..1], &[delivered]].concat()
-    }
-
-    #[test]
-    fn the_bytes_of_version_3_never_change() {
-        let golden = concat!(
-            "030700000000000000",
-            "02000000",
-            "0001",
-            "0707070707070707070707070707070707070707070707070707070707070707",
-            "027b7d",
-            "01fb2c0109",
-        );
-        assert_eq!(hex::encode(encode(&samples_v3(), 7).unwrap()), golden);
-        let decoded = decode(&hex::decode(golden).unwrap()).unwrap();
-        assert_eq!(decoded, Decoded { term: Some(7), records: samples_v3() });
-    }
-
-    fn samples_v4() -> Vec<Record> {
-        let entry = |revision, body: Option<&str>| {
-            Record::Entry(CatalogueEntry {
-                kind: EntryKind::Schedule,
-                key: "nightly".into(),
-                revision,
-                body: body.map(Arc::from),
-                at: Timestamp(1_700_000_000_000),
-            })
-        };
-        let records = [entry(300, Some("{}")), entry(301, None)];
-        [&samples_v3()[1..], &records].concat()
-    }
-
-    #[test]
-    fn the_bytes_of_version_4_never_change() {
-        let golden = concat!(
-            "040700000000000000",
-            "03000000",
-            "0001fb2c0109",
-            "0101076e696768746c79fb2c0101027b7dfd00d0ca9f17030000",
-            "0101076e696768746c79fb2d0100fd00d0ca9f17030000",
-        );
-        assert_eq!(hex::encode(encode(&samples_v4(), 7).unwrap()), golden);
-        let decoded = decode(&hex::decode(golden).unwrap()).unwrap();
-        assert_eq!(decoded, Decoded { term: Some(7), records: samples_v4() });
-    }
-
-    #[test]
-    fn kinds_have_their_codes_and_names_for_ever() {
-        let all: Vec<(u8, &str)> = EntryKind::ALL.iter().map(|kind| (kind.code(), kind.as_str())).collect();
-        let frozen = [
-            (1, "schedule"),
-            (2, "agent"),
-            (3, "token"),
-            (4, "secret"),
-            (5, "plugin"),
-            (6, "webhook"),
-            (7, "namespace"),
-        ];
-        assert_eq!(all, frozen);
-        let mut unknown_kind = encode(&samples_v4()[1..], 1).unwrap();
-        assert_eq!((unknown_kind[13], unknown_kind[14]), (1, EntryKind::Schedule.code()));
-        unknown_kind[14] = 200;
-        assert!(decode(&unknown_kind).unwrap_err().contains("code 200"));
-    }
-
-    #[test]
-    fn every_truncation_is_an_error() {
-        every_truncation_of(&encode(&samples(), 1).unwrap());
-        every_truncation_of(&encode(&samples_v4(), 1).unwrap());
-        every_truncation_of(&encode(&samples_v3(), 1).unwrap());
-    }
-
-    fn every_truncation_of(bytes: &[u8]) {
-        for end in 0..bytes.len() {
-            decode(&bytes[..end]).unwrap_err();
-        }
-        decode(&[bytes, &[0]].concat()).unwrap_err();
-    }
-
-    #[test]
-    fn a_newer_version_and_a_mad_count_are_refused() {
-        assert!(decode(&[5, 0, 0, 0, 0]).unwrap_err().contains("version 5"));
-        assert!(decode(&[2, 0, 0, 0, 0]).unwrap_err().contains("without a term"));
-        assert!(decode(&[1, 255, 255, 255, 255, 0, 0]).unwrap_err().contains("claims"));
-        assert!(decode(&[1, 1, 0, 0, 0, 1, 2, 3, 4]).unwrap_err().contains("record 0 of 1"));
-        let mut unknown_type = encode(&samples()[1..2], 1).unwrap();
-        let at = 13 + 1 + 3 + 1;
-        assert_eq!(unknown_type[at], EventType::StepStarted.code());
-        unknown_type[at] = 255;
-        assert!(decode(&unknown_type).unwrap_err().contains("code 255"));
-    }
-
-    fn text() -> impl Strategy<Value = Arc<str>> {
-        "[a-zäß.]{0,12}".prop_map(Arc::from)
-    }
-
-    fn record() -> impl Strategy<Value = Record> {
-        let data = prop::collection::vec(any::<u8>(), 0..300);
-        let kind = prop::sample::select(EventType::ALL);
-        prop_oneof![
-            4 => (any::<(u64, u64, i64)>(), kind, prop::option::of(text()), data, prop::option::of(text()))
-                .prop_map(|((no, sequence, ms), event_type, step_id, data, agent_id)| {
-                    Record::Event(EventRecord {
-                        no: RunNo(no),
-                        sequence: Sequence(sequence),
-                        event_type,
-                        step_id,
-                        data,
-                        agent_id,
-                        timestamp: Timestamp(ms),
-                    })
-                }),
-            1 => any::<(u64, u64)>().prop_map(|(no, sequence)| Record::Delivered {
-                no: RunNo(no),
-                sequence: Sequence(sequence),
-            }),
-            1 => (prop::sample::select(&EntryKind::ALL), text(), prop::option::of(text()), any::<(u64, i64)>())
-                .prop_map(|(kind, key, body, (revision, ms))| {
-                    Record::Entry(CatalogueEntry { kind, key, revision, body, at: Timestamp(ms) })
-                }),
-            1 => (any::<[u8; 32]>(), text())
-                .prop_map(|(hash, source)| Record::Definition { hash: DefinitionHash(hash), source }),
-            1 => (text(), any::<(u32, [u8; 32], i64)>(), text()).prop_map(
-                |(name, (version, definition, ms), source)| {
-                    Record::Template(TemplateRecord {
-                        name,
-                        version,
-                        definition: DefinitionHash(definition),
-                        source,
-                        created_at: Timestamp(ms),
-                    })
-                }
-            ),
-        ]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(128))]
-
-        #[test]
-        fn what_is_encoded_is_decoded(records in prop::collection::vec(record(), 0..20)) {
-            prop_assert_eq!(decode(&encode(&records, 9).unwrap()).unwrap().records, records);
-        }
-
-        #[test]
-        fn any_bytes_end_in_records_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            let _ = decode(&bytes);
-            let _ = decode(&[&[1, 2, 0, 0, 0], bytes.as_slice()].concat());
-            for version in [3, 4] {
-                let head = [version, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0];
-                let _ = decode(&[&head, bytes.as_slice()].concat());
-            }
-        }
-
-        #[test]
-        fn a_flipped_byte_never_panics(
-            records in prop::collection::vec(record(), 1..6), at in any::<prop::sample::Index>(), flip in 1_u8..
-        ) {
-            let mut bytes = encode(&records, 9).unwrap();
-            let at = at.index(bytes.len());
-            bytes[at] ^= flip;
-            let _ = decode(&bytes);
-        }
-    }
-}
+mod tests;

@@ -42,6 +42,7 @@ pub enum Request {
     Submit(Vec<Submission>),
     Command(WorkflowId, Command),
     CallOff(WorkflowId, Parent),
+    Purge(WorkflowId),
     Status(WorkflowId),
     Wait(WorkflowId, Duration, Shown),
     Why(WorkflowId),
@@ -56,6 +57,8 @@ pub enum Request {
         definition: Arc<Definition>,
     },
     Template(String, Option<u32>),
+    /// The same to run it: refused while it is paused.
+    TemplateToRun(String, Option<u32>),
     Templates,
     ChangeEntry(EntryChange),
     Entry(EntryKind, Arc<str>),
@@ -136,6 +139,8 @@ impl Request {
             }
             Self::Command(_, Command::Signal(signal)) => signal.signal_id.is_some(),
             Self::Command(_, command) => matches!(command, Command::ChildEnded { .. }),
+            // The second time there is nothing to delete, which is another answer.
+            Self::Purge(_) => false,
             Self::DefineTemplate { .. }
             | Self::ChangeEntry(_)
             | Self::Entry(..)
@@ -150,6 +155,7 @@ impl Request {
             | Self::ListRuns(_)
             | Self::ListDecisions(_)
             | Self::Template(..)
+            | Self::TemplateToRun(..)
             | Self::Templates
             | Self::Sql(..)
             | Self::Info
@@ -163,6 +169,7 @@ impl Request {
             Self::Submit(_)
             | Self::Command(..)
             | Self::CallOff(..)
+            | Self::Purge(_)
             | Self::DefineTemplate { .. }
             | Self::ChangeEntry(_) => false,
             Self::Entry(..)
@@ -178,6 +185,7 @@ impl Request {
             | Self::ListRuns(_)
             | Self::ListDecisions(_)
             | Self::Template(..)
+            | Self::TemplateToRun(..)
             | Self::Templates
             | Self::Sql(..) => true,
         }
@@ -216,6 +224,7 @@ impl Request {
             }
             Self::Command(id, command) => surely(lead, handle.command(&id, command).await).await?,
             Self::CallOff(child, parent) => surely(lead, handle.call_off(&child, parent).await).await?,
+            Self::Purge(id) => surely(lead, handle.purge(&id).await).await?,
             Self::Status(id) => Answer::View(handle.status(&id).await?),
             Self::Wait(id, wait, shown) => {
                 let view = handle.wait(&id, wait.min(WAIT_MAX), shown).await?;
@@ -262,6 +271,9 @@ impl Request {
                 Answer::Entries(handle.entries(kind, after, limit.min(ROWS_MAX)).await?)
             }
             Self::Template(name, version) => Answer::Template(handle.template(&name, version).await?),
+            Self::TemplateToRun(name, version) => {
+                Answer::Template(handle.template_to_run(&name, version).await?)
+            }
             Self::Templates => Answer::Templates(handle.templates().await?),
             Self::Sql(query, limit) => {
                 Answer::Values(leading(handle)?.sql(&query, limit.min(ROWS_MAX)).await?)

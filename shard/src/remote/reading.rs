@@ -48,11 +48,13 @@ impl Request {
             Self::Submit(_)
             | Self::Command(..)
             | Self::CallOff(..)
+            | Self::Purge(_)
             | Self::Wait(..)
             | Self::Why(_)
             | Self::Definition(_)
             | Self::DefineTemplate { .. }
             | Self::Template(..)
+            | Self::TemplateToRun(..)
             | Self::Templates
             | Self::ChangeEntry(_)
             | Self::Entry(..)

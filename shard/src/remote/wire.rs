@@ -48,6 +48,7 @@ enum RequestV1 {
     },
     Extend(WorkflowId, Value, Reason),
     CallOff(WorkflowId, Parent),
+    Purge(WorkflowId),
     ChildEnded {
         parent: WorkflowId,
         child: WorkflowId,
@@ -70,6 +71,7 @@ enum RequestV1 {
         definition: Arc<str>,
     },
     Template(String, Option<u32>),
+    TemplateToRun(String, Option<u32>),
     Templates,
     ChangeEntry(EntryChange),
     Entry(EntryKind, Arc<str>),
@@ -213,6 +215,7 @@ fn plain_request(request: &Request) -> Result<RequestV1, String> {
             }
         }
         Request::CallOff(of, parent) => RequestV1::CallOff(id(of), parent.clone()),
+        Request::Purge(of) => RequestV1::Purge(id(of)),
         Request::Command(
             _,
             Command::Finished { .. }
@@ -242,6 +245,7 @@ fn plain_request(request: &Request) -> Result<RequestV1, String> {
             definition: text_of(definition),
         },
         Request::Template(name, version) => RequestV1::Template(name.clone(), *version),
+        Request::TemplateToRun(name, version) => RequestV1::TemplateToRun(name.clone(), *version),
         Request::Templates => RequestV1::Templates,
         Request::ChangeEntry(change) => RequestV1::ChangeEntry(change.clone()),
         Request::Entry(kind, key) => RequestV1::Entry(*kind, key.clone()),
@@ -328,6 +332,7 @@ fn request_of(request: RequestV1, cache: &Definitions) -> Result<Request, String
         }
         RequestV1::Extend(id, mutation, reason) => Request::Command(id, Command::Extend { mutation, reason }),
         RequestV1::CallOff(id, parent) => Request::CallOff(id, parent),
+        RequestV1::Purge(id) => Request::Purge(id),
         RequestV1::ChildEnded { parent, child, step_id, attempt, outcome } => {
             Request::Command(parent, Command::ChildEnded { child, step_id, attempt, outcome })
         }
@@ -344,6 +349,7 @@ fn request_of(request: RequestV1, cache: &Definitions) -> Result<Request, String
             Request::DefineTemplate { name, source, definition: compile(&definition, cache)? }
         }
         RequestV1::Template(name, version) => Request::Template(name, version),
+        RequestV1::TemplateToRun(name, version) => Request::TemplateToRun(name, version),
         RequestV1::Templates => Request::Templates,
         RequestV1::ChangeEntry(change) => Request::ChangeEntry(change),
         RequestV1::Entry(kind, key) => Request::Entry(kind, key),

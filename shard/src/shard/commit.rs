@@ -149,7 +149,7 @@ impl Committer {
             Record::Event(event) => event.size_bytes(),
             Record::Definition { source, .. } => source.len() + 64,
             Record::Template(template) => template.source.len() + 64,
-            Record::Delivered { .. } => 32,
+            Record::Delivered { .. } | Record::Purged { .. } => 32,
             Record::Entry(entry) => entry.size_bytes(),
         };
         self.open.push(record);

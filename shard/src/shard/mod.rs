@@ -11,6 +11,7 @@ mod catalogue;
 mod commit;
 mod dispatch;
 mod outbox;
+mod purge;
 mod removal;
 mod runs;
 mod templates;

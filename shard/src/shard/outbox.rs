@@ -130,6 +130,8 @@ pub(super) struct Outbox {
     lanes: HashMap<ShardId, Lane>,
     /// Messages in lanes and under way, starts apart.
     held: usize,
+    /// How many each run owes that are not delivered, held or waiting.
+    owed_by: HashMap<RunNo, usize>,
     /// Keys of messages to be read from the tables.
     waiting: VecDeque<(RunNo, Sequence)>,
     is_reading: bool,
@@ -143,6 +145,7 @@ impl Outbox {
         Self {
             lanes: HashMap::new(),
             held: 0,
+            owed_by: HashMap::new(),
             waiting: VecDeque::new(),
             is_reading: false,
             read_from: None,
@@ -154,12 +157,31 @@ impl Outbox {
     pub(super) fn clear(&mut self) {
         self.lanes.clear();
         self.waiting.clear();
+        self.owed_by.clear();
         (self.held, self.is_reading, self.read_from) = (0, false, None);
     }
 
     /// Begins with what the tables say is owed.
     pub(super) fn begin(&mut self, keys: Vec<(RunNo, Sequence)>) {
+        for (no, _) in &keys {
+            *self.owed_by.entry(*no).or_default() += 1;
+        }
         self.waiting = if planted::is("lost-outbox-row") { VecDeque::new() } else { keys.into() };
+    }
+
+    /// Whether a run has something to say that is not delivered yet.
+    pub(super) fn owes(&self, no: RunNo) -> bool {
+        self.owed_by.contains_key(&no)
+    }
+
+    /// Takes note that one message of a run is delivered.
+    fn delivered(&mut self, no: RunNo) {
+        if let Some(count) = self.owed_by.get_mut(&no) {
+            *count -= 1;
+            if *count == 0 {
+                self.owed_by.remove(&no);
+            }
+        }
     }
 
     fn push(&mut self, to: ShardId, item: Item) {
@@ -185,6 +207,7 @@ impl Loop {
 
     /// A message is owed, by an event that is committed.
     pub(super) fn owe(&mut self, no: RunNo, sequence: Sequence, owed: Owed) {
+        *self.outbox.owed_by.entry(no).or_default() += 1;
         let Some(slot) = self.runs.slots.get(&no).filter(|_| self.outbox.held < HELD_MAX) else {
             self.outbox.waiting.push_back((no, sequence));
             return;
@@ -314,6 +337,7 @@ impl Loop {
                 if result.is_ok() {
                     self.outbox.held -= 1;
                     let (no, sequence) = (message.no, message.sequence);
+                    self.outbox.delivered(no);
                     self.committer.push(Record::Delivered { no, sequence });
                 } else {
                     self.outbox.push(self.relay.shard_of(message.to()), Item::Owed(message));
@@ -383,7 +407,10 @@ impl Loop {
             let (no, sequence) = (record.no, record.sequence);
             match record.decode().map(|event| child::owed(&event)) {
                 Ok(Some(owed)) => self.hold(Message { no, sequence, from, owed }),
-                Ok(None) => self.committer.push(Record::Delivered { no, sequence }),
+                Ok(None) => {
+                    self.outbox.delivered(no);
+                    self.committer.push(Record::Delivered { no, sequence });
+                }
                 Err(why) => tracing::error!(shard = %self.id, %from, why, "a message is unreadable"),
             }
         }
@@ -475,11 +502,30 @@ impl Starting {
         }
     }
 
+    /// Whether the child has been started already.
+    async fn is_there(&self) -> Result<bool, Unsent> {
+        let request = Request::Status(self.child.clone());
+        match self.relay.ask(self.relay.shard_of(&self.child), request).await {
+            Ok(_) => Ok(true),
+            Err(CallError::NotFound(_)) => Ok(false),
+            Err(error) => Err(Unsent::Later(error.to_string())),
+        }
+    }
+
     /// Finds the template, whose definition the child is then pinned to: the shard that takes the
     /// first start keeps it, and a later start finds the child.
     async fn submission(self, spec: ChildSpec) -> Result<Submission, Unsent> {
-        let request = Request::Template(spec.template.clone(), spec.version);
-        let answer = self.relay.ask(ShardId::SYSTEM, request).await;
+        let request = Request::TemplateToRun(spec.template.clone(), spec.version);
+        let answer = match self.relay.ask(ShardId::SYSTEM, request).await {
+            // It may have been started before the pause, by a start whose answer was lost.
+            Err(CallError::Rejected(paused))
+                if paused.code == Code::ActionUnavailable && self.is_there().await? =>
+            {
+                let request = Request::Template(spec.template.clone(), spec.version);
+                self.relay.ask(ShardId::SYSTEM, request).await
+            }
+            other => other,
+        };
         let record = match answer.and_then(crate::remote::Answer::template) {
             Ok(Some(record)) => record,
             Ok(None) => {

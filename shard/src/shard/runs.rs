@@ -55,6 +55,9 @@ pub(super) struct Slot {
     pub(super) watchers: Vec<Query>,
     /// When something last happened to it.
     pub(super) touched: Timestamp,
+    /// It is there no more, and stays here until the tables know that too: until then it would be
+    /// loaded from them again.
+    pub(super) is_purged: bool,
 }
 
 /// A run fresh from the tables.
@@ -142,7 +145,15 @@ impl Runs {
             self.ids.insert(run.id().clone(), no);
             let timer = run.next_due();
             self.timers.set(no, None, timer);
-            let slot = Slot { run, last_portion, timer, steps_out: 0, watchers: Vec::new(), touched: now };
+            let slot = Slot {
+                run,
+                last_portion,
+                timer,
+                steps_out: 0,
+                watchers: Vec::new(),
+                touched: now,
+                is_purged: false,
+            };
             self.slots.insert(no, slot);
         }
         no
@@ -446,6 +457,14 @@ impl Loop {
         let crowded = self.runs.slots.len() > RUNS_IN_MEMORY_MAX;
         let now = self.now;
         let Some(slot) = self.runs.slots.get_mut(&no) else { return false };
+        if slot.is_purged {
+            // A look into the tables that is under way may have begun before they knew.
+            let id = slot.run.id();
+            let is_looked_for = self.loading.contains_key(&Key::No(no))
+                || self.loading.contains_key(&Key::Id(id.clone()))
+                || self.runs.pinned.contains_key(id);
+            return !is_looked_for;
+        }
         slot.watchers.retain(|w| !w.is_closed());
         let is_pinned = !self.runs.pinned.is_empty() && self.runs.pinned.contains_key(slot.run.id());
         if slot.steps_out > 0 || !slot.watchers.is_empty() || is_pinned {

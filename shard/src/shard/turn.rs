@@ -13,13 +13,13 @@ use super::commit::{PortionNo, Release};
 use super::runs::{Key, Parked};
 use super::{Inbox, Loop};
 use crate::batch::{Batch, Committed, Position};
-use crate::catalogue::{Changed, EntryChange};
+use crate::catalogue::{Changed, EntryChange, EntryKind};
 use crate::error::{CallError, ShardError};
 use crate::handle::{CommandReply, PinnedDefinition, RunView, Shown, Submission, Submitted};
 use crate::log::Tables;
 use crate::planted;
 use crate::queue::{Message, Query, Reply};
-use crate::record::{EventRecord, Record};
+use crate::record::{EventRecord, Record, TemplateRecord};
 
 /// Messages taken in one turn.
 const MESSAGES_PER_TURN: usize = 256;
@@ -33,13 +33,14 @@ const BACKLOG_RECORDS_MAX: usize = 400_000;
 /// Something asked of one run.
 pub(super) enum Ask {
     Command(Command, Reply<CommandReply>),
+    Purge(Reply<CommandReply>),
     Query(Query),
 }
 
 impl Ask {
     pub(super) fn refuse(self, error: CallError) {
         match self {
-            Self::Command(_, reply) => drop(reply.send(Err(error))),
+            Self::Command(_, reply) | Self::Purge(reply) => drop(reply.send(Err(error))),
             Self::Query(query) => query.refuse(error),
         }
     }
@@ -157,6 +158,7 @@ impl Loop {
                 self.on_submit(submissions, reply);
             }
             Message::Command { id, command, reply } => self.ask(id, Ask::Command(command, reply)),
+            Message::Purge { id, reply } => self.ask(id, Ask::Purge(reply)),
             Message::Query { id, query } => self.ask(id, Ask::Query(query)),
             Message::DefineTemplate { name, source, definition, reply } => {
                 let (record, is_new) = self.templates.define(name, source, &definition, self.now);
@@ -166,9 +168,8 @@ impl Loop {
                 }
                 self.answer_after(self.templates_portion, reply, move |_| (record, is_new));
             }
-            Message::Template { name, version, reply } => {
-                let found = self.templates.get(&name, version);
-                self.answer_after(self.templates_portion, reply, move |_| found);
+            Message::Template { name, version, to_run, reply } => {
+                self.on_template(&name, version, to_run, reply);
             }
             Message::Templates { reply } => {
                 let all = self.templates.newest();
@@ -184,6 +185,26 @@ impl Loop {
                 self.answer_after(self.catalogue_portion, reply, move |_| page);
             }
         }
+    }
+
+    fn on_template(
+        &mut self,
+        name: &str,
+        version: Option<u32>,
+        to_run: bool,
+        reply: Reply<Option<TemplateRecord>>,
+    ) {
+        let found = self.templates.get(name, version);
+        if !to_run {
+            return self.answer_after(self.templates_portion, reply, move |_| found);
+        }
+        let after = self.templates_portion.max(self.catalogue_portion);
+        if found.is_some() && self.catalogue.get(EntryKind::Pause, name).is_some() {
+            let message = format!("the template `{name}` is paused: no run of it starts");
+            let rejected = Rejected::new(Code::ActionUnavailable, message);
+            return self.refuse_after(after, reply, CallError::Rejected(rejected));
+        }
+        self.answer_after(after, reply, move |_| found);
     }
 
     fn on_change_entry(&mut self, change: EntryChange, reply: Reply<Changed>) {
@@ -209,7 +230,11 @@ impl Loop {
     }
 
     pub(super) fn on_ask(&mut self, no: RunNo, ask: Ask) {
+        if self.runs.slots[&no].is_purged {
+            return self.refuse_purged(no, ask);
+        }
         match ask {
+            Ask::Purge(reply) => self.purge(no, reply),
             Ask::Command(Command::Signal(mut signal), reply)
                 if planted::is("signal-twice") && signal.signal_id.is_some() =>
             {
@@ -266,7 +291,7 @@ impl Loop {
     }
 
     /// Answers once batch `after` is committed.
-    fn answer_after<T: Send + 'static>(
+    pub(super) fn answer_after<T: Send + 'static>(
         &mut self,
         after: PortionNo,
         reply: Reply<T>,
@@ -281,11 +306,26 @@ impl Loop {
     }
 
     /// Refuses once batch `after` is committed: a refusal may rest on it too.
-    fn refuse_after<T: Send + 'static>(&mut self, after: PortionNo, reply: Reply<T>, error: CallError) {
+    pub(super) fn refuse_after<T: Send + 'static>(
+        &mut self,
+        after: PortionNo,
+        reply: Reply<T>,
+        error: CallError,
+    ) {
         let answer = Box::new(move |result: Result<_, CallError>| drop(reply.send(result.and(Err(error)))));
         let position = self.committer.position();
         if let Some(release) = self.committer.release_after(after, Release::Answer(answer)) {
             self.release(release, position);
+        }
+    }
+
+    /// The same for a question.
+    pub(super) fn refuse_query_after(&mut self, after: PortionNo, query: Query, error: CallError) {
+        match query {
+            Query::Status(reply) | Query::Settled(reply, _) => self.refuse_after(after, reply, error),
+            Query::Why(reply) => self.refuse_after(after, reply, error),
+            Query::Definition(reply) => self.refuse_after(after, reply, error),
+            Query::RunNo(reply) => self.refuse_after(after, reply, error),
         }
     }
 
@@ -364,6 +404,10 @@ impl Loop {
     fn start_one(&mut self, submission: Submission) -> Result<(RunNo, bool), Rejected> {
         if let Some(no) = self.runs.ids.get(&submission.id) {
             let slot = &self.runs.slots[no];
+            if slot.is_purged {
+                let message = format!("workflow {} is being deleted: send it again", submission.id);
+                return Err(Rejected::new(Code::Conflict, message));
+            }
             if let Some(parent) = &submission.parent {
                 return match slot.run.parent() {
                     Some(known) if known.is_same(parent) => Ok((*no, false)),
@@ -422,7 +466,9 @@ impl Loop {
     /// Decides a command on a run in memory, and everything that follows from it by itself.
     /// Returns the sequence to answer with.
     pub(super) fn decide(&mut self, no: RunNo, command: Command) -> Result<Sequence, Rejected> {
-        let Some(slot) = self.runs.slots.get_mut(&no) else { return Ok(Sequence(0)) };
+        let Some(slot) = self.runs.slots.get_mut(&no).filter(|slot| !slot.is_purged) else {
+            return Ok(Sequence(0));
+        };
         let decision = slot.run.handle(command, self.now)?;
         let sequence = decision.sequence;
         self.gather(no, decision);

@@ -14,6 +14,7 @@ use super::connection::{Bind, Connection, StatementId};
 use super::fold::{
     DECISION_COLUMNS, DecisionFold, RUN_COLUMNS, RunFold, STEP_COLUMNS, decision_row, json, step_row,
 };
+use super::purge::PurgeStatements;
 use crate::batch::Position;
 use crate::catalogue::CatalogueEntry;
 use crate::crash;
@@ -45,6 +46,7 @@ struct Statements {
     insert_owed: StatementId,
     delete_owed: StatementId,
     set_applied: StatementId,
+    purge: PurgeStatements,
     folded: FoldedStatements,
 }
 
@@ -213,6 +215,7 @@ impl Applier {
                 "INSERT INTO applied(one, term, position, log_id, membership) VALUES (1, ?1, ?2, ?3, ?4)
                  ON CONFLICT DO UPDATE SET term = ?1, position = ?2, log_id = ?3, membership = ?4",
             )?,
+            purge: PurgeStatements::prepare(&mut connection)?,
             folded: FoldedStatements::prepare(&mut connection)?,
         };
         Ok(Self { connection, statements, standing, sequences: HashMap::new() })
@@ -286,7 +289,7 @@ impl Applier {
 
     fn write(&mut self, entries: &[CommittedEntry], standing: &Standing) -> Result<(), ShardError> {
         let mut events: Vec<&EventRecord> = Vec::new();
-        let mut delivered = Vec::new();
+        let (mut delivered, mut purged) = (Vec::new(), Vec::new());
         for record in entries.iter().flat_map(|entry| entry.batch.records().iter()) {
             match record {
                 Record::Event(event) => events.push(event),
@@ -297,6 +300,7 @@ impl Applier {
                 Record::Template(template) => self.write_template(template)?,
                 Record::Delivered { no, sequence } => delivered.push((*no, *sequence)),
                 Record::Entry(entry) => self.write_entry(entry)?,
+                Record::Purged { no } => purged.push(*no),
             }
         }
         events.sort_unstable_by_key(|event| (event.no, event.sequence));
@@ -305,6 +309,11 @@ impl Applier {
         for (no, sequence) in delivered {
             let binds = [no_bind(no), Bind::Int(integer(sequence.0))];
             self.connection.run(self.statements.delete_owed, &binds)?;
+        }
+        // Nothing of a run comes after its purge.
+        for no in purged {
+            self.sequences.remove(&no);
+            self.statements.purge.run(&mut self.connection, no)?;
         }
         let binds = [
             Bind::Int(integer(standing.position.term)),

@@ -11,6 +11,7 @@ mod copy;
 pub(crate) mod copy_reader;
 mod fold;
 mod lists;
+mod purge;
 mod reader;
 mod rebuild;
 mod schema;
@@ -313,10 +314,16 @@ impl Store {
         self.inner.readers.read(move |connection| reader::load_run_nos(connection, &nos)).await
     }
 
-    /// The highest run number in use, 0 when none.
+    /// The highest run number ever given, 0 when none.
     pub async fn last_run_no(&self) -> Result<RunNo, ShardError> {
         simulated!(self.last_run_no());
         self.inner.readers.read(reader::last_run_no).await
+    }
+
+    /// How many runs were purged.
+    async fn purged_count(&self) -> Result<u64, ShardError> {
+        simulated!(self.purged_count());
+        self.inner.readers.read(reader::purged_count).await
     }
 
     /// Numbers of runs that are pending or active, ascending: those to go on with after a start.
@@ -397,9 +404,10 @@ impl Store {
         self.inner.readers.read_apart(move |c| sql::query(c, &query, limit, timeout_ms)).await
     }
 
-    /// Counts for people. Runs are numbered from 1 without gaps, so the last number counts them.
+    /// Counts for people. Runs are numbered from 1 without gaps, so the last number counts them, but
+    /// for those that were purged.
     pub async fn stats(&self) -> Result<StoreStats, ShardError> {
-        let workflows = self.last_run_no().await?.0;
+        let workflows = self.last_run_no().await?.0 - self.purged_count().await?;
         let path = &self.inner.options.path;
         let wal = path.with_file_name(
             path.file_name().map_or_else(String::new, |n| format!("{}-wal", n.to_string_lossy())),

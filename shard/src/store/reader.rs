@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::codec::{self, no_bind};
 use super::connection::{Access, Bind, Connection};
-use super::{StoredRun, codec::integer};
+use super::{StoredRun, codec::integer, purge};
 use crate::catalogue::CatalogueEntry;
 use crate::error::ShardError;
 use crate::record::{EventRecord, TemplateRecord};
@@ -141,8 +141,17 @@ pub(super) fn load_run_nos(
 }
 
 pub(super) fn last_run_no(connection: &mut Connection) -> Result<RunNo, ShardError> {
-    let mut rows = connection.select("SELECT coalesce(max(no), 0) FROM workflows", &[])?;
+    // Of the last runs all may be purged, and none gets a number that another had.
+    let sql = "SELECT max(coalesce((SELECT max(no) FROM workflows), 0),
+                          coalesce((SELECT value FROM meta WHERE key = ?1), 0))";
+    let mut rows = connection.select(sql, &[Bind::Text(purge::LAST_KEY)])?;
     rows.next()?.map_or(Ok(RunNo(0)), |row| row.unsigned(0).map(RunNo))
+}
+
+pub(super) fn purged_count(connection: &mut Connection) -> Result<u64, ShardError> {
+    let sql = "SELECT coalesce((SELECT value FROM meta WHERE key = ?1), 0)";
+    let mut rows = connection.select(sql, &[Bind::Text(purge::COUNT_KEY)])?;
+    rows.next()?.map_or(Ok(0), |row| row.unsigned(0))
 }
 
 pub(super) fn live_runs(connection: &mut Connection) -> Result<Vec<RunNo>, ShardError> {

@@ -55,6 +55,8 @@ struct State {
     templates: Vec<TemplateRecord>,
     catalogue: BTreeMap<(EntryKind, Arc<str>), CatalogueEntry>,
     outbox: BTreeSet<(RunNo, Sequence)>,
+    /// The highest number of all runs that were purged, and how many were.
+    purged: (u64, u64),
 }
 
 #[derive(Clone, Debug)]
@@ -276,7 +278,12 @@ impl SimulatedTables {
     }
 
     pub(super) async fn last_run_no(&self) -> Result<RunNo, ShardError> {
-        Ok(self.look(|state| state.runs.keys().next_back().copied().unwrap_or(RunNo(0))).await)
+        let last = |state: &State| state.runs.keys().next_back().map_or(0, |no| no.0).max(state.purged.0);
+        Ok(RunNo(self.look(last).await))
+    }
+
+    pub(super) async fn purged_count(&self) -> Result<u64, ShardError> {
+        Ok(self.look(|state| state.purged.1).await)
     }
 
     pub(super) async fn live_runs(&self) -> Result<Vec<RunNo>, ShardError> {
@@ -362,7 +369,7 @@ impl State {
         if !follows {
             return Err(ShardError::Damaged(format!("the log's entry {position:?} came after {before:?}")));
         }
-        let mut delivered = Vec::new();
+        let (mut delivered, mut purged) = (Vec::new(), Vec::new());
         for record in entry.batch.records().iter() {
             match record {
                 Record::Event(event) => self.event(event)?,
@@ -375,10 +382,18 @@ impl State {
                     self.catalogue.retain(|_, other| other.body.is_some());
                     self.catalogue.insert((entry.kind, entry.key.clone()), entry.clone());
                 }
+                Record::Purged { no } => purged.push(*no),
             }
         }
         for key in delivered {
             self.outbox.remove(&key);
+        }
+        for no in purged {
+            let gone = self.runs.remove(&no);
+            let gone = gone.ok_or_else(|| ShardError::Damaged(format!("run {} is purged twice", no.0)))?;
+            self.ids.remove(&gone.id);
+            self.outbox.retain(|(of, _)| *of != no);
+            self.purged = (self.purged.0.max(no.0), self.purged.1 + 1);
         }
         let last = self.standing.take().map(|standing| standing.applied.membership).unwrap_or_default();
         let membership = entry.membership.clone().unwrap_or(last);

@@ -345,7 +345,7 @@ fn record_bytes(record: &Record) -> usize {
         Record::Event(event) => event.size_bytes(),
         Record::Definition { source, .. } => source.len(),
         Record::Template(template) => template.source.len(),
-        Record::Delivered { .. } => 32,
+        Record::Delivered { .. } | Record::Purged { .. } => 32,
         Record::Entry(entry) => entry.size_bytes(),
     }
 }

@@ -7,6 +7,7 @@ mod catalogue;
 mod effects;
 mod identity;
 mod mcp;
+mod operations;
 mod protocol;
 mod schedules;
 
@@ -121,6 +122,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         bodies::operations(),
         mcp::messages(),
         mcp::tools(),
+        operations::operations(),
         schedules::schedules(),
         identity::identity(),
         catalogue::secrets(),

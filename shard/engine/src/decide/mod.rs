@@ -36,6 +36,8 @@ use serde_json::Value;
 pub(crate) use evaluate::Purpose;
 pub(crate) use start::start;
 
+pub use recover::INTERRUPTIONS_MAX;
+
 use crate::command::{Command, Decision, Effect, StepHandle};
 use crate::definition::Definition;
 use crate::error::{Code, Fault, Rejected};

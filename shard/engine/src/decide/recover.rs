@@ -2,7 +2,7 @@
 //!
 //! What completed is not run again, what was decided is not asked again. An action with a side
 //! effect that was under way may have happened: it gets `workflow_interrupted` and then its
-//! `on_interrupt`. Pure actions and evaluations are simply raised again.
+//! `on_interrupt`; after too many in a row it is a dead letter, left for an operator. Pure actions and evaluations are simply raised again.
 
 use crate::catalogue;
 use crate::child;
@@ -15,6 +15,10 @@ use crate::event::payload::{
 use crate::fsm::{StepStatus, WorkflowStatus};
 use crate::run::Run;
 use crate::run::instance::InstanceIx;
+
+/// Interruptions in a row after which a step is not tried again by itself: it may be what ends the
+/// processes that run it. The run waits for an operator then.
+pub const INTERRUPTIONS_MAX: u32 = 10;
 
 impl Run {
     /// Whether a step with a side effect was under way when the run was last told anything: on a
@@ -59,12 +63,15 @@ impl Run {
 
     fn interrupt(&mut self, ix: InstanceIx, on_interrupt: OnInterrupt) {
         let attempt = self.state.get(ix).attempt;
+        let is_last = self.state.get(ix).interruptions + 1 >= INTERRUPTIONS_MAX;
+        let dead_letter = is_last && on_interrupt == OnInterrupt::Retry;
         let action = match on_interrupt {
+            OnInterrupt::Retry if dead_letter => InterruptAction::Suspend,
             OnInterrupt::Retry => InterruptAction::Retry,
             OnInterrupt::Suspend => InterruptAction::Suspend,
             OnInterrupt::Fail => InterruptAction::Fail,
         };
-        self.emit(Some(ix), Body::WorkflowInterrupted(WorkflowInterrupted { attempt, action }));
+        self.emit(Some(ix), Body::WorkflowInterrupted(WorkflowInterrupted { attempt, action, dead_letter }));
         match action {
             InterruptAction::Retry if self.state.held => {
                 let retrying = StepRetrying {

@@ -189,7 +189,13 @@ payloads! {
     /// The run's time is up.
     WorkflowTimedOut { action: TimeoutAction, error: Fault }
     /// A step was in flight when its shard's process ended.
-    WorkflowInterrupted { attempt: u32, action: InterruptAction }
+    WorkflowInterrupted {
+        attempt: u32,
+        action: InterruptAction,
+        /// It was interrupted so often in a row that it is not tried again by itself.
+        #[serde(default, skip_serializing_if = "is_false")]
+        dead_letter: bool,
+    }
     /// A step is ready but may not start yet; `reset`: it is to run again and is pending.
     StepScheduled {
         #[serde(default, skip_serializing_if = "is_false")]

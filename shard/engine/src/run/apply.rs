@@ -63,7 +63,7 @@ impl State {
             Body::WorkflowSuspended(e) => self.fold_run_suspended(e)?,
             Body::WorkflowResumed(e) => self.fold_resumed(e, at, definitions)?,
             Body::WorkflowTimedOut(e) => self.fold_timed_out(e),
-            Body::WorkflowInterrupted(_) => drop(ix()?),
+            Body::WorkflowInterrupted(_) => self.get_mut(ix()?).interruptions += 1,
             Body::StepScheduled(e) => self.fold_scheduled(ix()?, e, at)?,
             Body::StepStarted(e) => self.fold_started(ix()?, e, at)?,
             Body::StepCompleted(e) => self.fold_completed(ix()?, &e.output, at)?,

@@ -67,6 +67,9 @@ impl State {
         } else {
             instance.uncounted += u32::from(e.interrupted);
         }
+        if instance.flags.interrupted {
+            instance.interruptions = 0;
+        }
         instance.flags.interrupted = false;
         instance.flags.waits_for_child = false;
         self.agenda.push_back(Look::Step(ix));
@@ -165,6 +168,7 @@ impl State {
         let instance = self.get_mut(ix);
         instance.attempt = e.attempt;
         instance.uncounted = e.attempt - 1;
+        instance.interruptions = 0;
         instance.started_at = Some(at);
         instance.flags.guard_pending = e.guard_pending;
         instance.flags.waits_for_child = false;
@@ -246,6 +250,9 @@ impl State {
         self.set_timers(ix, None, Some(e.at), true);
         let instance = self.get_mut(ix);
         instance.error = e.error.clone().map(Arc::new);
+        if e.error.is_some() {
+            instance.interruptions = 0;
+        }
         instance.uncounted += u32::from(e.interrupted);
         self.agenda.push_back(Look::Step(ix));
         Ok(())

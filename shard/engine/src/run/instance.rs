@@ -51,6 +51,8 @@ pub(crate) struct Instance {
     pub(crate) attempt: u32,
     /// Attempts that the retry policy does not count: earlier rounds and interruptions.
     pub(crate) uncounted: u32,
+    /// Interruptions in a row: since it began, had a result, or somebody had it go on.
+    pub(crate) interruptions: u32,
     /// Dependencies not done yet; top level only.
     pub(crate) unmet: u32,
     pub(crate) started_at: Option<Timestamp>,
@@ -208,6 +210,7 @@ impl Instance {
             flags,
             attempt: 0,
             uncounted: 0,
+            interruptions: 0,
             unmet: 0,
             started_at: None,
             completed_at: None,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::instance::{Detail, Instance};
 use super::state::{Ending, State};
 use crate::child::child_id;
+use crate::decide::INTERRUPTIONS_MAX;
 use crate::definition::StepKind;
 use crate::fsm::{StepStatus, WorkflowStatus};
 use crate::ids::Timestamp;
@@ -87,7 +88,14 @@ impl State {
             }
             (StepStatus::Suspended, _, Detail::None | Detail::Composite(_)) => {
                 let body = json!({ "type": "retry", "step_id": &*instance.id });
-                ("operator", "the step was interrupted".to_owned(), Some(format!("{signals} {body}")))
+                let detail = match instance.interruptions {
+                    INTERRUPTIONS_MAX.. => format!(
+                        "the step is a dead letter: it was interrupted {} times in a row",
+                        instance.interruptions
+                    ),
+                    _ => "the step was interrupted".to_owned(),
+                };
+                ("operator", detail, Some(format!("{signals} {body}")))
             }
             (StepStatus::Retrying, _, _) => {
                 let error = instance.error.as_deref().map_or_else(String::new, |e| format!(" after {e}"));

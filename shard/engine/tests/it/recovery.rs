@@ -1,8 +1,9 @@
 //! Scripts of crashes: what an interruption does, what is never done twice, and that a damaged
 //! log is told, not believed.
 
+use opcode_engine::INTERRUPTIONS_MAX;
 use opcode_engine::command::{Command, SignalType};
-use opcode_engine::event::EventType;
+use opcode_engine::event::{Body, EventType};
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::ids::{RunNo, Sequence};
 use opcode_engine::run::Run;
@@ -62,6 +63,46 @@ fn an_interruption_may_fail_or_suspend() {
         }
         assert_eq!(world.status(), WorkflowStatus::Completed);
     }
+}
+
+#[test]
+fn a_step_interrupted_again_and_again_is_left_to_an_operator() {
+    let mut world = World::of_steps(json!([act("a", json!({"retry": {"max": 3}}))]));
+    let interruptions = usize::try_from(INTERRUPTIONS_MAX).unwrap();
+    // A result in between, even a failure, shows that it is not the step.
+    (1..interruptions).for_each(|_| world.crash());
+    world.fail("a", opcode_engine::Code::ExecutionError);
+    (1..interruptions).for_each(|_| world.crash());
+    assert_eq!(world.status(), WorkflowStatus::Active);
+    world.quiet();
+    world.crash();
+    world.expect(
+        r#"
+        -- crash
+        workflow_interrupted a action="suspend" attempt=20 dead_letter=true
+        step_suspended a reason="interrupted"
+        workflow_suspended held=false
+        "#,
+    );
+    let why = world.run.why(world.now);
+    assert!(why[0]["detail"].as_str().unwrap().contains("dead letter"), "{why:?}");
+    // It stays one over crashes, and begins to count anew when it is let go on.
+    world.crash();
+    assert_eq!(world.status(), WorkflowStatus::Suspended);
+    world.command(Command::Resume(because("it was the disk")));
+    (1..interruptions).for_each(|_| world.crash());
+    assert_eq!(world.status(), WorkflowStatus::Active);
+    world.finish("a", json!(1));
+    assert_eq!(world.status(), WorkflowStatus::Completed);
+}
+
+#[test]
+fn an_interruption_of_the_release_before_is_read() {
+    let before = br#"{"attempt":1,"action":"retry"}"#;
+    let read = Body::decode(EventType::WorkflowInterrupted, before).unwrap();
+    let mut written = Vec::new();
+    read.encode(&mut written);
+    assert_eq!(written, before, "and written as it was");
 }
 
 #[test]

@@ -92,9 +92,11 @@ impl Tables for Remembering {
 fn texts(records: &[Record]) -> Vec<String> {
     let text = |record: &Record| match record {
         Record::Definition { source, .. } => source.to_string(),
-        Record::Event(_) | Record::Template(_) | Record::Delivered { .. } | Record::Entry(_) => {
-            panic!("only definitions are proposed here")
-        }
+        Record::Event(_)
+        | Record::Template(_)
+        | Record::Delivered { .. }
+        | Record::Entry(_)
+        | Record::Purged { .. } => panic!("only definitions are proposed here"),
     };
     records.iter().map(text).collect()
 }

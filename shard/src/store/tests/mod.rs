@@ -4,6 +4,7 @@ mod catalogue;
 mod copies;
 mod lists;
 mod outbox;
+mod purge;
 mod runs;
 mod writing;
 
