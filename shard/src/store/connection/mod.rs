@@ -226,12 +226,6 @@ impl Connection {
         result
     }
 
-    /// Rows that the last statement changed.
-    pub(super) fn changes(&self) -> u64 {
-        // SAFETY: an open handle.
-        u64::try_from(unsafe { ffi::sqlite3_changes64(self.raw) }).unwrap_or(0)
-    }
-
     /// Rows of a statement; it is reset when they are dropped.
     pub(super) fn rows<'c>(
         &'c mut self,
