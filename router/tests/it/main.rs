@@ -2,6 +2,7 @@
 
 mod children;
 mod conventions;
+mod forward;
 mod node;
 mod runs;
 mod schedules;

@@ -16,9 +16,9 @@ use opcode_router::{
 };
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::log::{LogOptions, LogStore};
-use opcode_shard::peer::NoPeers;
+use opcode_shard::peer::{NoPeers, Peers};
 use opcode_shard::workers::Workers;
-use opcode_shard::{Shard, ShardOptions, Shared};
+use opcode_shard::{Shard, ShardHandle, ShardOptions, Shared};
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt;
@@ -67,7 +67,14 @@ impl ClusterControl for Alone {
 }
 
 impl Node {
+    /// A node that leads all shards.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| None).await
+    }
+
+    /// The same; with `peers`, requests come to a second node, which holds nothing and asks the first
+    /// through them.
+    pub(crate) async fn start_with(peers: impl FnOnce(Vec<ShardHandle>) -> Option<Arc<dyn Peers>>) -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let log = LogOptions { dir: home.path().join("log"), segment_bytes: 1024 * 1024 };
         let relay = Arc::new(ShardRelay::default());
@@ -92,7 +99,14 @@ impl Node {
             shards.push(Shard::start(options, shared.clone()).await.expect("a shard"));
         }
         let local = Arc::new(LocalShards::default());
-        shards.iter().for_each(|shard| local.insert(shard.handle()));
+        let handles: Vec<ShardHandle> = shards.iter().map(Shard::handle).collect();
+        let (node_id, peers) = match peers(handles.clone()) {
+            Some(peers) => (2, peers),
+            None => {
+                handles.into_iter().for_each(|handle| local.insert(handle));
+                (1, Arc::new(NoPeers) as Arc<dyn Peers>)
+            }
+        };
         let entry = NodeEntry {
             addr: "127.0.0.1:4100".into(),
             peer_addr: "127.0.0.1:5100".into(),
@@ -105,11 +119,11 @@ impl Node {
         let state = RouterState::new(RouterParts {
             map,
             local,
-            peers: Arc::new(NoPeers),
-            node_id: 1,
+            peers,
+            node_id,
             cluster: Arc::new(Alone),
             node: NodeInfo {
-                node_id: "1".into(),
+                node_id: node_id.to_string(),
                 cluster_id: "test".into(),
                 addr: "127.0.0.1:4100".into(),
                 peer_addr: None,

@@ -52,6 +52,7 @@ impl Driven {
             labels: BTreeMap::from([("team".into(), "a".into())]),
             start_at: None,
             body_hash: Some(u64::MAX - no),
+            request: None,
             parent: None,
         };
         let (run, decision) = Run::start(start, NOW).expect("the run starts");
