@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::access::Caller;
 use crate::error::ApiError;
-use crate::submission::{Found, version};
+use crate::submission::{Found, request, version};
 use crate::wire::{Fields, invalid, unknown};
 
 /// Largest schedule, in bytes of its document, without what it comes to keep of its slots.
@@ -161,6 +161,7 @@ impl Schedule {
         Submission {
             id: run,
             body_hash,
+            request: body_hash.map(|_| request()),
             definition: found.definition,
             template: Some((found.name, found.version)),
             params: self.spec.params.clone(),

@@ -251,6 +251,7 @@ pub(crate) async fn prepare(
     Ok(Submission {
         id,
         body_hash,
+        request: body_hash.map(|_| request()),
         definition,
         template,
         params: draft.params,
@@ -260,6 +261,12 @@ pub(crate) async fn prepare(
         start_at: draft.start_at,
         parent: None,
     })
+}
+
+/// A name for a request, never to be met again: a node sends the request on when a leader dies with it in
+/// its hands, and so is told what the first try has made.
+pub(crate) fn request() -> u64 {
+    rand::random()
 }
 
 /// A hash of what was asked for, whatever the order of fields and the white space. Of a template

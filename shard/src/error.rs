@@ -1,7 +1,7 @@
 //! What goes wrong around a shard, other than a caller's mistake.
 
 use opcode_engine::Rejected;
-use opcode_engine::ids::ShardId;
+use opcode_engine::ids::{RunNo, ShardId};
 
 use crate::peer::NodeId;
 
@@ -27,6 +27,16 @@ pub enum ShardError {
     /// What is on disk contradicts itself; nothing was changed.
     #[error("damaged data: {0}")]
     Damaged(String),
+    /// A row of the tables is not what was written: its checksum is another.
+    #[error("damaged data: row {key} of {table} is not what was written: its checksum is another")]
+    DamagedRow {
+        /// Its table.
+        table: &'static str,
+        /// Its key there.
+        key: String,
+        /// The run from whose events it can be written anew; none when it stands for itself.
+        run: Option<RunNo>,
+    },
     /// The data is another cluster's, another format's, or in use; nothing was changed.
     #[error("{0}")]
     Refused(String),

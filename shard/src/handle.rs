@@ -33,6 +33,9 @@ pub struct Submission {
     /// Set when the client gave the id or an idempotency key: hash of the body, so that the same
     /// submission again gives the same run and another one with this id is refused.
     pub body_hash: Option<u64>,
+    /// What names the request it came with, beside such a hash: a request that is sent on to a second
+    /// leader finds the run that it has made itself.
+    pub request: Option<u64>,
     /// What it runs.
     pub definition: Arc<Definition>,
     /// Template name and version (`v3`), when it came from one.
@@ -58,8 +61,11 @@ pub struct Submitted {
     pub workflow_id: WorkflowId,
     /// Its status at commit.
     pub status: WorkflowStatus,
-    /// False: it was there already, from the same submission.
+    /// By this very request, now or at an earlier try. False: it was there already, from the same
+    /// submission in another request.
     pub created: bool,
+    /// It was there before this try, so that the answer rests on what the shard knew.
+    pub was_there: bool,
     /// The log position that holds it.
     pub position: Position,
 }

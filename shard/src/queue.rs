@@ -194,6 +194,7 @@ fn never_started(child: WorkflowId, parent: Parent) -> Result<Submission, CallEr
     Ok(Submission {
         id: child,
         body_hash: None,
+        request: None,
         definition: Arc::new(definition),
         template: None,
         params: Value::Null,

@@ -51,6 +51,17 @@ impl Record {
             | Self::Purged { .. } => None,
         }
     }
+
+    /// About how many bytes it is.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Event(event) => event.size_bytes(),
+            Self::Definition { source, .. } => source.len(),
+            Self::Template(template) => template.source.len(),
+            Self::Delivered { .. } | Self::Purged { .. } => 32,
+            Self::Entry(entry) => entry.size_bytes(),
+        }
+    }
 }
 
 /// An event as it is stored: `data` is JSON text, opaque here.

@@ -157,6 +157,7 @@ fn submission(id: WorkflowId, definition: &Arc<Definition>) -> Submission {
     Submission {
         id,
         body_hash: None,
+        request: None,
         definition: Arc::clone(definition),
         template: None,
         params: json!({}),

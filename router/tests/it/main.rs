@@ -3,6 +3,7 @@
 mod agents;
 mod children;
 mod conventions;
+mod forward;
 mod mcp;
 mod node;
 mod operations;

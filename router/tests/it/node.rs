@@ -16,10 +16,10 @@ use opcode_router::{
 };
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::log::{LogOptions, LogStore};
-use opcode_shard::peer::NoPeers;
+use opcode_shard::peer::{NoPeers, Peers};
 use opcode_shard::vault::Vault;
 use opcode_shard::workers::Workers;
-use opcode_shard::{Shard, ShardOptions, Shared};
+use opcode_shard::{Shard, ShardHandle, ShardOptions, Shared};
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt;
@@ -70,12 +70,26 @@ impl ClusterControl for Alone {
 }
 
 impl Node {
+    /// A node that leads all shards.
     pub(crate) async fn start() -> Self {
-        Self::with_vault(Vault::closed(), |_| {}).await
+        Self::start_all(Vault::closed(), |_| {}, |_| None).await
     }
 
     /// A node with these secrets, whose actions may do what `allow` lets them.
     pub(crate) async fn with_vault(vault: Arc<Vault>, allow: impl FnOnce(&mut ActionOptions)) -> Self {
+        Self::start_all(vault, allow, |_| None).await
+    }
+
+    /// Requests come to a second node, which holds nothing and asks the first through `peers`.
+    pub(crate) async fn start_with(peers: impl FnOnce(Vec<ShardHandle>) -> Option<Arc<dyn Peers>>) -> Self {
+        Self::start_all(Vault::closed(), |_| {}, peers).await
+    }
+
+    async fn start_all(
+        vault: Arc<Vault>,
+        allow: impl FnOnce(&mut ActionOptions),
+        peers: impl FnOnce(Vec<ShardHandle>) -> Option<Arc<dyn Peers>>,
+    ) -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let log = LogOptions { dir: home.path().join("log"), segment_bytes: 1024 * 1024 };
         let relay = Arc::new(ShardRelay::default());
@@ -102,7 +116,14 @@ impl Node {
             shards.push(Shard::start(options, shared.clone()).await.expect("a shard"));
         }
         let local = Arc::new(LocalShards::default());
-        shards.iter().for_each(|shard| local.insert(shard.handle()));
+        let handles: Vec<ShardHandle> = shards.iter().map(Shard::handle).collect();
+        let (node_id, peers) = match peers(handles.clone()) {
+            Some(peers) => (2, peers),
+            None => {
+                handles.into_iter().for_each(|handle| local.insert(handle));
+                (1, Arc::new(NoPeers) as Arc<dyn Peers>)
+            }
+        };
         let entry = NodeEntry {
             addr: "127.0.0.1:4100".into(),
             peer_addr: "127.0.0.1:5100".into(),
@@ -115,12 +136,12 @@ impl Node {
         let state = RouterState::new(RouterParts {
             map,
             local,
-            peers: Arc::new(NoPeers),
-            node_id: 1,
+            peers,
+            node_id,
             cluster: Arc::new(Alone),
             vault,
             node: NodeInfo {
-                node_id: "1".into(),
+                node_id: node_id.to_string(),
                 cluster_id: "test".into(),
                 addr: "127.0.0.1:4100".into(),
                 peer_addr: None,

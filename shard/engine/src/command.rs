@@ -37,6 +37,8 @@ pub struct Start {
     pub start_at: Option<Timestamp>,
     /// Hash of the submission's body, for idempotent submission; only with an id from the client.
     pub body_hash: Option<u64>,
+    /// What names the request that the submission came with, beside the hash of its body.
+    pub request: Option<u64>,
     /// The run that starts it, when one does.
     pub parent: Option<Box<Parent>>,
 }
@@ -55,6 +57,7 @@ impl Start {
             labels: BTreeMap::new(),
             start_at: None,
             body_hash: None,
+            request: None,
             parent: None,
         }
     }

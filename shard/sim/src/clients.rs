@@ -180,6 +180,7 @@ impl Client {
             let submission = Submission {
                 id: id.clone(),
                 body_hash: Some(variant),
+                request: None,
                 definition: definition.clone(),
                 template: None,
                 params: Value::Null,

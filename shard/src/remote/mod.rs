@@ -217,7 +217,7 @@ impl Request {
             // back.
             Self::Submit(submissions) => {
                 let submitted = handle.submit(submissions).await?;
-                if !submitted.iter().all(|one| one.as_ref().is_ok_and(|run| run.created)) {
+                if !submitted.iter().all(|one| one.as_ref().is_ok_and(|run| !run.was_there)) {
                     lead.confirm().await?;
                 }
                 Answer::Submitted(submitted)

@@ -86,6 +86,9 @@ enum RequestV1 {
 struct SubmissionV1 {
     id: WorkflowId,
     body_hash: Option<u64>,
+    /// Read over by a node of the release before, whose answer to a second try is then the old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<u64>,
     /// Its place in the request's definitions.
     definition: usize,
     template: Option<(Arc<str>, Arc<str>)>,
@@ -275,6 +278,7 @@ fn submit(submissions: &[Submission]) -> RequestV1 {
             SubmissionV1 {
                 id: submission.id.clone(),
                 body_hash: submission.body_hash,
+                request: submission.request,
                 definition: place,
                 template: submission.template.clone(),
                 params: submission.params.clone(),
@@ -307,6 +311,7 @@ fn request_of(request: RequestV1, cache: &Definitions) -> Result<Request, String
                 Ok::<_, String>(Submission {
                     id: s.id,
                     body_hash: s.body_hash,
+                    request: s.request,
                     definition: definition.clone(),
                     template: s.template,
                     params: s.params,
@@ -479,6 +484,8 @@ fn good(answer: AnswerV1) -> Result<Answer, String> {
                 workflow_id: s.workflow_id,
                 status: s.status,
                 created: s.created,
+                // Who answers has made sure of it.
+                was_there: !s.created,
                 position: s.position,
             };
             Answer::Submitted(all.into_iter().map(|one| one.map(submitted)).collect())

@@ -61,6 +61,9 @@ const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// Longest wait for steps in flight when the shard stops.
 const DRAIN_MAX: Duration = Duration::from_secs(7);
 
+/// From so many voters on, one that has damaged tables stops.
+const REPLACEABLE_FROM: usize = 3;
+
 /// How to start a shard.
 #[derive(Clone, Debug)]
 pub struct ShardOptions {
@@ -348,6 +351,7 @@ impl Loop {
                     changed.map_err(|_| ShardError::Stopped("its group has ended".into()))?;
                 }
                 why = self.store.failure() => return Err(ShardError::Stopped(format!("its tables: {why}"))),
+                () = self.store.damage() => self.on_damage()?,
                 Some(message) = self.queue.recv() => {
                     message.refuse(&self.gauges, || CallError::NotLeader { shard: self.id, leader: None });
                 }
@@ -411,6 +415,7 @@ impl Loop {
                 },
                 Some(item) = self.inbox.recv() => self.on_inbox(item),
                 why = self.store.failure() => return Err(ShardError::Stopped(format!("its tables: {why}"))),
+                () = self.store.damage() => self.on_damage()?,
                 permit = self.workers.permit(), if waits_for_worker => self.dispatch(permit),
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
                 Some(message) = self.queue.recv(), if accepts => self.on_message(message),
@@ -419,6 +424,17 @@ impl Loop {
             }
             self.turn();
         }
+    }
+
+    /// A read has found damage that cannot be mended from what is here. Others that are enough go on with
+    /// what was written, and this replica is in their way; with fewer, all but what is damaged goes on.
+    fn on_damage(&self) -> Result<(), ShardError> {
+        if self.group.members().voters.len() < REPLACEABLE_FROM {
+            return Ok(());
+        }
+        let why = "its tables are damaged (the log says where), and the other replicas have it all: \
+                   let this node begin anew with an empty folder";
+        Err(ShardError::Stopped(why.into()))
     }
 
     /// Housekeeping off the path: purges the log below what the tables have checkpointed. (The

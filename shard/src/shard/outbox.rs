@@ -557,6 +557,7 @@ impl Starting {
         Ok(Submission {
             id: self.child,
             body_hash: None,
+            request: None,
             definition,
             template: Some((record.name, format!("v{}", record.version).into())),
             params: spec.params,

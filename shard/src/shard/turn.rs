@@ -379,20 +379,23 @@ impl Loop {
         let results: Vec<_> = submissions
             .into_iter()
             .map(|submission| {
-                let (no, created) = self.start_one(submission)?;
+                let request = submission.request;
+                let (no, is_new) = self.start_one(submission)?;
                 let slot = &self.runs.slots[&no];
                 after = after.max(slot.last_portion);
-                Ok((slot.run.id().clone(), slot.run.status(), created))
+                let created = is_new || (request.is_some() && slot.run.request() == request);
+                Ok((slot.run.id().clone(), slot.run.status(), created, !is_new))
             })
             .collect();
         self.answer_after(after, reply, move |position| {
             results
                 .into_iter()
                 .map(|result| {
-                    result.map(|(workflow_id, status, created)| Submitted {
+                    result.map(|(workflow_id, status, created, was_there)| Submitted {
                         workflow_id,
                         status,
                         created,
+                        was_there,
                         position,
                     })
                 })
@@ -440,6 +443,7 @@ impl Loop {
             labels: submission.labels,
             start_at: submission.start_at,
             body_hash: submission.body_hash,
+            request: submission.request,
             parent: submission.parent,
         };
         let (run, decision) = Run::start(start, self.now)?;

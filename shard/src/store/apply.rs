@@ -9,10 +9,12 @@ use std::collections::HashMap;
 use opcode_engine::ids::{RunNo, Sequence};
 
 use super::bulk::Bulk;
-use super::codec::{CATALOGUE_COLUMNS, EVENT_COLUMNS, integer, no_bind};
-use super::connection::{Bind, Connection, StatementId};
+use super::checksum;
+use super::codec::{self, CATALOGUE_COLUMNS, EVENT_COLUMNS, TEMPLATE_COLUMNS, integer, no_bind};
+use super::connection::{Bind, Connection, Datum, StatementId};
 use super::fold::{
-    DECISION_COLUMNS, DecisionFold, RUN_COLUMNS, RunFold, STEP_COLUMNS, decision_row, json, step_row,
+    DECISION_COLUMN_COUNT, DECISION_COLUMNS, DecisionFold, RUN_COLUMNS, RUN_SUMMED, RunFold, STEP_COLUMNS,
+    decision_row, json, run_sum, run_summed, step_row,
 };
 use super::purge::PurgeStatements;
 use crate::batch::Position;
@@ -54,25 +56,31 @@ struct Statements {
 #[derive(Clone, Copy)]
 pub(super) struct FoldedStatements {
     insert_run: StatementId,
+    run: StatementId,
     update_run: StatementId,
     insert_label: StatementId,
     upsert_steps: Bulk<9>,
     upsert_decision: StatementId,
+    pending_decisions: StatementId,
     close_decision: StatementId,
-    withdraw_decisions: StatementId,
 }
 
 impl FoldedStatements {
     pub(super) fn prepare(connection: &mut Connection) -> Result<Self, ShardError> {
         Ok(Self {
-            insert_run: connection.prepare(&insert("workflows", RUN_COLUMNS))?,
+            insert_run: connection.prepare(&insert("workflows", &format!("{RUN_COLUMNS}, checksum")))?,
+            run: connection.prepare(concat!(
+                "SELECT ",
+                run_summed!(),
+                ", checksum FROM workflows WHERE no = ?1"
+            ))?,
             update_run: connection.prepare(
                 "UPDATE workflows SET status = coalesce(?2, status), definition = coalesce(?3, definition),
                     started_at = coalesce(?4, started_at),
                     completed_at = CASE WHEN ?5 THEN ?6 ELSE completed_at END,
                     output = coalesce(?7, output),
                     error = CASE WHEN ?8 THEN ?9 ELSE error END,
-                    due = CASE WHEN ?10 THEN ?11 ELSE due END
+                    due = CASE WHEN ?10 THEN ?11 ELSE due END, checksum = ?12
                  WHERE no = ?1",
             )?,
             insert_label: connection.prepare(&insert("labels", "key, value, created_at, workflow_no"))?,
@@ -89,18 +97,19 @@ impl FoldedStatements {
                     due = excluded.due",
             )?,
             upsert_decision: connection.prepare(&format!(
-                "INSERT INTO decision_rows({DECISION_COLUMNS})
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+                "INSERT INTO decision_rows({DECISION_COLUMNS}, checksum)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
                  ON CONFLICT DO UPDATE SET step_id = ?3, status = ?4, context = ?5, options = ?6,
-                    target_agent = ?7, fallback = ?8, timeout_at = ?9, created_at = ?10, resolution = ?11"
+                    target_agent = ?7, fallback = ?8, timeout_at = ?9, created_at = ?10, resolution = ?11,
+                    checksum = ?12"
+            ))?,
+            pending_decisions: connection.prepare(&format!(
+                "SELECT {DECISION_COLUMNS}, checksum FROM decision_rows
+                 WHERE workflow_no = ?1 AND status = 'pending' AND (?2 IS NULL OR decision_id = ?2)"
             ))?,
             close_decision: connection.prepare(
-                "UPDATE decision_rows SET status = ?3, resolution = ?4
-                 WHERE workflow_no = ?1 AND decision_id = ?2 AND status = 'pending'",
-            )?,
-            withdraw_decisions: connection.prepare(
-                "UPDATE decision_rows SET status = 'cancelled'
-                 WHERE workflow_no = ?1 AND status = 'pending'",
+                "UPDATE decision_rows SET status = ?3, resolution = ?4, checksum = ?5
+                 WHERE workflow_no = ?1 AND decision_id = ?2",
             )?,
         })
     }
@@ -127,17 +136,66 @@ impl FoldedStatements {
         fold: &RunFold<'_>,
     ) -> Result<(), ShardError> {
         if let (Some(started), Some(row)) = (&fold.started, fold.run_row(no)) {
-            connection.run(self.insert_run, &row)?;
+            let mut binds = [Bind::Int(run_sum(&row)); 16];
+            binds[..15].copy_from_slice(&row);
+            connection.run(self.insert_run, &binds)?;
             for (key, value) in &started.labels {
                 let created_at = Bind::Int(started.created_at.0);
                 let binds = [Bind::Text(key), Bind::Text(value), created_at, no_bind(no)];
                 connection.run(self.insert_label, &binds)?;
             }
         } else if let Some(update) = fold.run_update(no) {
-            connection.run(self.update_run, &update)?;
-            if connection.changes() != 1 {
-                return Err(ShardError::Damaged(format!("run {} has events but no row", no.0)));
+            let mut binds = [Bind::Int(self.sum_after(connection, no, &update)?); 12];
+            binds[..11].copy_from_slice(&update);
+            connection.run(self.update_run, &binds)?;
+        }
+        Ok(())
+    }
+
+    /// The checksum of a run's row after an update. The row must be what was written: else the update
+    /// would make the damage pass for what it wrote.
+    fn sum_after(
+        &self,
+        connection: &mut Connection,
+        no: RunNo,
+        update: &[Bind<'_>; 11],
+    ) -> Result<i64, ShardError> {
+        let binds = [no_bind(no)];
+        let mut rows = connection.rows(self.run, &binds)?;
+        // A run that has events has a row.
+        let row = rows.next()?.ok_or_else(|| checksum::damaged("workflows", no.0.to_string(), Some(no)))?;
+        codec::check_run(&row, 0)?;
+        let after = |at| RunFold::updated(update, at).unwrap_or_else(|| row.get(at));
+        Ok(checksum::of((0..RUN_SUMMED).map(after)))
+    }
+
+    /// Closes the pending decision of this id, or all.
+    fn close_decisions(
+        &self,
+        connection: &mut Connection,
+        no: RunNo,
+        id: Option<&str>,
+        status: &str,
+        resolution: Bind<'_>,
+    ) -> Result<(), ShardError> {
+        let mut pending = Vec::new();
+        {
+            let binds = [no_bind(no), Bind::text(id)];
+            let mut rows = connection.rows(self.pending_decisions, &binds)?;
+            while let Some(row) = rows.next()? {
+                codec::check_decision(&row)?;
+                let after = |at| match at {
+                    3 => Datum::Text(status.as_bytes()),
+                    10 => resolution.into(),
+                    at => row.get(at),
+                };
+                let sum = checksum::of((0..DECISION_COLUMN_COUNT).map(after));
+                pending.push((row.text(1)?.to_owned(), sum));
             }
+        }
+        for (id, sum) in pending {
+            let binds = [no_bind(no), Bind::Text(&id), Bind::Text(status), resolution, Bind::Int(sum)];
+            connection.run(self.close_decision, &binds)?;
         }
         Ok(())
     }
@@ -151,14 +209,18 @@ impl FoldedStatements {
         for change in &fold.decisions {
             match change {
                 DecisionFold::Requested(requested) => {
-                    connection.run(self.upsert_decision, &decision_row(no, requested, "pending", None))?;
+                    let row = decision_row(no, requested, "pending", None);
+                    let binds: [_; DECISION_COLUMN_COUNT + 1] = checksum::with_sum(row);
+                    connection.run(self.upsert_decision, &binds)?;
                 }
                 DecisionFold::Closed { decision_id, status, resolution } => {
                     let resolution = json(resolution.as_deref());
-                    let binds = [no_bind(no), Bind::Text(decision_id), Bind::Text(status), resolution];
-                    connection.run(self.close_decision, &binds)?;
+                    self.close_decisions(connection, no, Some(decision_id), status, resolution)?;
                 }
-                DecisionFold::Withdrawn => connection.run(self.withdraw_decisions, &[no_bind(no)])?,
+                DecisionFold::Withdrawn => {
+                    // What is pending has no resolution.
+                    self.close_decisions(connection, no, None, "cancelled", Bind::Null)?;
+                }
             }
         }
         Ok(())
@@ -203,11 +265,11 @@ impl Applier {
             insert_definition: connection
                 .prepare("INSERT INTO definitions(hash, source) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?,
             insert_template: connection
-                .prepare(&insert("templates", "name, version, definition, source, created_at"))?,
+                .prepare(&insert("templates", &format!("{TEMPLATE_COLUMNS}, checksum")))?,
             forget_deleted: connection.prepare("DELETE FROM catalogue WHERE body IS NULL")?,
             upsert_entry: connection.prepare(&format!(
-                "INSERT INTO catalogue({CATALOGUE_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT DO UPDATE SET revision = ?3, body = ?4, updated_at = ?5"
+                "INSERT INTO catalogue({CATALOGUE_COLUMNS}, checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT DO UPDATE SET revision = ?3, body = ?4, updated_at = ?5, checksum = ?6"
             ))?,
             insert_owed: connection.prepare(&insert("outbox", "workflow_no, sequence"))?,
             delete_owed: connection.prepare("DELETE FROM outbox WHERE workflow_no = ?1 AND sequence = ?2")?,
@@ -226,14 +288,19 @@ impl Applier {
         self.standing.as_ref()
     }
 
+    /// The statements that write views, for rows that are written anew.
+    pub(super) fn folded(&self) -> FoldedStatements {
+        self.statements.folded
+    }
+
     /// The connection, for checkpoints.
     pub(super) fn connection(&mut self) -> &mut Connection {
         &mut self.connection
     }
 
     /// Applies entries in one transaction; those at or below the standing are left out. Returns
-    /// whether there was anything to do. After an error nothing of them is in the tables, and
-    /// this must not be used again.
+    /// whether there was anything to do. After an error nothing of them is in the tables; this may
+    /// only be used again after [`ShardError::DamagedRow`], once the row is mended.
     pub(super) fn apply(&mut self, entries: &[CommittedEntry]) -> Result<bool, ShardError> {
         let done = self.standing.as_ref().map(|s| s.position.index);
         let entries = match done {
@@ -251,6 +318,7 @@ impl Applier {
             Err(error) => {
                 // The first error is the one to tell; closing the connection rolls back as well.
                 let _ = self.connection.execute("ROLLBACK");
+                self.sequences.clear();
                 return Err(error);
             }
         }
@@ -332,6 +400,7 @@ impl Applier {
             Bind::Text(&template.source),
             Bind::Int(template.created_at.0),
         ];
+        let binds: [_; 6] = checksum::with_sum(binds);
         self.connection.run(self.statements.insert_template, &binds)
     }
 
@@ -345,6 +414,7 @@ impl Applier {
             Bind::text(entry.body.as_deref()),
             Bind::Int(entry.at.0),
         ];
+        let binds: [_; 6] = checksum::with_sum(binds);
         self.connection.run(self.statements.upsert_entry, &binds)
     }
 

@@ -8,7 +8,9 @@ use opcode_engine::event::EventType;
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId};
 use serde_json::value::RawValue;
 
+use super::checksum;
 use super::connection::{Bind, Datum, Row};
+use super::fold::{DECISION_COLUMN_COUNT, RUN_SUMMED};
 use crate::catalogue::{CatalogueEntry, EntryKind};
 use crate::error::ShardError;
 use crate::record::{EventRecord, TemplateRecord};
@@ -44,18 +46,48 @@ pub(super) fn event(row: &Row<'_>) -> Result<EventRecord, ShardError> {
         timestamp: Timestamp(row.int(6)?),
     };
     if row.int(7)? != event.checksum().cast_signed() {
-        let EventRecord { no, sequence, .. } = event;
-        return Err(ShardError::Damaged(format!(
-            "event {} of run {} is not what was written: its checksum is another",
-            sequence.0, no.0
-        )));
+        // Nothing is left that it could be written anew from.
+        return Err(checksum::damaged("event_rows", format!("{}/{}", event.no.0, event.sequence.0), None));
     }
     Ok(event)
 }
 
-/// A row of `name, version, definition, source, created_at`.
+/// Refuses a row of `run_summed`, and its checksum behind it, that is not what was written; the first
+/// of its columns is at `at`.
+pub(super) fn check_run(row: &Row<'_>, at: usize) -> Result<(), ShardError> {
+    if checksum::is_sound(row, at, RUN_SUMMED) {
+        return Ok(());
+    }
+    let no = RunNo(row.unsigned(at)?);
+    Err(checksum::damaged("workflows", no.0.to_string(), Some(no)))
+}
+
+/// The number and the id in such a row, which is what was written.
+pub(super) fn run_key<'r>(row: &Row<'r>) -> Result<(RunNo, &'r str), ShardError> {
+    check_run(row, 0)?;
+    Ok((RunNo(row.unsigned(0)?), row.text(1)?))
+}
+
+/// Refuses a row of `DECISION_COLUMNS`, and its checksum behind it, that is not what was written.
+pub(super) fn check_decision(row: &Row<'_>) -> Result<(), ShardError> {
+    if checksum::is_sound(row, 0, DECISION_COLUMN_COUNT) {
+        return Ok(());
+    }
+    let no = RunNo(row.unsigned(0)?);
+    let id = String::from_utf8_lossy(row.bytes(1)?).into_owned();
+    Err(checksum::damaged("decision_rows", format!("{}/{id}", no.0), Some(no)))
+}
+
+/// Columns that [`template`] reads, in its order; the checksum comes behind them.
+pub(super) const TEMPLATE_COLUMNS: &str = "name, version, definition, source, created_at";
+
+/// A row of [`TEMPLATE_COLUMNS`] and its checksum.
 pub(super) fn template(row: &Row<'_>) -> Result<TemplateRecord, ShardError> {
     let version = row.int(1)?;
+    if !checksum::is_sound(row, 0, 5) {
+        let name = String::from_utf8_lossy(row.bytes(0)?);
+        return Err(checksum::damaged("templates", format!("{name}/{version}"), None));
+    }
     Ok(TemplateRecord {
         name: row.text(0)?.into(),
         version: u32::try_from(version)
@@ -66,11 +98,15 @@ pub(super) fn template(row: &Row<'_>) -> Result<TemplateRecord, ShardError> {
     })
 }
 
-/// Columns that [`catalogue_entry`] reads, in its order.
+/// Columns that [`catalogue_entry`] reads, in its order; the checksum comes behind them.
 pub(super) const CATALOGUE_COLUMNS: &str = "kind, key, revision, body, updated_at";
 
-/// A row of the catalogue.
+/// A row of [`CATALOGUE_COLUMNS`] and its checksum.
 pub(super) fn catalogue_entry(row: &Row<'_>) -> Result<CatalogueEntry, ShardError> {
+    if !checksum::is_sound(row, 0, 5) {
+        let [kind, key] = [row.bytes(0)?, row.bytes(1)?].map(String::from_utf8_lossy);
+        return Err(checksum::damaged("catalogue", format!("{kind}/{key}"), None));
+    }
     let (name, key) = (row.text(0)?, row.text(1)?);
     let kind = EntryKind::from_name(name)
         .ok_or_else(|| ShardError::Damaged(format!("the catalogue's entry {key} is of a kind {name:?}")))?;

@@ -8,7 +8,7 @@ use super::apply::load_standing;
 use super::connection::Datum;
 use super::reader::Readers;
 use super::schema::check_identity;
-use super::{DecisionFilter, DecisionRow, RunFilter, RunSummary, StoreOptions, lists};
+use super::{DecisionFilter, DecisionRow, RunFilter, RunSummary, StoreOptions, lists, tell_damage};
 use crate::batch::Position;
 use crate::error::ShardError;
 
@@ -47,14 +47,19 @@ impl CopyReader {
     }
 
     pub(crate) async fn list_runs(&self, filter: RunFilter) -> Result<Vec<RunSummary>, ShardError> {
-        self.readers.read(move |connection| lists::runs(connection, &filter)).await
+        self.told(self.readers.read(move |connection| lists::runs(connection, &filter)).await)
     }
 
     pub(crate) async fn list_decisions(
         &self,
         filter: DecisionFilter,
     ) -> Result<Vec<DecisionRow>, ShardError> {
-        self.readers.read(move |connection| lists::decisions(connection, &filter)).await
+        self.told(self.readers.read(move |connection| lists::decisions(connection, &filter)).await)
+    }
+
+    /// A damaged row of a copy is told of; nobody but who writes the tables can mend it.
+    fn told<T>(&self, answer: Result<T, ShardError>) -> Result<T, ShardError> {
+        answer.inspect_err(|error| tell_damage(self.options.shard, Some(error)))
     }
 
     /// The folder of the file.

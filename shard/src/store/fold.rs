@@ -10,20 +10,35 @@ use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp};
 use opcode_engine::view::{self, Change, DecisionRequested, RunStarted, StepChange};
 use serde_json::value::RawValue;
 
+use super::checksum;
 use super::codec::no_bind;
-use super::connection::Bind;
+use super::connection::{Bind, Datum};
 use crate::error::ShardError;
 use crate::record::EventRecord;
 
 /// Columns of `workflows`, in the order of [`RunFold::run_row`].
 pub(super) const RUN_COLUMNS: &str = "no, id, status, definition, template, version, agent_id, body_hash, \
      labels, output, error, created_at, started_at, completed_at, due";
+/// Those of them that a checksum covers, in their order: all but the output, which is read by nobody.
+macro_rules! run_summed {
+    () => {
+        "no, id, status, definition, template, version, agent_id, body_hash, labels, error, created_at, \
+         started_at, completed_at, due"
+    };
+}
+pub(super) use run_summed;
+/// How many they are.
+pub(super) const RUN_SUMMED: usize = 14;
+/// The place of the output among [`RUN_COLUMNS`].
+pub(super) const OUTPUT_AT: usize = 9;
 /// Columns of `step_rows`, in the order of [`step_row`].
 pub(super) const STEP_COLUMNS: &str =
     "workflow_no, step_id, status, attempts, started_at, completed_at, output, error, due";
 /// Columns of `decision_rows`, in the order of [`decision_row`].
 pub(super) const DECISION_COLUMNS: &str = "workflow_no, decision_id, step_id, status, context, options, \
      target_agent, fallback, timeout_at, created_at, resolution";
+/// How many they are; a checksum covers all of them.
+pub(super) const DECISION_COLUMN_COUNT: usize = 11;
 
 /// The changes of some consecutive events of one run. Empty at first.
 #[derive(Default)]
@@ -173,6 +188,22 @@ impl<'e> RunFold<'e> {
         ])
     }
 
+    /// What an update (see [`Self::run_update`]) makes of a column of [`run_summed`]; none leaves it as
+    /// it is.
+    pub(super) fn updated<'v>(update: &[Bind<'v>; 11], at: usize) -> Option<Datum<'v>> {
+        let given = |value: Bind<'v>| Some(Datum::from(value)).filter(|value| *value != Datum::Null);
+        let changed = |flag: Bind<'v>, value: Bind<'v>| matches!(flag, Bind::Int(1)).then(|| value.into());
+        match at {
+            2 => given(update[1]),
+            3 => given(update[2]),
+            9 => changed(update[7], update[8]),
+            11 => given(update[3]),
+            12 => changed(update[4], update[5]),
+            13 => changed(update[9], update[10]),
+            _ => None,
+        }
+    }
+
     /// The run's last status, when these events say one.
     pub(super) fn status(&self) -> Option<WorkflowStatus> {
         self.status
@@ -182,6 +213,12 @@ impl<'e> RunFold<'e> {
     pub(super) fn has_ended(&self) -> bool {
         self.status.is_some_and(WorkflowStatus::is_terminal)
     }
+}
+
+/// The checksum of a run's whole row.
+pub(super) fn run_sum(row: &[Bind<'_>]) -> i64 {
+    let summed = row.iter().enumerate().filter(|(at, _)| *at != OUTPUT_AT);
+    checksum::of(summed.map(|(_, value)| Datum::from(*value)))
 }
 
 /// The row of a step; on an update, no attempts (0) and no times, output and error leave these as they
@@ -206,7 +243,7 @@ pub(super) fn decision_row<'b>(
     decision: &'b DecisionRequested,
     status: &'b str,
     resolution: Option<&'b RawValue>,
-) -> [Bind<'b>; 11] {
+) -> [Bind<'b>; DECISION_COLUMN_COUNT] {
     [
         no_bind(no),
         Bind::Text(&decision.decision_id),
@@ -357,6 +394,7 @@ mod tests {
     fn tables_after(specs: &[Spec], lengths: &[usize]) -> Vec<String> {
         let mut connection = Connection::open(Path::new(":memory:"), Access::Create).unwrap();
         connection.execute(schema::FOLDED_TABLES).unwrap();
+        schema::add_checksums(&mut connection).unwrap();
         let statements = FoldedStatements::prepare(&mut connection).unwrap();
         let mut fold = RunFold::default();
         fold.take("", started());

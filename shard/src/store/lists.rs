@@ -7,6 +7,8 @@ use opcode_engine::ids::Timestamp;
 
 use super::codec;
 use super::connection::{Bind, Connection, Row};
+use super::fold::{DECISION_COLUMN_COUNT, DECISION_COLUMNS, run_summed};
+use super::schema;
 use super::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
 use crate::error::ShardError;
 
@@ -65,10 +67,8 @@ fn runs_of(
         Some(_) => ("labels l CROSS JOIN workflows w ON w.no = l.workflow_no", "l.created_at"),
         None => ("workflows w", "w.created_at"),
     };
-    let mut query = Query::new(&format!(
-        "SELECT w.id, w.status, w.template, w.version, w.agent_id, w.labels,
-                w.created_at, w.started_at, w.completed_at, w.error FROM {from}"
-    ));
+    let sum = schema::checksum_of(connection, "workflows", "w");
+    let mut query = Query::new(&format!("SELECT {}, {sum} FROM {from}", of_alias("w", run_summed!())));
     if let Some((key, value)) = filter.labels.first() {
         query.and("l.key = ? AND l.value = ?", &[Bind::Text(key), Bind::Text(value)]);
     }
@@ -97,6 +97,12 @@ fn runs_of(
     collect(connection, &query, run_summary)
 }
 
+/// Columns of a table that a query knows by another name.
+fn of_alias(alias: &str, columns: &str) -> String {
+    let columns: Vec<String> = columns.split(", ").map(|column| format!("{alias}.{column}")).collect();
+    columns.join(", ")
+}
+
 fn collect<T>(
     connection: &mut Connection,
     query: &Query<'_>,
@@ -111,17 +117,18 @@ fn collect<T>(
 }
 
 fn run_summary(row: &Row<'_>) -> Result<RunSummary, ShardError> {
+    codec::check_run(row, 0)?;
     let owned = |at| row.optional_text(at).map(|text| text.map(str::to_owned));
     Ok(RunSummary {
-        workflow_id: row.text(0)?.to_owned(),
-        status: row.text(1)?.to_owned(),
-        template: owned(2)?,
-        version: owned(3)?,
-        agent_id: owned(4)?,
-        labels: codec::labels(row.text(5)?)?,
-        created_at: Timestamp(row.int(6)?),
-        started_at: row.optional_int(7)?.map(Timestamp),
-        completed_at: row.optional_int(8)?.map(Timestamp),
+        workflow_id: row.text(1)?.to_owned(),
+        status: row.text(2)?.to_owned(),
+        template: owned(4)?,
+        version: owned(5)?,
+        agent_id: owned(6)?,
+        labels: codec::labels(row.text(8)?)?,
+        created_at: Timestamp(row.int(10)?),
+        started_at: row.optional_int(11)?.map(Timestamp),
+        completed_at: row.optional_int(12)?.map(Timestamp),
         error: codec::optional_json(row, 9)?,
     })
 }
@@ -131,11 +138,14 @@ pub(super) fn decisions(
     connection: &mut Connection,
     filter: &DecisionFilter,
 ) -> Result<Vec<DecisionRow>, ShardError> {
-    let mut query = Query::new(
-        "SELECT d.decision_id, w.id, d.step_id, d.status, d.context, d.options, d.target_agent,
-                d.fallback, d.timeout_at, d.created_at, d.resolution
+    let decision_sum = schema::checksum_of(connection, "decision_rows", "d");
+    let run_sum = schema::checksum_of(connection, "workflows", "w");
+    let mut query = Query::new(&format!(
+        "SELECT {}, {decision_sum}, {}, {run_sum}
          FROM decision_rows d JOIN workflows w ON w.no = d.workflow_no",
-    );
+        of_alias("d", DECISION_COLUMNS),
+        of_alias("w", run_summed!()),
+    ));
     match filter.status.as_deref().unwrap_or("pending") {
         "all" => {}
         // Written out, since only so the index of pending ones is found.
@@ -157,10 +167,14 @@ pub(super) fn decisions(
 }
 
 fn decision_row(row: &Row<'_>) -> Result<DecisionRow, ShardError> {
+    /// Where the run's row begins: behind the decision's columns and its checksum.
+    const RUN_AT: usize = DECISION_COLUMN_COUNT + 1;
+    codec::check_decision(row)?;
+    codec::check_run(row, RUN_AT)?;
     let owned = |at| row.optional_text(at).map(|text| text.map(str::to_owned));
     Ok(DecisionRow {
-        decision_id: row.text(0)?.to_owned(),
-        workflow_id: row.text(1)?.to_owned(),
+        decision_id: row.text(1)?.to_owned(),
+        workflow_id: row.text(RUN_AT + 1)?.to_owned(),
         step_id: row.text(2)?.to_owned(),
         status: row.text(3)?.to_owned(),
         context: codec::json(row, 4)?,

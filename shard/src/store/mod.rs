@@ -5,12 +5,14 @@
 
 mod apply;
 mod bulk;
+mod checksum;
 mod codec;
 mod connection;
 mod copy;
 pub(crate) mod copy_reader;
 mod fold;
 mod lists;
+mod mend;
 mod purge;
 mod reader;
 mod rebuild;
@@ -32,9 +34,10 @@ use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, ShardId, Timestamp, Wo
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{Notify, broadcast, oneshot};
 
 use self::apply::Applier;
+use self::connection::Connection;
 use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
 use self::writer::{Shared, Writer};
@@ -47,6 +50,8 @@ use crate::replica::feed::Feed;
 
 /// Batches that a slow subscriber may lie behind.
 const SUBSCRIBER_BATCHES_MAX: usize = 1_024;
+/// Damaged rows that one read, or one transaction, has mended before it gives up.
+const MENDS_MAX: usize = 16;
 
 /// How to open a shard's tables.
 #[derive(Clone, Debug)]
@@ -71,6 +76,8 @@ struct Inner {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     committed: broadcast::Sender<Batch<Committed>>,
+    /// A read has found damage that is not mended.
+    damage: Notify,
     /// The last entry that subscribers were told of, or would have been.
     told: Mutex<Position>,
     writer: Option<JoinHandle<()>>,
@@ -205,6 +212,7 @@ impl Store {
             shared,
             readers,
             committed,
+            damage: Notify::new(),
             told: Mutex::default(),
             writer: Some(writer),
             #[cfg(feature = "sim")]
@@ -267,6 +275,11 @@ impl Store {
         }
     }
 
+    /// Waits until a read finds damage that cannot be mended from what is here; told once.
+    pub async fn damage(&self) {
+        self.inner.damage.notified().await;
+    }
+
     /// The tables' frames, for copies of them.
     pub(crate) fn feed(&self) -> &Arc<Feed> {
         self.inner.shared.feed()
@@ -282,42 +295,71 @@ impl Store {
         self.inner.shared.commits()
     }
 
+    /// Reads in one snapshot. A run's row that is not what was written is written anew first, from the
+    /// run's events, so that what is read is what was committed; any other damage is the answer.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl Fn(&mut Connection) -> Result<T, ShardError> + Send + Sync + 'static,
+    ) -> Result<T, ShardError> {
+        let (read, mut mended) = (Arc::new(read), None);
+        for turn in 0.. {
+            let reading = Arc::clone(&read);
+            let answer = self.inner.readers.read(move |connection| reading(connection)).await;
+            let run = match &answer {
+                Err(ShardError::DamagedRow { run, .. }) => *run,
+                Err(ShardError::Damaged(_)) => None,
+                Ok(_) | Err(_) => return answer,
+            };
+            tell_damage(self.inner.options.shard, answer.as_ref().err());
+            let Some(no) = run.filter(|_| turn < MENDS_MAX) else {
+                self.inner.damage.notify_one();
+                return answer;
+            };
+            if self.inner.shared.mend(no, mended == Some(no)).await.is_err() {
+                self.inner.damage.notify_one();
+                return answer;
+            }
+            mended = Some(no);
+        }
+        unreachable!("it answers at last")
+    }
+
     /// A run's key by id.
     pub async fn find(&self, id: &WorkflowId) -> Result<Option<RunNo>, ShardError> {
         simulated!(self.find(id));
         let id = id.clone();
-        self.inner.readers.read(move |connection| reader::find(connection, &id)).await
+        self.read(move |connection| reader::find(connection, &id)).await
     }
 
     /// A run with its whole log.
     pub async fn load_run(&self, id: &WorkflowId) -> Result<Option<StoredRun>, ShardError> {
         simulated!(self.load_run(id));
         let id = id.clone();
-        self.inner.readers.read(move |connection| reader::load_run(connection, id)).await
+        self.read(move |connection| reader::load_run(connection, &id)).await
     }
 
     /// Those of these runs that there are, with their logs, all as of one moment.
     pub async fn load_runs(&self, ids: Vec<WorkflowId>) -> Result<Vec<StoredRun>, ShardError> {
         simulated!(self.load_runs(ids));
-        self.inner.readers.read(move |connection| reader::load_runs(connection, ids)).await
+        self.read(move |connection| reader::load_runs(connection, &ids)).await
     }
 
     /// The same by number.
     pub async fn load_run_no(&self, no: RunNo) -> Result<Option<StoredRun>, ShardError> {
         simulated!(self.load_run_no(no));
-        self.inner.readers.read(move |connection| reader::load_run_no(connection, no)).await
+        self.read(move |connection| reader::load_run_no(connection, no)).await
     }
 
     /// The same for several, in their order, all as of one moment. One that is damaged fails all.
     pub async fn load_run_nos(&self, nos: Vec<RunNo>) -> Result<Vec<Option<StoredRun>>, ShardError> {
         simulated!(self.load_run_nos(nos));
-        self.inner.readers.read(move |connection| reader::load_run_nos(connection, &nos)).await
+        self.read(move |connection| reader::load_run_nos(connection, &nos)).await
     }
 
     /// The highest run number ever given, 0 when none.
     pub async fn last_run_no(&self) -> Result<RunNo, ShardError> {
         simulated!(self.last_run_no());
-        self.inner.readers.read(reader::last_run_no).await
+        self.read(reader::last_run_no).await
     }
 
     /// How many runs were purged.
@@ -329,19 +371,19 @@ impl Store {
     /// Numbers of runs that are pending or active, ascending: those to go on with after a start.
     pub async fn live_runs(&self) -> Result<Vec<RunNo>, ShardError> {
         simulated!(self.live_runs());
-        self.inner.readers.read(reader::live_runs).await
+        self.read(reader::live_runs).await
     }
 
     /// Every run that has a timer, with its earliest: `(due, run)`, by due.
     pub async fn timers(&self) -> Result<Vec<(Timestamp, RunNo)>, ShardError> {
         simulated!(self.timers());
-        self.inner.readers.read(reader::timers).await
+        self.read(reader::timers).await
     }
 
     /// Keys of the messages that are owed to other runs, ascending.
     pub async fn outbox(&self) -> Result<Vec<(RunNo, Sequence)>, ShardError> {
         simulated!(self.outbox());
-        self.inner.readers.read(reader::outbox).await
+        self.read(reader::outbox).await
     }
 
     /// The events of some of these keys, each with its run's id.
@@ -350,13 +392,13 @@ impl Store {
         keys: Vec<(RunNo, Sequence)>,
     ) -> Result<Vec<(WorkflowId, EventRecord)>, ShardError> {
         simulated!(self.owed(keys));
-        self.inner.readers.read(move |connection| reader::owed(connection, &keys)).await
+        self.read(move |connection| reader::owed(connection, &keys)).await
     }
 
     /// A definition's canonical text.
     pub async fn definition(&self, hash: DefinitionHash) -> Result<Option<Arc<str>>, ShardError> {
         simulated!(self.definition(hash));
-        self.inner.readers.read(move |connection| reader::definition(connection, hash)).await
+        self.read(move |connection| reader::definition(connection, hash)).await
     }
 
     /// Events of a run after a sequence.
@@ -367,29 +409,29 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<EventRecord>, ShardError> {
         simulated!(self.events(no, after, limit));
-        self.inner.readers.read(move |connection| reader::events(connection, no, after, limit)).await
+        self.read(move |connection| reader::events(connection, no, after, limit)).await
     }
 
     /// Lists runs.
     pub async fn list_runs(&self, filter: RunFilter) -> Result<Vec<RunSummary>, ShardError> {
-        self.inner.readers.read(move |connection| lists::runs(connection, &filter)).await
+        self.read(move |connection| lists::runs(connection, &filter)).await
     }
 
     /// Lists decisions.
     pub async fn list_decisions(&self, filter: DecisionFilter) -> Result<Vec<DecisionRow>, ShardError> {
-        self.inner.readers.read(move |connection| lists::decisions(connection, &filter)).await
+        self.read(move |connection| lists::decisions(connection, &filter)).await
     }
 
     /// Every version of every template, by name and version.
     pub async fn templates(&self) -> Result<Vec<TemplateRecord>, ShardError> {
         simulated!(self.templates());
-        self.inner.readers.read(reader::templates).await
+        self.read(reader::templates).await
     }
 
     /// The catalogue's entries by kind and key, and its last change when that deleted one.
     pub async fn catalogue(&self) -> Result<Vec<CatalogueEntry>, ShardError> {
         simulated!(self.catalogue());
-        self.inner.readers.read(reader::catalogue).await
+        self.read(reader::catalogue).await
     }
 
     /// Rows of a read-only `SELECT`, at most `limit`, within `timeout_ms`, as JSON objects. A
@@ -428,6 +470,23 @@ impl Store {
             None => Ok(()),
         }
     }
+}
+
+/// Tells people of damage in the tables, if an error is that.
+fn tell_damage(shard: ShardId, error: Option<&ShardError>) {
+    let table = match error {
+        Some(error @ ShardError::DamagedRow { table, key, .. }) => {
+            tracing::error!(%shard, table, key, %error, "damage in the tables");
+            *table
+        }
+        Some(error @ ShardError::Damaged(_)) => {
+            tracing::error!(%shard, %error, "damage in the tables");
+            "unknown"
+        }
+        Some(_) | None => return,
+    };
+    let labels = [("shard", shard.to_string()), ("table", table.to_owned())];
+    metrics::counter!("opcode_corruption_total", &labels).increment(1);
 }
 
 /// The writer thread: opens, says so, and works.

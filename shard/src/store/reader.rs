@@ -9,8 +9,10 @@ use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, Timestamp, WorkflowId}
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::checksum;
 use super::codec::{self, no_bind};
 use super::connection::{Access, Bind, Connection};
+use super::fold::run_summed;
 use super::{StoredRun, codec::integer, purge};
 use crate::catalogue::CatalogueEntry;
 use crate::error::ShardError;
@@ -99,19 +101,28 @@ impl Readers {
 
 pub(super) fn find(connection: &mut Connection, id: &WorkflowId) -> Result<Option<RunNo>, ShardError> {
     let binds = [Bind::Text(id.as_str())];
-    let mut rows = connection.select("SELECT no FROM workflows WHERE id = ?1", &binds)?;
-    rows.next()?.map(|row| row.unsigned(0).map(RunNo)).transpose()
+    let sql = concat!("SELECT ", run_summed!(), ", checksum FROM workflows WHERE id = ?1");
+    let mut rows = connection.select(sql, &binds)?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    match codec::run_key(&row)? {
+        (no, found) if found == id.as_str() => Ok(Some(no)),
+        // The index led to another's row.
+        (no, _) => Err(checksum::damaged("workflows", no.0.to_string(), Some(no))),
+    }
 }
 
-pub(super) fn load_run(connection: &mut Connection, id: WorkflowId) -> Result<Option<StoredRun>, ShardError> {
-    let Some(no) = find(connection, &id)? else { return Ok(None) };
+pub(super) fn load_run(
+    connection: &mut Connection,
+    id: &WorkflowId,
+) -> Result<Option<StoredRun>, ShardError> {
+    let Some(no) = find(connection, id)? else { return Ok(None) };
     let events = events(connection, no, Sequence(0), usize::MAX)?;
-    Ok(Some(StoredRun { no, id, events }))
+    Ok(Some(StoredRun { no, id: id.clone(), events }))
 }
 
 pub(super) fn load_runs(
     connection: &mut Connection,
-    ids: Vec<WorkflowId>,
+    ids: &[WorkflowId],
 ) -> Result<Vec<StoredRun>, ShardError> {
     let mut runs = Vec::new();
     for id in ids {
@@ -120,15 +131,15 @@ pub(super) fn load_runs(
     Ok(runs)
 }
 
+fn id_of(connection: &mut Connection, no: RunNo) -> Result<Option<WorkflowId>, ShardError> {
+    let binds = [no_bind(no)];
+    let sql = concat!("SELECT ", run_summed!(), ", checksum FROM workflows WHERE no = ?1");
+    let mut rows = connection.select(sql, &binds)?;
+    rows.next()?.map(|row| codec::workflow_id(codec::run_key(&row)?.1)).transpose()
+}
+
 pub(super) fn load_run_no(connection: &mut Connection, no: RunNo) -> Result<Option<StoredRun>, ShardError> {
-    let id = {
-        let binds = [no_bind(no)];
-        let mut rows = connection.select("SELECT id FROM workflows WHERE no = ?1", &binds)?;
-        match rows.next()? {
-            Some(row) => codec::workflow_id(row.text(0)?)?,
-            None => return Ok(None),
-        }
-    };
+    let Some(id) = id_of(connection, no)? else { return Ok(None) };
     let events = events(connection, no, Sequence(0), usize::MAX)?;
     Ok(Some(StoredRun { no, id, events }))
 }
@@ -141,11 +152,16 @@ pub(super) fn load_run_nos(
 }
 
 pub(super) fn last_run_no(connection: &mut Connection) -> Result<RunNo, ShardError> {
+    let sql = concat!("SELECT ", run_summed!(), ", checksum FROM workflows ORDER BY no DESC LIMIT 1");
+    let there = {
+        let mut rows = connection.select(sql, &[])?;
+        rows.next()?.map_or(Ok(RunNo(0)), |row| codec::run_key(&row).map(|(no, _)| no))?
+    };
     // Of the last runs all may be purged, and none gets a number that another had.
-    let sql = "SELECT max(coalesce((SELECT max(no) FROM workflows), 0),
-                          coalesce((SELECT value FROM meta WHERE key = ?1), 0))";
+    let sql = "SELECT coalesce((SELECT value FROM meta WHERE key = ?1), 0)";
     let mut rows = connection.select(sql, &[Bind::Text(purge::LAST_KEY)])?;
-    rows.next()?.map_or(Ok(RunNo(0)), |row| row.unsigned(0).map(RunNo))
+    let purged = rows.next()?.map_or(Ok(RunNo(0)), |row| row.unsigned(0).map(RunNo))?;
+    Ok(there.max(purged))
 }
 
 pub(super) fn purged_count(connection: &mut Connection) -> Result<u64, ShardError> {
@@ -154,6 +170,7 @@ pub(super) fn purged_count(connection: &mut Connection) -> Result<u64, ShardErro
     rows.next()?.map_or(Ok(0), |row| row.unsigned(0))
 }
 
+/// From an index alone: each row is looked at when its run is loaded.
 pub(super) fn live_runs(connection: &mut Connection) -> Result<Vec<RunNo>, ShardError> {
     let sql = "SELECT no FROM workflows WHERE status IN ('pending', 'active') ORDER BY no";
     let mut rows = connection.select(sql, &[])?;
@@ -164,6 +181,7 @@ pub(super) fn live_runs(connection: &mut Connection) -> Result<Vec<RunNo>, Shard
     Ok(runs)
 }
 
+/// From indexes alone: a run that is woken at another time than it is due finds nothing to do.
 pub(super) fn timers(connection: &mut Connection) -> Result<Vec<(Timestamp, RunNo)>, ShardError> {
     let sql = "SELECT min(due), no FROM (
             SELECT due, no FROM workflows WHERE due IS NOT NULL
@@ -196,11 +214,7 @@ pub(super) fn owed(
 ) -> Result<Vec<(WorkflowId, EventRecord)>, ShardError> {
     let mut found = Vec::with_capacity(keys.len());
     for (no, sequence) in keys {
-        let id = {
-            let binds = [no_bind(*no)];
-            let mut rows = connection.select("SELECT id FROM workflows WHERE no = ?1", &binds)?;
-            rows.next()?.map(|row| codec::workflow_id(row.text(0)?)).transpose()?
-        };
+        let id = id_of(connection, *no)?;
         let before = Sequence(sequence.0.saturating_sub(1));
         let event = events(connection, *no, before, 1)?.pop();
         match (id, event) {
@@ -242,8 +256,8 @@ pub(super) fn events(
 }
 
 pub(super) fn templates(connection: &mut Connection) -> Result<Vec<TemplateRecord>, ShardError> {
-    let sql = "SELECT name, version, definition, source, created_at FROM templates ORDER BY name, version";
-    let mut rows = connection.select(sql, &[])?;
+    let sql = format!("SELECT {}, checksum FROM templates ORDER BY name, version", codec::TEMPLATE_COLUMNS);
+    let mut rows = connection.select_once(&sql, &[])?;
     let mut templates = Vec::new();
     while let Some(row) = rows.next()? {
         templates.push(codec::template(&row)?);
@@ -252,7 +266,7 @@ pub(super) fn templates(connection: &mut Connection) -> Result<Vec<TemplateRecor
 }
 
 pub(super) fn catalogue(connection: &mut Connection) -> Result<Vec<CatalogueEntry>, ShardError> {
-    let sql = format!("SELECT {} FROM catalogue ORDER BY kind, key", codec::CATALOGUE_COLUMNS);
+    let sql = format!("SELECT {}, checksum FROM catalogue ORDER BY kind, key", codec::CATALOGUE_COLUMNS);
     let mut rows = connection.select_once(&sql, &[])?;
     let mut entries = Vec::new();
     while let Some(row) = rows.next()? {

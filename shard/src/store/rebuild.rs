@@ -16,11 +16,13 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::apply::FoldedStatements;
+use super::checksum;
 use super::codec::{self, no_bind};
 use super::connection::{Access, Bind, CheckpointMode, Connection, Datum, StatementId};
 use super::fold::{
-    DECISION_COLUMNS, DecisionFold, RUN_COLUMNS, RunFold, STEP_COLUMNS, decision_row, step_row,
+    DECISION_COLUMNS, DecisionFold, RUN_COLUMNS, RunFold, STEP_COLUMNS, decision_row, run_sum, step_row,
 };
+use super::mend::next_run;
 use super::{reader, schema};
 use crate::error::ShardError;
 use crate::record::EventRecord;
@@ -101,6 +103,7 @@ fn rebuild_file(path: &Path, is_check_only: bool) -> Result<RebuildReport, Shard
 fn rewrite(connection: &mut Connection) -> Result<(), ShardError> {
     connection.execute("BEGIN IMMEDIATE")?;
     schema::empty_folded(connection)?;
+    schema::add_checksums(connection)?;
     let statements = FoldedStatements::prepare(connection)?;
     let has_outbox = schema::has_table(connection, "outbox")?;
     let mut last = RunNo(0);
@@ -148,14 +151,6 @@ fn strays_of(
     Ok(strays)
 }
 
-fn next_run(connection: &mut Connection, after: RunNo) -> Result<Option<RunNo>, ShardError> {
-    let binds = [no_bind(after)];
-    let sql = "SELECT min(workflow_no) FROM event_rows WHERE workflow_no > ?1";
-    let mut rows = connection.select(sql, &binds)?;
-    let no = rows.next()?.map_or(Ok(None), |row| row.optional_int(0))?;
-    Ok(no.map(|no| RunNo(no.unsigned_abs())))
-}
-
 struct Checker {
     connection: Connection,
     run: StatementId,
@@ -175,13 +170,17 @@ impl Checker {
     fn check(mut connection: Connection) -> Result<RebuildReport, ShardError> {
         connection.execute("BEGIN")?;
         let has_outbox = schema::has_table(&mut connection, "outbox")?;
+        let run_sum = schema::checksum_of(&mut connection, "workflows", "workflows");
+        let decision_sum = schema::checksum_of(&mut connection, "decision_rows", "decision_rows");
         let mut checker = Self {
-            run: connection.prepare(&format!("SELECT {RUN_COLUMNS} FROM workflows WHERE no = ?1"))?,
+            run: connection
+                .prepare(&format!("SELECT {RUN_COLUMNS}, {run_sum} FROM workflows WHERE no = ?1"))?,
             steps: connection.prepare(&format!(
                 "SELECT {STEP_COLUMNS} FROM step_rows WHERE workflow_no = ?1 ORDER BY step_id"
             ))?,
             decisions: connection.prepare(&format!(
-                "SELECT {DECISION_COLUMNS} FROM decision_rows WHERE workflow_no = ?1 ORDER BY decision_id"
+                "SELECT {DECISION_COLUMNS}, {decision_sum} FROM decision_rows
+                 WHERE workflow_no = ?1 ORDER BY decision_id"
             ))?,
             has_outbox,
             connection,
@@ -195,14 +194,15 @@ impl Checker {
             last = no;
         }
         checker.check_strays()?;
+        checker.check_templates()?;
         checker.check_catalogue()?;
         Ok(checker.report)
     }
 
     fn check_run(&mut self, no: RunNo) -> Result<(), ShardError> {
         let events = match reader::events(&mut self.connection, no, Sequence(0), usize::MAX) {
-            Err(ShardError::Damaged(why)) => {
-                self.damage(format!("run {}: {why}", no.0));
+            Err(error @ (ShardError::Damaged(_) | ShardError::DamagedRow { .. })) => {
+                self.damage(format!("run {}: {error}", no.0));
                 return Ok(());
             }
             other => other?,
@@ -233,9 +233,9 @@ impl Checker {
             return Ok(());
         };
         let expected = vec![(no.0.to_string(), row.to_vec())];
-        self.compare("workflows", self.run, no, expected, 0)?;
+        self.compare("workflows", self.run, no, expected, 0, run_sum)?;
         let steps = fold.steps.iter().map(|(id, step)| ((*id).to_owned(), step_row(no, id, step).to_vec()));
-        self.compare("step_state", self.steps, no, steps.collect(), 1)?;
+        self.compare("step_state", self.steps, no, steps.collect(), 1, checksum::of_binds)?;
         let mut decisions: Vec<_> = standing_decisions(&fold.decisions)
             .into_iter()
             .map(|d| {
@@ -244,7 +244,7 @@ impl Checker {
             })
             .collect();
         decisions.sort_by(|a, b| a.0.cmp(&b.0));
-        self.compare("pending_decisions", self.decisions, no, decisions, 1)
+        self.compare("pending_decisions", self.decisions, no, decisions, 1, checksum::of_binds)
     }
 
     /// Compares the rows of one run in one table; both sides are sorted by column `key_at`.
@@ -255,6 +255,7 @@ impl Checker {
         no: RunNo,
         expected: Vec<Expected<'_>>,
         key_at: usize,
+        sum: fn(&[Bind<'_>]) -> i64,
     ) -> Result<(), ShardError> {
         let mut differences = Vec::new();
         let whole = |key: &str, expected: &str, found: &str| Difference {
@@ -277,8 +278,13 @@ impl Checker {
                 differences.push(whole(&key, "no row", "a row"));
                 continue;
             };
-            for (at, (value, name)) in values.iter().zip(&names).enumerate() {
-                if !is_equal(*value, row.get(at)) {
+            // Behind the values, where a table has one.
+            let sum = (names.len() > values.len()).then(|| Bind::Int(sum(&values)));
+            for (at, (value, name)) in values.iter().chain(&sum).zip(&names).enumerate() {
+                if at == values.len() && row.get(at) == Datum::Null {
+                    continue;
+                }
+                if Datum::from(*value) != row.get(at) {
                     let found = show_datum(row.get(at), VALUE_CHARS_MAX);
                     let difference = whole(&key, &show_bind(*value), &found);
                     differences.push(Difference { column: name.clone(), ..difference });
@@ -380,6 +386,25 @@ impl Checker {
         Ok(())
     }
 
+    /// Templates that are not what was written. They are no view of events either.
+    fn check_templates(&mut self) -> Result<(), ShardError> {
+        let mut damages = Vec::new();
+        let sum = schema::checksum_of(&mut self.connection, "templates", "templates");
+        let sql = format!("SELECT {}, {sum} FROM templates ORDER BY name, version", codec::TEMPLATE_COLUMNS);
+        let mut rows = self.connection.select_once(&sql, &[])?;
+        while let Some(row) = rows.next()? {
+            match codec::template(&row) {
+                Err(error @ (ShardError::Damaged(_) | ShardError::DamagedRow { .. })) => {
+                    damages.push(error.to_string());
+                }
+                other => drop(other?),
+            }
+        }
+        drop(rows);
+        damages.into_iter().for_each(|damage| self.damage(damage));
+        Ok(())
+    }
+
     /// Entries of the catalogue that can be none. They are no view of events, so that is all that can
     /// be told of them.
     fn check_catalogue(&mut self) -> Result<(), ShardError> {
@@ -387,14 +412,15 @@ impl Checker {
             return Ok(());
         }
         let mut damages = Vec::new();
-        let sql = format!("SELECT {} FROM catalogue ORDER BY revision", codec::CATALOGUE_COLUMNS);
+        let sum = schema::checksum_of(&mut self.connection, "catalogue", "catalogue");
+        let sql = format!("SELECT {}, {sum} FROM catalogue ORDER BY revision", codec::CATALOGUE_COLUMNS);
         let mut rows = self.connection.select_once(&sql, &[])?;
         let mut last = 0;
         while let Some(row) = rows.next()? {
             let entry = match codec::catalogue_entry(&row) {
                 Ok(entry) => entry,
-                Err(ShardError::Damaged(why)) => {
-                    damages.push(why);
+                Err(error @ (ShardError::Damaged(_) | ShardError::DamagedRow { .. })) => {
+                    damages.push(error.to_string());
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -521,25 +547,8 @@ fn standing_decisions(changes: &[DecisionFold]) -> Vec<Standing<'_>> {
     decisions
 }
 
-fn is_equal(expected: Bind<'_>, found: Datum<'_>) -> bool {
-    match (expected, found) {
-        (Bind::Null, Datum::Null) => true,
-        (Bind::Int(a), Datum::Int(b)) => a == b,
-        (Bind::Text(a), Datum::Text(b)) => a.as_bytes() == b,
-        (Bind::Json(a), Datum::Text(b)) | (Bind::Blob(a), Datum::Blob(b)) => a == b,
-        (Bind::Null | Bind::Int(_) | Bind::Text(_) | Bind::Json(_) | Bind::Blob(_), _) => false,
-    }
-}
-
 fn show_bind(value: Bind<'_>) -> String {
-    let datum = match value {
-        Bind::Null => Datum::Null,
-        Bind::Int(int) => Datum::Int(int),
-        Bind::Text(text) => Datum::Text(text.as_bytes()),
-        Bind::Json(text) => Datum::Text(text),
-        Bind::Blob(bytes) => Datum::Blob(bytes),
-    };
-    show_datum(datum, VALUE_CHARS_MAX)
+    show_datum(value.into(), VALUE_CHARS_MAX)
 }
 
 fn show_datum(value: Datum<'_>, chars_max: usize) -> String {

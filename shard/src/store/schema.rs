@@ -3,6 +3,7 @@
 //! Events are appended in order of their rows, which keeps the WAL small; everything else is a
 //! view of them, in tables that are written in the same transaction. Rows carry a run's number;
 //! the SQL views `events`, `step_state`, `pending_decisions` and `timers` show its id instead.
+//! Rows that are read have a checksum, see [`checksum`](super::checksum).
 //! A file of another shard, cluster or format is refused before anything in it is changed.
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use std::path::Path;
 use opcode_engine::event::EventType;
 
 use super::StoreOptions;
+use super::checksum;
 use super::connection::{Access, Bind, Connection, Datum};
 use crate::error::ShardError;
 
@@ -94,6 +96,40 @@ CREATE INDEX decisions_by_age ON decision_rows(created_at, decision_id);
 CREATE INDEX decisions_pending ON decision_rows(created_at, decision_id) WHERE status = 'pending';
 ";
 
+/// Gives a table's rows a checksum; those that are there have none until they are written again. Always
+/// a change of the table, so that a new one and one of the release before come out with the same SQL.
+fn add_checksum(connection: &Connection, table: &str) -> Result<(), ShardError> {
+    connection.execute(&format!("ALTER TABLE {table} ADD COLUMN checksum INTEGER"))
+}
+
+/// Gives every table its checksums that has none: in a new file, and in one of the release before.
+pub(super) fn add_checksums(connection: &mut Connection) -> Result<(), ShardError> {
+    for table in checksum::TABLES {
+        if has_table(connection, table)? && !has_checksum(connection, table) {
+            add_checksum(connection, table)?;
+        }
+    }
+    Ok(())
+}
+
+/// The checksums of a table that a query knows as `alias`, as a column of it. A copy of tables of the
+/// release before, which nobody here writes, has none.
+pub(super) fn checksum_of(connection: &mut Connection, table: &str, alias: &str) -> String {
+    if has_checksum(connection, table) { format!("{alias}.checksum") } else { "NULL".into() }
+}
+
+/// Whether the rows of a table have a checksum; asked for each list, so the answer is kept.
+fn has_checksum(connection: &mut Connection, table: &str) -> bool {
+    let probe = match table {
+        "workflows" => "SELECT checksum FROM workflows LIMIT 0",
+        "decision_rows" => "SELECT checksum FROM decision_rows LIMIT 0",
+        "templates" => "SELECT checksum FROM templates LIMIT 0",
+        "catalogue" => "SELECT checksum FROM catalogue LIMIT 0",
+        other => unreachable!("{other} has no checksums"),
+    };
+    connection.cached(probe).is_ok()
+}
+
 /// What people see with `opcode sql`: the names and columns of the specification.
 const VIEWS: &str = "
 CREATE VIEW events AS
@@ -134,6 +170,7 @@ pub(super) fn open_for_writing(options: &StoreOptions) -> Result<Connection, Sha
     }
     connection.execute(OUTBOX)?;
     connection.execute(CATALOGUE)?;
+    add_checksums(&mut connection)?;
     name_event_types(&mut connection)?;
     Ok(connection)
 }
@@ -181,6 +218,7 @@ pub(super) fn has_table(connection: &mut Connection, name: &str) -> Result<bool,
 fn create(connection: &mut Connection, options: &StoreOptions) -> Result<(), ShardError> {
     connection.execute("BEGIN IMMEDIATE")?;
     create_objects(connection)?;
+    add_checksums(connection)?;
     let insert = connection.cached("INSERT INTO meta(key, value) VALUES (?1, ?2)")?;
     connection.run(insert, &[Bind::Text("format"), Bind::Int(FORMAT)])?;
     connection.run(insert, &[Bind::Text("shard"), Bind::Int(i64::from(options.shard.0))])?;
@@ -206,7 +244,19 @@ pub(super) fn check_schema(connection: &mut Connection, path: &Path) -> Result<(
         // The same of the release before the catalogue.
         wanted.execute("DROP TABLE catalogue")?;
     }
-    let (wanted, found) = (schema_of(&mut wanted)?, schema_of(connection)?);
+    let found = schema_of(connection)?;
+    for table in checksum::TABLES {
+        // From the release before, a table has no checksums; who opens it next adds them. Told by the text
+        // alone: nothing of the file is compiled before it is known.
+        let has_checksum = |(kind, name, _, sql): &(String, String, String, Option<String>)| {
+            let sql = sql.as_deref().unwrap_or_default();
+            kind == "table" && name == table && sql.contains(", checksum INTEGER")
+        };
+        if found.iter().any(has_checksum) && has_table(&mut wanted, table)? {
+            add_checksum(&wanted, table)?;
+        }
+    }
+    let wanted = schema_of(&mut wanted)?;
     let strange = found.symmetric_difference(&wanted).next();
     match strange {
         None => Ok(()),

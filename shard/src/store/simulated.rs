@@ -158,7 +158,10 @@ pub(super) fn open(options: StoreOptions) -> Store {
     let (committed, _) = tokio::sync::broadcast::channel(super::SUBSCRIBER_BATCHES_MAX);
     let simulated = Some(tables);
     let told = Mutex::default();
-    Store { inner: Arc::new(Inner { options, shared, readers, committed, told, writer: None, simulated }) }
+    let damage = tokio::sync::Notify::new();
+    Store {
+        inner: Arc::new(Inner { options, shared, readers, committed, damage, told, writer: None, simulated }),
+    }
 }
 
 /// Tells what the copy at `from` holds.

@@ -4,6 +4,7 @@
 //! are what makes applying cheap. It never skips an entry: what it cannot apply stops it for
 //! good, and the shard with it.
 
+mod mending;
 mod rolling;
 #[cfg(feature = "sim")]
 mod simulated;
@@ -18,6 +19,7 @@ use opcode_engine::ids::ShardId;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
+use self::mending::Mending;
 use super::apply::{Applier, Standing};
 use super::connection::{Checkpoint, CheckpointMode};
 use super::reader::Readers;
@@ -90,6 +92,7 @@ struct Queue {
     /// Somebody waits for this position.
     wanted: Option<Position>,
     install: Option<Install>,
+    mendings: Vec<Mending>,
     /// Somebody copies frames and waits for the writer.
     feed: bool,
     stop: Option<Stop>,
@@ -125,6 +128,7 @@ enum Installed {
 enum Work {
     Apply,
     Install(PathBuf, oneshot::Sender<Result<Applied, ShardError>>),
+    Mend(Mending),
     Checkpoint,
     Feed,
     Stop(Stop),
@@ -156,7 +160,7 @@ impl Shared {
         let was_empty = queue.entries.is_empty();
         for entry in entries {
             let records = entry.batch.records().len();
-            let bytes = entry.batch.records().iter().map(record_bytes).sum();
+            let bytes = entry.batch.records().iter().map(Record::size_bytes).sum();
             queue.records += records;
             queue.bytes += bytes;
             self.backlog.fetch_add(records, Ordering::Relaxed);
@@ -242,7 +246,7 @@ impl Shared {
     fn stop(&self, stop: Stop) {
         let mut queue = self.queue.lock();
         queue.stop = Some(stop);
-        queue.install = None;
+        (queue.install, queue.mendings) = (None, Vec::new());
         self.wake.notify_one();
     }
 
@@ -250,7 +254,7 @@ impl Shared {
     fn end(&self) {
         let mut queue = self.queue.lock();
         queue.has_ended = true;
-        queue.install = None;
+        (queue.install, queue.mendings) = (None, Vec::new());
     }
 
     pub(super) fn fail(&self, why: &str) {
@@ -260,7 +264,7 @@ impl Shared {
         });
         let mut queue = self.queue.lock();
         queue.has_ended = true;
-        queue.install = None;
+        (queue.install, queue.mendings) = (None, Vec::new());
         queue.entries.clear();
         queue.records = 0;
         queue.bytes = 0;
@@ -282,6 +286,9 @@ impl Shared {
             }
             if let Some((from, reply)) = queue.install.take() {
                 return Work::Install(from, reply);
+            }
+            if let Some(mending) = queue.mendings.pop() {
+                return Work::Mend(mending);
             }
             if std::mem::take(&mut queue.feed) && queue.stop.is_none() {
                 return Work::Feed;
@@ -337,16 +344,6 @@ impl Queue {
         self.records -= records;
         self.bytes -= bytes;
         taken
-    }
-}
-
-fn record_bytes(record: &Record) -> usize {
-    match record {
-        Record::Event(event) => event.size_bytes(),
-        Record::Definition { source, .. } => source.len(),
-        Record::Template(template) => template.source.len(),
-        Record::Delivered { .. } | Record::Purged { .. } => 32,
-        Record::Entry(entry) => entry.size_bytes(),
     }
 }
 
@@ -499,6 +496,7 @@ impl Writer {
                     // Nobody may wait for it any more; the tables hold it all the same.
                     let _ = reply.send(answer);
                 }
+                Work::Mend(mending) => self.mend(mending),
                 Work::Checkpoint if self.shared.feed.is_on() => self.tend_feed()?,
                 Work::Checkpoint => {
                     if !self.checkpoint_at_rest()?.is_whole() {
@@ -540,7 +538,7 @@ impl Writer {
         let entries = self.shared.queue.lock().take();
         let started = Instant::now();
         let records = entries.iter().map(|entry| entry.batch.records().len()).sum::<usize>();
-        let has_committed = self.applier().apply(&entries)?;
+        let has_committed = self.apply_mending(&entries)?;
         drop(turn);
         self.shared.backlog.fetch_sub(records, Ordering::Relaxed);
         self.last_commit = Instant::now();

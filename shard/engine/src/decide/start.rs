@@ -43,6 +43,7 @@ pub(crate) fn start(start: Start, now: Timestamp) -> Result<(Run, Decision), Rej
         agent_id: start.agent_id.clone(),
         labels: start.labels,
         body_hash: start.body_hash,
+        request: start.request,
         due,
         parent: start.parent,
     };

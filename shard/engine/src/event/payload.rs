@@ -136,6 +136,9 @@ payloads! {
         labels: BTreeMap<String, String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         body_hash: Option<u64>,
+        /// The request that the submission came with, beside its hash.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request: Option<u64>,
         /// The run's timeout, or its `start_at` while it is pending.
         #[serde(default, with = "time_option", skip_serializing_if = "Option::is_none")]
         due: Option<Timestamp>,

@@ -138,6 +138,12 @@ impl Run {
         self.state.body_hash
     }
 
+    /// The request that made it, when the client gave the id: the same one, sent on a second time, made
+    /// it all the same.
+    pub fn request(&self) -> Option<u64> {
+        self.state.request
+    }
+
     /// The run that started it, when one did.
     pub fn parent(&self) -> Option<&Parent> {
         self.state.parent.as_deref()

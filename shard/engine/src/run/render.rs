@@ -179,7 +179,7 @@ impl State {
                 self.sequence,
                 self.last_at,
                 self.due,
-                self.body_hash,
+                (self.body_hash, self.request),
             ),
             (&self.ending, self.forced, &self.compensable, &self.mailbox, &self.delivered),
             (self.root_open, self.moving, &self.suspended, &self.hooks, &self.workflow),

@@ -57,6 +57,7 @@ pub(crate) struct State {
     /// The run that started it.
     pub(crate) parent: Option<Box<Parent>>,
     pub(crate) body_hash: Option<u64>,
+    pub(crate) request: Option<u64>,
     pub(crate) params: Arc<Value>,
     pub(crate) context: Arc<Value>,
     /// The root `workflow` of expressions.
@@ -123,6 +124,7 @@ impl State {
             labels: started.labels.clone(),
             parent: started.parent.clone(),
             body_hash: started.body_hash,
+            request: started.request,
             params: started.params.clone(),
             context: Arc::new(started.context.clone()),
             workflow: Arc::new(Value::Null),

@@ -474,6 +474,7 @@ fn params_are_checked_when_a_run_starts() {
             labels: std::collections::BTreeMap::new(),
             start_at: None,
             body_hash: None,
+            request: None,
             parent: None,
         };
         opcode_engine::run::Run::start(start, START).map(|_| ()).map_err(|r| r.code)

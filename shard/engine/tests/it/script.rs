@@ -105,6 +105,7 @@ impl World {
             labels: BTreeMap::new(),
             start_at: None,
             body_hash: None,
+            request: None,
             parent: None,
         };
         change(&mut start);

@@ -435,6 +435,7 @@ fn ten_thousand_steps_are_no_trouble() {
         labels: std::collections::BTreeMap::new(),
         start_at: None,
         body_hash: None,
+        request: None,
         parent: None,
     };
     let (mut run, _) = opcode_engine::run::Run::start(start, crate::script::START).unwrap();

@@ -12,8 +12,8 @@ fn each_is_found_within_a_minute() {
         // the shard's code changes, others do.
         arguments.extend(match *fault {
             "skip-term-check" => ["--theme=leads-go-round", "--seconds=1", "--seeds=190..1000000"].as_slice(),
-            "step-twice-after-failover" => &["--seeds=120..1000000"],
-            "lost-outbox-row" => &["--seeds=50..1000000"],
+            "lost-outbox-row" => &["--seeds=60..1000000"],
+            "step-twice-after-failover" => &["--seeds=130..1000000"],
             _ => &["--seeds=1..1000000"],
         });
         let output = simulate(&arguments, fault);

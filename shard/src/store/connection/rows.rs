@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_int};
 
 use libsql::ffi;
 
-use super::Connection;
+use super::{Bind, Connection};
 use crate::error::ShardError;
 
 /// A value of a row.
@@ -15,6 +15,18 @@ pub(in crate::store) enum Datum<'a> {
     Real(f64),
     Text(&'a [u8]),
     Blob(&'a [u8]),
+}
+
+impl<'a> From<Bind<'a>> for Datum<'a> {
+    fn from(bind: Bind<'a>) -> Self {
+        match bind {
+            Bind::Null => Self::Null,
+            Bind::Int(int) => Self::Int(int),
+            Bind::Text(text) => Self::Text(text.as_bytes()),
+            Bind::Json(text) => Self::Text(text),
+            Bind::Blob(bytes) => Self::Blob(bytes),
+        }
+    }
 }
 
 /// Rows on their way.

@@ -103,7 +103,7 @@ async fn the_rebuild_leaves_the_catalogue_and_tells_what_can_be_no_entry() {
     let connection = Connection::open(&path, Access::Write).unwrap();
     connection
         .execute(
-            "INSERT INTO catalogue VALUES ('schedule', 'c', 2, '{}', 0), ('schedule', 'd', 4, '{', 0),
+            "INSERT INTO catalogue(kind, key, revision, body, updated_at) VALUES ('schedule', 'c', 2, '{}', 0), ('schedule', 'd', 4, '{', 0),
                 ('nothing', 'e', 5, '{}', 0)",
         )
         .unwrap();

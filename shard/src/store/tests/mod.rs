@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod copies;
+mod damage;
 mod lists;
 mod outbox;
 mod purge;

@@ -38,6 +38,7 @@ fn cancelled_child(no: u64) -> Vec<Record> {
         labels: BTreeMap::new(),
         start_at: None,
         body_hash: None,
+        request: None,
         parent: Some(Box::new(parent)),
     };
     let (mut run, begun) = Run::start(start, NOW).expect("the run starts");

@@ -34,9 +34,9 @@ fn definition() -> Arc<Definition> {
 }
 
 /// A run and the records that its decisions have made so far.
-struct Driven {
+pub(super) struct Driven {
     run: Run,
-    records: Vec<Record>,
+    pub(super) records: Vec<Record>,
 }
 
 impl Driven {
@@ -52,6 +52,7 @@ impl Driven {
             labels: BTreeMap::from([("team".into(), "a".into())]),
             start_at: None,
             body_hash: Some(u64::MAX - no),
+            request: None,
             parent: None,
         };
         let (run, decision) = Run::start(start, NOW).expect("the run starts");
@@ -75,7 +76,7 @@ impl Driven {
     }
 
     /// Ends every action that the run wants, until it wants none.
-    fn work(&mut self) {
+    pub(super) fn work(&mut self) {
         loop {
             let effects = self.run.take_effects();
             if effects.is_empty() {
@@ -90,7 +91,7 @@ impl Driven {
         }
     }
 
-    fn choose(&mut self, choice: &str) {
+    pub(super) fn choose(&mut self, choice: &str) {
         self.command(Command::Signal(Signal {
             kind: SignalType::Decision,
             step_id: Some("ask".into()),
@@ -103,7 +104,7 @@ impl Driven {
 }
 
 /// A folder with one run that waits for a decision and one that has ended.
-async fn two_runs(dir: &TempDir) -> (Store, Driven) {
+pub(super) async fn two_runs(dir: &TempDir) -> (Store, Driven) {
     let definition = definition();
     let mut waiting = Driven::start(1, "waits", &definition);
     waiting.work();
@@ -126,7 +127,7 @@ async fn two_runs(dir: &TempDir) -> (Store, Driven) {
 
 impl Store {
     /// Applies records as the next entry.
-    async fn enqueue_all(&self, records: Vec<Record>) {
+    pub(super) async fn enqueue_all(&self, records: Vec<Record>) {
         use crate::log::Tables;
         let index = self.applied_position().index + 1;
         self.enqueue(vec![entry(index, records)]);
