@@ -41,7 +41,7 @@ impl Scope {
 ///
 /// What is not named here asks for `admin`, so that a call that is added is closed until it is.
 pub(super) fn asked_for(method: &Method, path: &str) -> &'static [Scope] {
-    let mut segments = path.trim_matches('/').split('/');
+    let mut segments = path.strip_prefix('/').unwrap_or_default().split('/');
     let (version, family) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);

@@ -1,8 +1,9 @@
 //! Batches as bytes: a version byte, then one frozen struct per version, in bincode's format.
 //!
 //! Version 1 has no term, version 3 may also say which messages are delivered, version 4 how entries
-//! of the catalogue are, version 5 which runs are purged. A batch is written in the lowest version that has all it says, so that nodes
-//! of the release before read whatever they know; of a version that they don't they say so and stop.
+//! of the catalogue are, version 5 which runs are purged. A batch is written in the lowest version that
+//! has all it says, so that nodes of the release before read whatever they know; of a version that they
+//! don't they say so and stop.
 //!
 //! The bytes go to disk and to other nodes, and this family of formats tolerates no added field:
 //! so a struct here never changes; a new shape is a new version beside it. JSON payloads pass
@@ -159,19 +160,15 @@ impl<'a> RecordV4<'a> {
 }
 
 impl<'a> RecordV5<'a> {
-    fn of(record: &'a Record) -> Self {
-        match (RecordV4::of(record), record) {
-            (Some(known), _) => Self::Known(known),
-            (None, Record::Purged { no }) => Self::Purged { no: no.0 },
-            (
-                None,
-                Record::Event(_)
-                | Record::Definition { .. }
-                | Record::Template(_)
-                | Record::Delivered { .. }
-                | Record::Entry(_),
-            ) => unreachable!("version 4 has them"),
-        }
+    fn of(record: &'a Record) -> Option<Self> {
+        Some(match record {
+            Record::Purged { no } => Self::Purged { no: no.0 },
+            Record::Event(_)
+            | Record::Definition { .. }
+            | Record::Template(_)
+            | Record::Delivered { .. }
+            | Record::Entry(_) => Self::Known(RecordV4::of(record)?),
+        })
     }
 }
 
@@ -295,33 +292,30 @@ pub fn encode(records: &[Record], term: u64) -> Result<Vec<u8>, String> {
     bytes.extend(term.to_le_bytes());
     let count = u32::try_from(records.len()).map_err(|_| "a batch of over 4 billion records".to_owned())?;
     bytes.extend(count.to_le_bytes());
-    for record in records {
-        write(&mut bytes, record, version).map_err(|error| format!("a record cannot be encoded: {error}"))?;
-    }
+    let written = match version {
+        VERSION_2 => write_all(&mut bytes, records, RecordV1::of),
+        VERSION_3 => write_all(&mut bytes, records, RecordV3::of),
+        VERSION_4 => write_all(&mut bytes, records, RecordV4::of),
+        _ => write_all(&mut bytes, records, RecordV5::of),
+    };
+    written.map_err(|error| format!("a record cannot be encoded: {error}"))?;
     if bytes.len() > BATCH_BYTES_MAX {
         return Err(format!("a batch of {} bytes is over the limit of {BATCH_BYTES_MAX}", bytes.len()));
     }
     Ok(bytes)
 }
 
-/// Writes a record of a batch of this version, which has it.
-fn write(bytes: &mut Vec<u8>, record: &Record, version: u8) -> wincode::WriteResult<()> {
-    const KNOWN: &str = "a batch's version has all of its records";
-    match version {
-        VERSION_2 => {
-            let known = RecordV1::of(record).expect(KNOWN);
-            wincode::config::serialize_into(bytes, &known, Standard::new())
-        }
-        VERSION_3 => {
-            let known = RecordV3::of(record).expect(KNOWN);
-            wincode::config::serialize_into(bytes, &known, Standard::new())
-        }
-        VERSION_4 => {
-            let known = RecordV4::of(record).expect(KNOWN);
-            wincode::config::serialize_into(bytes, &known, Standard::new())
-        }
-        _ => wincode::config::serialize_into(bytes, &RecordV5::of(record), Standard::new()),
+/// Writes the records of a batch in a version that has all of them.
+fn write_all<'a, V: SchemaWrite<Standard, Src = V>>(
+    bytes: &mut Vec<u8>,
+    records: &'a [Record],
+    of: impl Fn(&'a Record) -> Option<V>,
+) -> wincode::WriteResult<()> {
+    for record in records {
+        let known = of(record).expect("a batch's version has all of its records");
+        wincode::config::serialize_into(&mut *bytes, &known, Standard::new())?;
     }
+    Ok(())
 }
 
 /// Decodes a batch of any version known; the error says what is broken.
