@@ -122,8 +122,9 @@ impl Fault {
         matches!(self, Self::SlowSync | Self::FailSync | Self::FailWrite | Self::DiskFull | Self::ClockSkew)
     }
 
-    /// Whether it is done only when it is named: a bug that is known and open breaks promises then
-    /// (`BUGS.md`), and would hide others in every long run.
+    /// Whether it is done only when it is named. Damage that nobody has read is not found before the last
+    /// checks, which then say that tables differ, or that the node has stopped that they ask (`BUGS.md`);
+    /// that would hide other faults in every long run.
     pub(crate) fn must_be_named(self) -> bool {
         self == Self::FlipTables
     }
