@@ -103,18 +103,7 @@ impl Node {
             peers: Arc::new(NoPeers),
             relay: relay.clone(),
         };
-        let mut shards = Vec::new();
-        for shard in (0..SHARDS).map(ShardId).chain([ShardId::SYSTEM]) {
-            let options = ShardOptions {
-                shard,
-                node_id: 1,
-                cluster_id: "test".into(),
-                tables_path: home.path().join(format!("{shard}.db")),
-                generations_path: home.path().join(format!("{shard}.json")),
-                founds: true,
-            };
-            shards.push(Shard::start(options, shared.clone()).await.expect("a shard"));
-        }
+        let shards = start_shards(home.path(), &shared).await;
         let local = Arc::new(LocalShards::default());
         let handles: Vec<ShardHandle> = shards.iter().map(Shard::handle).collect();
         let (node_id, peers) = match peers(handles.clone()) {
@@ -208,6 +197,23 @@ pub(crate) fn request(method: Method, path: &str, body: Body) -> Request<Body> {
         .header("host", "127.0.0.1:4100")
         .body(body)
         .expect("a request")
+}
+
+/// All shards of a node, founded on this folder.
+async fn start_shards(home: &std::path::Path, shared: &Shared) -> Vec<Shard> {
+    let mut shards = Vec::new();
+    for shard in (0..SHARDS).map(ShardId).chain([ShardId::SYSTEM]) {
+        let options = ShardOptions {
+            shard,
+            node_id: 1,
+            cluster_id: "test".into(),
+            tables_path: home.join(format!("{shard}.db")),
+            generations_path: home.join(format!("{shard}.json")),
+            founds: true,
+        };
+        shards.push(Shard::start(options, shared.clone()).await.expect("a shard"));
+    }
+    shards
 }
 
 fn actions(dir: &std::path::Path) -> ActionOptions {

@@ -11,7 +11,8 @@ async fn made(node: &Node, body: Value) -> (String, String) {
     assert_eq!(answer.status, 201, "{}", answer.json());
     assert_eq!(answer.header("cache-control"), "no-store");
     let made = answer.json();
-    (made["token_id"].as_str().unwrap().to_owned(), made["token"].as_str().unwrap().to_owned())
+    let text = |name: &str| made[name].as_str().expect("a string").to_owned();
+    (text("token_id"), text("token"))
 }
 
 async fn with(node: &Node, token: &str, method: Method, path: &str, body: Option<Value>) -> Answer {
@@ -19,7 +20,7 @@ async fn with(node: &Node, token: &str, method: Method, path: &str, body: Option
     let mut request = request(method, path, body);
     let headers = request.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
-    headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+    headers.insert("authorization", format!("Bearer {token}").parse().expect("a header"));
     node.send(request).await
 }
 
