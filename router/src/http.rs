@@ -17,13 +17,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::access::authenticate;
 use crate::agents;
-use crate::auth::authenticate;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
     self, batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, secrets,
-    sync, templates, validate, workflows,
+    sync, templates, tokens, validate, workflows,
 };
 use crate::incoming::json_bytes;
 use crate::mcp;
@@ -142,6 +142,8 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(secrets::rotate))
+        .routes(routes!(tokens::create, tokens::list))
+        .routes(routes!(tokens::delete))
         .routes(routes!(events::firehose))
         .routes(routes!(cluster::get, cluster::set))
         .routes(routes!(cluster::join))

@@ -13,6 +13,7 @@ use opcode_shard::batch::Position;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::http::TraceId;
 use crate::query::{Consistency, Query};
@@ -25,6 +26,7 @@ pub(crate) struct Incoming {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) trace_id: String,
+    pub(crate) caller: Caller,
     _room: OwnedSemaphorePermit,
 }
 
@@ -42,7 +44,8 @@ impl FromRequest<RouterState> for Incoming {
             state.hold_body(usize::try_from(size).unwrap_or(usize::MAX).min(options.body_bytes_max))?;
         let body = read_body(body, options.body_bytes_max, options.body_timeout).await?;
         let trace_id = parts.extensions.get::<TraceId>().map_or_else(String::new, |id| id.0.clone());
-        Ok(Self { uri: parts.uri, headers: parts.headers, body, trace_id, _room: room })
+        let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
+        Ok(Self { uri: parts.uri, headers: parts.headers, body, trace_id, caller, _room: room })
     }
 }
 

@@ -5,8 +5,8 @@
 //! it never touches the log or the tables except through a shard's handle. Runs that are due by a
 //! schedule come in here too: from the node that leads the system shard, to whoever owns them.
 
+mod access;
 mod agents;
-mod auth;
 mod catalogue_secrets;
 mod control;
 mod definitions;
@@ -35,8 +35,8 @@ mod strict;
 mod submission;
 mod wire;
 
+pub use access::file::Tokens;
 pub use agents::run_agents;
-pub use auth::Tokens;
 pub use catalogue_secrets::CatalogueSecrets;
 pub use control::{ClusterChange, ClusterControl, ClusterError};
 pub use error::ApiError;

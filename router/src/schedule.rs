@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::submission::{Found, version};
 use crate::wire::{Fields, invalid, unknown};
@@ -190,13 +191,15 @@ pub(crate) struct Draft {
     overlap: Option<Overlap>,
     paused: Option<bool>,
     labels: Option<BTreeMap<String, String>>,
-    agent_id: Option<Arc<str>>,
+    pub(crate) agent_id: Option<Arc<str>>,
 }
 
 impl Draft {
-    pub(crate) fn read(fields: &mut Fields<'_>) -> Self {
-        let has_labels = fields.is_given("labels");
-        Self {
+    /// What is not given stays as it is.
+    pub(crate) fn read(fields: &mut Fields<'_>, caller: &Caller) -> Result<Self, ApiError> {
+        let (has_labels, has_agent) = (fields.is_given("labels"), fields.is_given("agent_id"));
+        let agent_id = fields.agent(caller)?.filter(|_| has_agent);
+        Ok(Self {
             template: fields.name("template").map(Arc::from),
             version: version(fields),
             params: fields.object("params"),
@@ -208,8 +211,8 @@ impl Draft {
             overlap: word(fields, "overlap", &OVERLAP),
             paused: fields.boolean("paused"),
             labels: Some(fields.labels()).filter(|_| has_labels),
-            agent_id: fields.agent(),
-        }
+            agent_id,
+        })
     }
 
     /// What a new schedule says. Problems are noted.
@@ -406,7 +409,8 @@ mod tests {
 
     fn schedule() -> Schedule {
         let mut fields = Fields::of_body(r#"{"template":"t","interval":"1m"}"#).expect("an object");
-        let spec = Draft::read(&mut fields).spec(&mut fields, Timestamp(0)).expect("it says all");
+        let spec = Draft::read(&mut fields, &Caller::default()).expect("anybody may name an agent");
+        let spec = spec.spec(&mut fields, Timestamp(0)).expect("it says all");
         Schedule::new(spec, false, Timestamp(1_000))
     }
 
@@ -414,7 +418,8 @@ mod tests {
     fn changed(before: &Schedule, text: &str) -> Schedule {
         let mut fields = Fields::of_body(text).expect("an object");
         let now = Timestamp(600_000);
-        let spec = Draft::read(&mut fields).change(&mut fields, &before.spec, now);
+        let draft = Draft::read(&mut fields, &Caller::default()).expect("anybody may name an agent");
+        let spec = draft.change(&mut fields, &before.spec, now);
         assert!(fields.finish().is_empty(), "{text}");
         before.changed(spec.expect("no problem was found"), now)
     }

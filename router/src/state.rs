@@ -9,8 +9,9 @@ use opcode_shard::peer::{NodeId, Peers};
 use opcode_shard::vault::Vault;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::access::file::Tokens;
+use crate::access::tokens::KnownTokens;
 use crate::agents::Agents;
-use crate::auth::Tokens;
 use crate::control::ClusterControl;
 use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
@@ -115,6 +116,7 @@ struct Inner {
     parts: RouterParts,
     definitions: DefinitionCache,
     agents: Agents,
+    known_tokens: KnownTokens,
     waits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
@@ -129,8 +131,9 @@ impl RouterState {
         let waits = Arc::new(Semaphore::new(parts.options.waits_max));
         let streams = Arc::new(Semaphore::new(parts.options.streams_max));
         let bodies = Arc::new(Semaphore::new(parts.options.bodies_bytes_max / BODY_UNIT_BYTES));
-        let (definitions, agents) = (DefinitionCache::default(), Agents::default());
-        Self { inner: Arc::new(Inner { parts, definitions, agents, waits, streams, bodies }) }
+        let (definitions, known_tokens) = (DefinitionCache::default(), KnownTokens::default());
+        let agents = Agents::default();
+        Self { inner: Arc::new(Inner { parts, definitions, known_tokens, agents, waits, streams, bodies }) }
     }
 
     /// The shard map now.
@@ -192,6 +195,10 @@ impl RouterState {
 
     pub(crate) fn tokens(&self) -> Option<&Tokens> {
         self.inner.parts.tokens.as_ref()
+    }
+
+    pub(crate) fn known_tokens(&self) -> &KnownTokens {
+        &self.inner.known_tokens
     }
 
     pub(crate) fn metrics(&self) -> String {

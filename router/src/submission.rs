@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::state::RouterState;
 use crate::wire::{Fields, below, invalid};
@@ -132,7 +133,7 @@ struct Draft<'a> {
     start_at: Option<Timestamp>,
 }
 
-fn read<'a>(mut fields: Fields<'a>) -> (Draft<'a>, Vec<Problem>) {
+fn read<'a>(mut fields: Fields<'a>, caller: &Caller) -> Result<(Draft<'a>, Vec<Problem>), ApiError> {
     let id = fields
         .string("id")
         .and_then(|text| WorkflowId::parse(&text).map_err(|message| fields.problem("id", message)).ok());
@@ -144,7 +145,7 @@ fn read<'a>(mut fields: Fields<'a>) -> (Draft<'a>, Vec<Problem>) {
         version,
         definition: fields.raw("definition"),
         params: fields.object("params").unwrap_or_else(|| Value::Object(serde_json::Map::new())),
-        agent_id: fields.agent(),
+        agent_id: fields.agent(caller)?,
         context: fields.object("context").unwrap_or(Value::Null),
         labels: fields.labels(),
         start_at: fields.time("start_at"),
@@ -157,7 +158,7 @@ fn read<'a>(mut fields: Fields<'a>) -> (Draft<'a>, Vec<Problem>) {
         }
         (Some(_), None) | (None, Some(_)) => {}
     }
-    (draft, fields.finish())
+    Ok((draft, fields.finish()))
 }
 
 /// A body's `version`, as text or number.
@@ -170,9 +171,10 @@ pub(crate) fn version(fields: &mut Fields<'_>) -> Option<u32> {
 pub(crate) async fn prepare(
     templates: &mut Templates<'_>,
     fields: Fields<'_>,
+    caller: &Caller,
     key: Option<&str>,
 ) -> Result<Submission, ApiError> {
-    let (draft, mut problems) = read(fields);
+    let (draft, mut problems) = read(fields, caller)?;
     if draft.definition.is_some_and(|raw| raw.get().len() > DEFINITION_BYTES_MAX) {
         let detail = format!("the definition is larger than {DEFINITION_BYTES_MAX} bytes");
         return Err(ApiError::too_large(detail));
@@ -261,7 +263,8 @@ mod tests {
     #[test]
     fn a_body_needs_one_of_definition_and_template() {
         let problems = |text: &str| {
-            let (_, problems) = read(Fields::of_body(text).expect("an object"));
+            let fields = Fields::of_body(text).expect("an object");
+            let (_, problems) = read(fields, &Caller::default()).expect("anybody may name an agent");
             problems.into_iter().map(|p| p.pointer).collect::<Vec<_>>()
         };
         assert_eq!(problems("{}"), ["/definition"]);

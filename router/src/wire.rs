@@ -13,6 +13,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::strict;
 
@@ -200,9 +201,9 @@ impl<'a> Fields<'a> {
         Some(text)
     }
 
-    /// An agent's id.
-    pub(crate) fn agent(&mut self) -> Option<Arc<str>> {
-        self.name("agent_id").map(Arc::from)
+    /// The agent that `caller` asks for something as; another than its token's is refused.
+    pub(crate) fn agent(&mut self, caller: &Caller) -> Result<Option<Arc<str>>, ApiError> {
+        caller.speaks_for(self.name("agent_id").map(Arc::from))
     }
 
     /// A boolean.
@@ -401,7 +402,7 @@ mod tests {
         let found = problems(text, |fields| {
             _ = fields.string("id");
             _ = fields.object("params");
-            _ = fields.agent();
+            _ = fields.agent(&Caller::default());
             assert_eq!(fields.labels().len(), 1);
         });
         let expect = [

@@ -23,6 +23,7 @@ mod run;
 mod schedule;
 mod secret;
 mod template;
+mod token;
 mod validate;
 mod wf;
 mod wf_commands;
@@ -75,6 +76,9 @@ pub(crate) enum ClientCommand {
     /// Define and read templates
     #[command(subcommand)]
     Template(template::Template),
+    /// Make, list and delete tokens
+    #[command(subcommand)]
+    Token(token::Token),
     /// Set, list and remove secrets
     #[command(subcommand)]
     Secret(secret::Secret),
@@ -141,6 +145,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Validate(args) => validate::run(&args, &context.output),
         ClientCommand::Wf(command) => wf::run(command, context).await,
         ClientCommand::Template(command) => template::run(command, context).await,
+        ClientCommand::Token(command) => token::run(command, context).await,
         ClientCommand::Secret(command) => secret::run(command, context).await,
         ClientCommand::Agent(command) => agent::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,

@@ -75,6 +75,23 @@ async fn a_majority_that_is_gone_is_said_and_all_come_back_with_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_lost_its_majority_stops_in_order_with_writes_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut builders = Builders::new(dir.path());
+    let mut nodes = builders.start().await;
+    let urls: Vec<String> = nodes.iter().map(|node| node.url.clone()).collect();
+    let load = Load::start("stop", &urls);
+    load.goes_on(10).await;
+    nodes.remove(2).kill();
+    nodes.remove(1).kill();
+    // What it leads has writes under way now that nobody will ever commit.
+    assert!(nodes.remove(0).stop().success(), "it waited for a majority that is gone");
+    let acknowledged = load.end().await;
+    let nodes: Vec<Node> = builders.0.iter().map(NodeBuilder::start).collect();
+    all_complete(&nodes.iter().collect::<Vec<_>>(), &acknowledged.ids).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_node_gives_everything_away_under_load_and_leaves() {
     let dir = tempfile::tempdir().unwrap();
     let mut builders = Builders::new(dir.path());

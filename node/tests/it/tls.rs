@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -201,4 +202,38 @@ async fn where_there_are_tokens_every_call_shows_one() {
     let answer = joined.request(reqwest::Method::GET, "/v1/cluster").bearer_auth(TOKEN).send().await.unwrap();
     let cluster: Value = answer.json().await.unwrap();
     assert_eq!(cluster["members"].as_array().map(Vec::len), Some(2), "{cluster}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_with_scopes_counts_on_every_node_until_it_is_deleted() {
+    let home = tempfile::tempdir().unwrap();
+    let tokens = home.path().join("tokens");
+    let file = tokens.to_str().unwrap();
+    std::fs::write(&tokens, format!("ops {TOKEN}\n")).unwrap();
+    std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let seed = builder(home.path(), 1).arg("--token-file").arg(file).start();
+    let other = builder(home.path(), 2).arg("--token-file").arg(file).arg("--join").arg(&seed.url).start();
+    let make = ["token", "create", "--scope", "read", "--agent", "eve", "-o", "json"];
+    let made = run(&[&["--server", &seed.url, "--token-file", file], &make[..]].concat()).await;
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let (id, token) = (made["token_id"].as_str().unwrap(), made["token"].as_str().unwrap());
+
+    let ask = async |node: &Node, method: reqwest::Method, path: &str| {
+        let answer = node.request(method, path).bearer_auth(token).json(&json!({})).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    for node in [&seed, &other] {
+        assert_eq!(ask(node, reqwest::Method::GET, "/v1/workflows").await, 200);
+        assert_eq!(ask(node, reqwest::Method::POST, "/v1/workflows").await, 403);
+        assert_eq!(ask(node, reqwest::Method::GET, "/v1/tokens").await, 403);
+    }
+    let gone = run(&["--server", &seed.url, "--token-file", file, "token", "rm", id]).await;
+    assert!(gone.status.success(), "{}", String::from_utf8_lossy(&gone.stderr));
+    assert_eq!(ask(&seed, reqwest::Method::GET, "/v1/workflows").await, 401);
+    let deleted = Instant::now();
+    while ask(&other, reqwest::Method::GET, "/v1/workflows").await != 401 {
+        assert!(deleted.elapsed() < Duration::from_secs(10), "the other node still takes it");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

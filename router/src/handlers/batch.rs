@@ -58,7 +58,7 @@ pub(crate) async fn submit(
             tokio::task::yield_now().await;
         }
         let prepared = match item.and_then(read_item) {
-            Ok(fields) => submission::prepare(&mut templates, fields, None).await,
+            Ok(fields) => submission::prepare(&mut templates, fields, &incoming.caller, None).await,
             Err(error) => Err(error),
         };
         match prepared {

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::commands;
 use super::lists::check_status;
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::incoming::{Incoming, json};
@@ -73,7 +74,7 @@ pub(crate) async fn apply(
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let mut fields = Fields::of_body(incoming.json()?)?;
-    let action = action(&mut fields);
+    let action = action(&mut fields, &incoming.caller)?;
     let filter = filter(&mut fields);
     let dry_run = fields.boolean("dry_run").unwrap_or(false);
     fields.done()?;
@@ -148,11 +149,11 @@ async fn apply_page(
     Ok(())
 }
 
-fn action(fields: &mut Fields<'_>) -> Option<Action> {
+fn action(fields: &mut Fields<'_>, caller: &Caller) -> Result<Option<Action>, ApiError> {
     let name = fields.string("action");
-    let reason = Reason { agent_id: fields.agent(), reason: fields.string("reason") };
-    let signal = read_signal(fields);
-    match (name.as_deref(), signal) {
+    let reason = Reason { agent_id: fields.agent(caller)?, reason: fields.string("reason") };
+    let signal = read_signal(fields, caller)?;
+    Ok(match (name.as_deref(), signal) {
         (Some("cancel"), None) => Some(Action::Cancel(reason)),
         (Some("retry"), None) => Some(Action::Retry(reason)),
         (Some("signal"), Some(signal)) => signal.map(Action::Signal),
@@ -172,15 +173,15 @@ fn action(fields: &mut Fields<'_>) -> Option<Action> {
             fields.problem("action", "is missing or no string; give cancel, retry or signal");
             None
         }
-    }
+    })
 }
 
 /// The field `signal`: outer `None` when it is not there, inner when it is not valid.
-fn read_signal(fields: &mut Fields<'_>) -> Option<Option<Signal>> {
-    let raw = fields.raw("signal")?;
-    Some(match Fields::of_raw(raw, "/signal") {
+fn read_signal(fields: &mut Fields<'_>, caller: &Caller) -> Result<Option<Option<Signal>>, ApiError> {
+    let Some(raw) = fields.raw("signal") else { return Ok(None) };
+    Ok(Some(match Fields::of_raw(raw, "/signal") {
         Ok(mut inner) => {
-            let signal = commands::signal(&mut inner);
+            let signal = commands::signal(&mut inner, caller)?;
             fields.extend(inner.finish());
             signal
         }
@@ -188,7 +189,7 @@ fn read_signal(fields: &mut Fields<'_>) -> Option<Option<Signal>> {
             fields.extend([problem]);
             None
         }
-    })
+    }))
 }
 
 fn filter(fields: &mut Fields<'_>) -> Option<RunFilter> {

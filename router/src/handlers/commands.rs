@@ -14,6 +14,8 @@ use opcode_shard::remote::Freshness;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::access::Caller;
+use crate::access::scope::Scope;
 use crate::error::ApiError;
 use crate::incoming::{Incoming, json, with_token};
 use crate::schema;
@@ -40,8 +42,9 @@ async fn command(
     Ok(with_token(response, shard.id(), reply.position))
 }
 
-/// Reads a signal from its object.
-pub(crate) fn signal(fields: &mut Fields<'_>) -> Option<Signal> {
+/// Reads a signal from its object. To resolve a decision and to tell a run anything else are two
+/// scopes.
+pub(crate) fn signal(fields: &mut Fields<'_>, caller: &Caller) -> Result<Option<Signal>, ApiError> {
     const KINDS: [&str; 5] = ["decision", "data", "cancel", "retry", "skip"];
     let text = fields.string("type");
     let kind = match text.as_deref() {
@@ -59,15 +62,18 @@ pub(crate) fn signal(fields: &mut Fields<'_>) -> Option<Signal> {
             None
         }
     };
+    if let Some(kind) = kind {
+        caller.may(&[if kind == SignalType::Decision { Scope::Decide } else { Scope::Run }])?;
+    }
     let signal = Signal {
         kind: kind.unwrap_or(SignalType::Data),
         step_id: fields.string("step_id"),
         payload: fields.value("payload").unwrap_or(Value::Null),
-        agent_id: fields.agent(),
+        agent_id: fields.agent(caller)?,
         reasoning: fields.string("reasoning"),
         signal_id: fields.name("signal_id"),
     };
-    kind.map(|_| signal)
+    Ok(kind.map(|_| signal))
 }
 
 /// Sends a signal.
@@ -83,14 +89,14 @@ pub(crate) async fn send_signal(
     incoming.query()?.finish()?;
     let id = incoming.workflow_id()?;
     let mut fields = Fields::of_body(incoming.json()?)?;
-    let signal = signal(&mut fields);
+    let signal = signal(&mut fields, &incoming.caller)?;
     fields.done()?;
     let signal = signal.expect("a signal without problems has a type");
     command(&state, &incoming, &id, Command::Signal(signal)).await
 }
 
-fn reason(fields: &mut Fields<'_>) -> Reason {
-    Reason { agent_id: fields.agent(), reason: fields.string("reason") }
+fn reason(fields: &mut Fields<'_>, caller: &Caller) -> Result<Reason, ApiError> {
+    Ok(Reason { agent_id: fields.agent(caller)?, reason: fields.string("reason") })
 }
 
 /// A body of `{reason?, agent_id?}`, which may be left out.
@@ -102,7 +108,7 @@ async fn reasoned(
     incoming.query()?.finish()?;
     let id = incoming.workflow_id()?;
     let mut fields = Fields::of_body(incoming.optional_json()?)?;
-    let reason = reason(&mut fields);
+    let reason = reason(&mut fields, &incoming.caller)?;
     fields.done()?;
     command(state, incoming, &id, make(reason)).await
 }
@@ -155,7 +161,7 @@ pub(crate) async fn retry(
     let from_step = fields.string("from_step");
     let params = fields.object("params");
     let version = submission::version(&mut fields);
-    let reason = reason(&mut fields);
+    let reason = reason(&mut fields, &incoming.caller)?;
     fields.done()?;
     let definition = match version {
         Some(version) => Some(other_version(&state, &id, version).await?),
@@ -213,6 +219,7 @@ pub(crate) async fn extend(
         Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(invalid(vec![Problem::at(format!("/{name}"), "must be a string")])),
     };
-    let reason = Reason { agent_id: take("agent_id")?.map(Arc::from), reason: take("reason")? };
+    let agent_id = incoming.caller.speaks_for(take("agent_id")?.map(Arc::from))?;
+    let reason = Reason { agent_id, reason: take("reason")? };
     command(&state, &incoming, &id, Command::Extend { mutation, reason }).await
 }

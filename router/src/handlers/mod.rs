@@ -15,5 +15,6 @@ pub(crate) mod schedules;
 pub(crate) mod secrets;
 pub(crate) mod sync;
 pub(crate) mod templates;
+pub(crate) mod tokens;
 pub(crate) mod validate;
 pub(crate) mod workflows;

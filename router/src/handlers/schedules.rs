@@ -17,6 +17,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::workflows;
+use crate::access::Caller;
 use crate::error::{ApiError, Applied};
 use crate::forward::Seen;
 use crate::gather::{Cursor, Page};
@@ -84,7 +85,8 @@ pub(crate) async fn create(
     if let Some(Err(message)) = id.as_deref().map(check_id) {
         fields.problem("id", message);
     }
-    let draft = Draft::read(&mut fields);
+    let mut draft = Draft::read(&mut fields, &incoming.caller)?;
+    draft.agent_id = draft.agent_id.or_else(|| incoming.caller.agent_id().cloned());
     let spec = draft.spec(&mut fields, now());
     fields.done()?;
     let spec = spec.expect("a body without problems says what a schedule needs");
@@ -163,7 +165,7 @@ pub(crate) async fn change(
     for turn in 0..TRIES_MAX {
         let Seen { value: Read { schedule, revision }, position, lag_ms } = read(&state, &id).await?;
         let mut fields = Fields::of_body(text)?;
-        let draft = Draft::read(&mut fields);
+        let draft = Draft::read(&mut fields, &incoming.caller)?;
         let spec = draft.change(&mut fields, &schedule.spec, now());
         fields.done()?;
         let spec = spec.expect("a body without problems changes a schedule");
@@ -367,7 +369,7 @@ pub(crate) fn of_template(name: &str, text: &str) -> Result<Option<Spec>, ApiErr
     if !["cron", "interval", "at"].iter().any(|name| fields.is_given(name)) {
         return Ok(None);
     }
-    let mut draft = Draft::read(&mut fields);
+    let mut draft = Draft::read(&mut fields, &Caller::default())?;
     draft.template = Some(name.into());
     if let Err(message) = check_id(name) {
         fields.problem("cron", format!("the template's name is its schedule's id, and {message}"));

@@ -59,7 +59,7 @@ pub(crate) async fn submit(
     query.finish()?;
     let key = submission::idempotency_key(&incoming.headers)?;
     let fields = Fields::of_body(incoming.json()?)?;
-    let submission = submission::prepare(&mut Templates::new(&state), fields, key).await?;
+    let submission = submission::prepare(&mut Templates::new(&state), fields, &incoming.caller, key).await?;
     // Taken before anything is applied, since a refusal says that nothing was.
     let place = wait.is_some().then(|| state.enter_wait()).transpose()?;
     let shard = state.shard_of(&submission.id);

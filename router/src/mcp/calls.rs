@@ -128,7 +128,7 @@ async fn define(mut fields: Fields<'_>, caller: &Caller<'_>) -> Outcome<Object> 
     let definition = required(&mut fields, "definition", "what the template runs");
     // A template belongs to nobody: whoever defines it is known by the call alone.
     required(&mut fields, "agent_id", "who defines it");
-    let agent = fields.agent();
+    let agent = fields.name("agent_id");
     let own: Vec<(&str, Option<&RawValue>)> = ["description", "input_schema", "output_schema", "triggers"]
         .map(|name| (name, fields.raw(name)))
         .into();

@@ -10,3 +10,4 @@ mod schedules;
 mod secrets;
 mod streams;
 mod templates;
+mod tokens;

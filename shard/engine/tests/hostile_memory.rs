@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use opcode_engine::expr::cel::Cel;
 use opcode_engine::expr::expr::Expr;
-use opcode_engine::expr::{Budget, Env, EvalError, OwnedScope, Visibility};
+use opcode_engine::expr::interpolate::Template;
+use opcode_engine::expr::{Budget, Env, EvalError, NoJq, OwnedScope, Visibility};
 use peak_alloc::PeakAlloc;
 use serde_json::{Value, json};
 
@@ -32,6 +33,28 @@ fn cel(source: &str, scope: &OwnedScope) -> Outcome {
 fn expr(source: &str, scope: &OwnedScope) -> Outcome {
     let compiled = env(|env| Expr::compile(source, env)).map_err(|problems| problems[0].message.clone())?;
     compiled.eval(scope, Budget::WORKER).map_err(|error| error.to_string())
+}
+
+fn template(source: &Value, scope: &OwnedScope) -> Outcome {
+    let compiled =
+        env(|env| Template::compile(source, env, "")).map_err(|problems| problems[0].message.clone())?;
+    compiled.render(scope, Budget::WORKER, &NoJq).map_err(|error| error.to_string())
+}
+
+/// Templates that hold one output many times over: in a text, in a list, in a map, however it is made.
+fn hostile_templates() -> Vec<Value> {
+    let mut all = Vec::new();
+    for token in
+        ["${{ inputs.text }}", "${{ inputs.long }}", "${{ inputs.control }}", "${{ [inputs.control] }}"]
+    {
+        for count in [40, 400, 4_000] {
+            let list = vec![token; count];
+            let map: serde_json::Map<String, Value> =
+                (0..count).map(|n| (format!("k{n}"), json!([token, "-"]))).collect();
+            all.extend([json!(list.join("-")), json!(list), json!(map), json!(vec![list.join(""); 3])]);
+        }
+    }
+    all
 }
 
 /// CEL that multiplies what it is given: by nesting, by copying, by patterns, by doubling.
@@ -103,10 +126,10 @@ fn measured<T>(work: impl FnOnce() -> T) -> (T, usize, Duration) {
 }
 
 #[test]
-fn a_hostile_expression_takes_at_most_16_mib() {
+fn what_is_hostile_takes_at_most_16_mib() {
     let inputs = json!({
         "text": "a".repeat(100_000), "list": (0..30).collect::<Vec<_>>(),
-        "long": (0..10_000).collect::<Vec<_>>(),
+        "long": (0..10_000).collect::<Vec<_>>(), "control": "\u{1}".repeat(100_000),
     });
     let scope = OwnedScope { inputs: inputs.into(), ..OwnedScope::default() };
     // The crates build their tables once per process; those are not an expression's memory.
@@ -121,16 +144,19 @@ fn a_hostile_expression_takes_at_most_16_mib() {
     let engines: [(Evaluate, Vec<String>); 2] = [(cel, hostile_cel()), (expr, hostile_expr())];
     let over = EvalError::OverBudget.to_string();
     let mut over_bounds = Vec::new();
-    for (evaluate, sources) in engines {
-        let mut stopped = 0;
-        for source in sources {
-            let (outcome, bytes, taken) = measured(|| evaluate(&source, &scope));
-            stopped += usize::from(outcome.is_err_and(|message| message == over));
-            if bytes > BYTES_MAX || taken > TIME_MAX {
-                over_bounds.push(format!("{bytes} bytes in {taken:?}: {source:.80}"));
-            }
+    let mut check = |what: &str, (outcome, bytes, taken): (Outcome, usize, Duration)| {
+        if bytes > BYTES_MAX || taken > TIME_MAX {
+            over_bounds.push(format!("{bytes} bytes in {taken:?}: {what:.80}"));
         }
+        outcome.is_err_and(|message| message == over)
+    };
+    for (evaluate, sources) in engines {
+        let stops = |source: &String| check(source, measured(|| evaluate(source, &scope)));
+        let stopped = sources.iter().map(stops).filter(|stopped| *stopped).count();
         assert!(stopped >= 5, "the budget is what stops most of these, and stopped {stopped}");
     }
+    let stops = |source: &Value| check(&source.to_string(), measured(|| template(source, &scope)));
+    let stopped = hostile_templates().iter().map(stops).filter(|stopped| *stopped).count();
+    assert!(stopped >= 15, "the budget is what stops most of these, and stopped {stopped}");
     assert!(over_bounds.is_empty(), "{}", over_bounds.join("\n"));
 }

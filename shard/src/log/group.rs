@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
-use openraft::{
-    BasicNode, ChangeMembers, Config, LogId, Raft, RaftMetrics, ServerState, Snapshot, SnapshotPolicy,
-};
+use openraft::{BasicNode, ChangeMembers, Config, LogId, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
 
-use super::copies::{Copy, IncomingCopy, Taken, remove_leftovers};
+use super::arrivals::Arrivals;
+use super::copies::remove_leftovers;
 use super::elections::{Electorate, LEASE, stand_in_turn};
 use super::floor::{Floor, watch_floor};
 use super::heard::Heard;
@@ -29,7 +28,7 @@ use super::rounds::Rounds;
 use super::state_machine::{StateMachine, decode_applied, position};
 use super::storage::GroupLog;
 use super::type_config::{Proposal, TypeConfig, log_id};
-use super::wire::{Answer, Piece, Request, decode_request, encode_answer};
+use super::wire::{Answer, Request, decode_request, encode_answer};
 use super::{GroupOptions, LogStore, Tables};
 use crate::batch::{Batch, Committed, Gathered, Position};
 use crate::error::ShardError;
@@ -96,12 +95,12 @@ type SharedLag = Arc<Mutex<Lag>>;
 
 /// This node's part in a replicated log.
 pub struct Group {
-    id: u32,
+    pub(super) id: u32,
     pub(super) node_id: NodeId,
     pub(super) raft: Raft<TypeConfig>,
     store: Arc<LogStore>,
     pub(super) log: GroupLog,
-    tables: Arc<dyn Tables>,
+    pub(super) tables: Arc<dyn Tables>,
     pub(super) network: Network,
     handed_over: watch::Receiver<Position>,
     propose_max: Duration,
@@ -114,8 +113,8 @@ pub struct Group {
     /// What its leader has told it, as a follower.
     pub(super) heard: Arc<Mutex<Heard>>,
     pub(super) rounds: Rounds,
-    incoming: Arc<Mutex<IncomingCopy>>,
-    copies_dir: PathBuf,
+    pub(super) arrivals: Arc<Arrivals>,
+    pub(super) copies_dir: PathBuf,
     /// What this node had before it gave the group away once; `None` when it never did, or has
     /// come as far again.
     pub(super) floor: Floor,
@@ -157,7 +156,7 @@ impl Group {
         let (role_in, role) = watch::channel(Role::Follower { leader: None });
         tokio::spawn(watch_core(id.to_string(), raft.clone(), store.clone(), stopping.clone()));
         let lag = SharedLag::default();
-        tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone(), lag.clone()));
+        tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone(), lag.clone(), log.clone()));
         let group = Arc::new(Self {
             id: id.0,
             node_id,
@@ -175,7 +174,7 @@ impl Group {
             lag,
             heard: Arc::default(),
             rounds: Rounds::default(),
-            incoming: Arc::default(),
+            arrivals: Arc::default(),
             copies_dir,
             floor: Arc::new(Mutex::new(floor)),
         });
@@ -393,28 +392,6 @@ impl Group {
         encode_answer(&answer)
     }
 
-    /// Takes a piece of a copy, and the copy itself once it is whole.
-    async fn take_piece(&self, piece: Piece) -> Result<Answer, String> {
-        let (incoming, dir, id) = (self.incoming.clone(), self.copies_dir.clone(), self.id);
-        let (vote, meta) = (piece.vote, piece.meta.clone());
-        self.heard.lock().note_copy(Instant::now());
-        let taken = simulation::blocking(move || incoming.lock().take(&dir, id, &piece)).await;
-        let taken = taken.map_err(|error| error.to_string())?;
-        let copy = match taken.map_err(|error| error.to_string())? {
-            Taken::Next(next) => return Ok(Answer::Received(next)),
-            Taken::Whole(copy) => copy,
-        };
-        // Before openraft hears of it, which takes a copy that cannot be installed for a fault of
-        // this node.
-        let held = self.tables.check(copy.path().to_owned()).await.map_err(|error| error.to_string())?;
-        if decode_applied(&held)? != (meta.last_log_id, meta.last_membership.clone()) {
-            return Err(format!("a copy that was to end at {:?} ends elsewhere", meta.last_log_id));
-        }
-        let snapshot = Snapshot { meta, snapshot: Box::new(Copy::File(Arc::new(copy))) };
-        let installed = self.raft.install_full_snapshot(vote, snapshot).await;
-        installed.map(Answer::Installed).map_err(|error| error.to_string())
-    }
-
     /// The last committed position that has been handed to the tables.
     pub fn committed(&self) -> Position {
         *self.handed_over.borrow()
@@ -537,6 +514,7 @@ async fn watch_role(
     role: watch::Sender<Role>,
     last_quorum: LastQuorum,
     lag: SharedLag,
+    log: GroupLog,
 ) {
     let mut looked = Instant::now();
     loop {
@@ -555,6 +533,7 @@ async fn watch_role(
             let leads = metrics.running_state.is_ok()
                 && metrics.state == ServerState::Leader
                 && metrics.last_applied.is_some_and(|last| last.leader_id.term == metrics.current_term);
+            log.set_alone(metrics.membership_config.nodes().count() == 1);
             lag.lock().note(looked, metrics.last_log_index.unwrap_or_default());
             *last_quorum.lock() = heard.filter(|_| leads);
             match leads {

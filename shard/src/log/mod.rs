@@ -9,6 +9,7 @@
 //! `recovery`.
 
 mod alone;
+mod arrivals;
 pub mod codec;
 pub mod copies;
 mod elections;

@@ -30,8 +30,6 @@ const PIECE_BYTES: usize = 1024 * 1024;
 const COPY_BYTES_PER_SECOND: u64 = 128 * 1024 * 1024;
 /// Longest time for one piece. An answer that is lost holds the member up for as long.
 const PIECE_MAX: Duration = Duration::from_secs(10);
-/// What a member reads of a whole copy in a second at least, which it looks at before it takes it.
-const CHECKED_BYTES_PER_SECOND_MIN: u64 = 16 * 1024 * 1024;
 /// How soon a member that could not be reached is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for a member to say that it is there, before a copy is made for it.
@@ -42,8 +40,8 @@ const DEAF_AFTER: Duration = Duration::from_millis(760);
 const _: () = assert!(DEAF_AFTER.as_millis() > 2 * TICK.as_millis(), "an idle leader is not deaf");
 /// Longest wait of such a leader for a sign of life.
 const HEARD_MAX: Duration = Duration::from_millis(200);
-/// First and longest pause before another copy is made for a member that has not taken one: each
-/// costs a reading and a writing of the whole tables.
+/// Shortest and longest pause before another copy is made for a member that has not taken one. Each
+/// costs a reading and a writing of the whole tables, so in between the pause is as long as the try.
 const COPY_PAUSE_MIN: Duration = Duration::from_secs(2);
 const COPY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -62,15 +60,13 @@ pub(super) struct Network {
 pub(super) struct Member {
     to: NodeId,
     network: Network,
-    /// Until then no other copy is made for it.
-    copy_pause: Duration,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Member;
 
     async fn new_client(&mut self, to: NodeId, _: &BasicNode) -> Member {
-        Member { to, network: self.clone(), copy_pause: COPY_PAUSE_MIN }
+        Member { to, network: self.clone() }
     }
 }
 
@@ -171,19 +167,17 @@ impl Member {
     /// Sends a copy of the tables to a member that is there; when it is not taken, it is a while
     /// before the next.
     async fn send_copy_or_pause(
-        &mut self,
+        &self,
         vote: Vote<u64>,
         snapshot: Snapshot<TypeConfig>,
     ) -> Result<SnapshotResponse<u64>, PeerError> {
         self.ask_whether_present(vote).await?;
+        let begun = tokio::time::Instant::now();
         let sent = self.send_copy(vote, snapshot).await;
-        match &sent {
-            Ok(_) => self.copy_pause = COPY_PAUSE_MIN,
-            Err(error) => {
-                tracing::warn!(group = self.network.group, to = self.to, %error, "a copy was not taken");
-                tokio::time::sleep(self.copy_pause).await;
-                self.copy_pause = (self.copy_pause * 2).min(COPY_PAUSE_MAX);
-            }
+        if let Err(error) = &sent {
+            let pause = begun.elapsed().clamp(COPY_PAUSE_MIN, COPY_PAUSE_MAX);
+            tracing::warn!(group = self.network.group, to = self.to, %error, ?pause, "a copy was not taken");
+            tokio::time::sleep(pause).await;
         }
         sent
     }
@@ -215,9 +209,6 @@ impl Member {
             let bytes = read_piece(copy.clone(), offset)
                 .await
                 .map_err(|error| refused(format!("the copy cannot be read: {error}")))?;
-            let is_last = offset + bytes.len() as u64 >= copy.bytes;
-            let checked = Duration::from_secs(copy.bytes / CHECKED_BYTES_PER_SECOND_MIN);
-            let within = if is_last { PIECE_MAX + checked } else { PIECE_MAX };
             let piece = Piece {
                 vote,
                 meta: meta.clone(),
@@ -228,8 +219,10 @@ impl Member {
                 bytes,
             };
             let request = Request::Piece(piece);
-            match self.network.ask(self.to, Service::Copy, &request, within).await? {
+            match self.network.ask(self.to, Service::Copy, &request, PIECE_MAX).await? {
                 Answer::Installed(response) => return Ok(response),
+                // It has all of it, and puts it in place: that is asked again with an empty piece.
+                Answer::Received(next) if next == copy.bytes && next == offset => {}
                 Answer::Received(next) if next > offset || (next == 0 && offset > 0) => offset = next,
                 other => return Err(refused(format!("a piece at {offset} was answered with {other:?}"))),
             }

@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{LogId, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote};
@@ -43,6 +43,8 @@ struct Inner {
     memory: Mutex<Memory>,
     /// Appends that are not synced.
     unsynced: Arc<AtomicUsize>,
+    /// Whether nobody else has this log: then its owner has nothing to do while it is written.
+    is_alone: AtomicBool,
     /// How far the tables have been given the log.
     handed_over: watch::Receiver<Position>,
 }
@@ -100,8 +102,20 @@ impl GroupLog {
         // A commit position that outlived the entries it names is of no use.
         state.committed = state.committed.filter(|id| state.last.is_some_and(|last| id.index <= last.index));
         let memory = Memory { state, recent: VecDeque::new(), recent_bytes: 0 };
-        let inner = Inner { group, store, memory: Mutex::new(memory), unsynced: Arc::default(), handed_over };
+        let inner = Inner {
+            group,
+            store,
+            memory: Mutex::new(memory),
+            unsynced: Arc::default(),
+            is_alone: AtomicBool::new(false),
+            handed_over,
+        };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Says whether this node is the only one that has this log.
+    pub(super) fn set_alone(&self, is_alone: bool) {
+        self.inner.is_alone.store(is_alone, Ordering::Relaxed);
     }
 
     /// What the group's log holds.
@@ -295,7 +309,12 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             }
             callback.log_io_completed(result);
         });
-        self.submit(Change::Append(bodies), Some(done));
+        let op = Op { group: self.inner.group, change: Change::Append(bodies), done: Some(done) };
+        match self.inner.is_alone.load(Ordering::Relaxed) {
+            true => self.inner.store.submit_here(op),
+            // Others are sent it meanwhile.
+            false => self.inner.store.shared.submit(op),
+        }
         Ok(())
     }
 

@@ -59,8 +59,22 @@ pub(super) struct Queue {
     pub(super) ops: Vec<Op>,
     /// Commit positions: only a hint, so they ride along with the next write.
     pub(super) committed: BTreeMap<u32, EntryId>,
-    pub(super) stopping: bool,
+    /// Old segments are to be looked at.
+    pub(super) tidy: bool,
+    stopping: bool,
     failed: bool,
+}
+
+impl Queue {
+    /// Whether nothing more is taken.
+    pub(super) fn is_closed(&self) -> bool {
+        self.stopping || self.failed
+    }
+
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ops.is_empty() && !self.tidy && !self.is_closed()
+    }
 }
 
 /// What is in the log and where.
@@ -101,6 +115,8 @@ pub type OnFailure = Box<dyn Fn(&str) + Send + Sync>;
 /// All groups' logs on one node.
 pub struct LogStore {
     pub(super) shared: Arc<Shared>,
+    /// The writer; none when it is a task.
+    pub(super) writer: Option<Arc<Mutex<Writer>>>,
     groups: Mutex<std::collections::BTreeSet<u32>>,
     given_back: Notify,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -168,9 +184,38 @@ impl LogStore {
         let dir = shared.folder.dir.display().to_string();
         let writer = Writer::open(shared.clone(), segments.last().cloned(), tail)
             .map_err(failed(format!("writing the log in {dir}")))?;
-        let threads = Mutex::new(start_writing(&shared, writer)?);
-        let (groups, given_back) = (Mutex::default(), Notify::new());
-        Ok(Self { shared, groups, given_back, threads, _lock: None })
+        let (groups, given_back, threads) = (Mutex::default(), Notify::new(), Mutex::default());
+        let mut store = Self { shared, writer: None, groups, given_back, threads, _lock: None };
+        store.start_writing(writer)?;
+        Ok(store)
+    }
+
+    /// Starts what writes: two threads, or a task over a disk that is simulated.
+    fn start_writing(&mut self, writer: Writer) -> Result<(), ShardError> {
+        if self.shared.folder.disk.simulated_pause().is_some() {
+            tokio::spawn(writer.run_as_task());
+            return Ok(());
+        }
+        let writer = Arc::new(Mutex::new(writer));
+        self.writer = Some(writer.clone());
+        let (shared, spares) = (self.shared.clone(), self.shared.clone());
+        let threads = self.threads.get_mut();
+        threads.push(spawn("log-writer", move || writer::run(&writer, &shared))?);
+        threads.push(spawn("log-spares", move || writer::keep_spares(&spares))?);
+        Ok(())
+    }
+
+    /// Writes a change on this thread, if that holds nobody up, or has the writer's thread do it;
+    /// `done` is called in any case.
+    pub(super) fn submit_here(&self, op: Op) {
+        let writer = self.writer.as_ref().and_then(|writer| writer.try_lock());
+        let left = match writer {
+            Some(mut writer) => writer.write_here(op),
+            None => Some(op),
+        };
+        if let Some(op) = left {
+            self.shared.submit(op);
+        }
     }
 
     /// Takes the log of a group; each only once, until [`LogStore::give_back`].
@@ -279,19 +324,6 @@ impl Drop for LogStore {
 /// Longest wait for a group's log to be let go by tasks that are ending.
 const GIVEN_BACK_MAX: Duration = Duration::from_secs(10);
 
-/// Starts what writes: two threads, or a task over a disk that is simulated.
-fn start_writing(shared: &Arc<Shared>, writer: Writer) -> Result<Vec<JoinHandle<()>>, ShardError> {
-    if shared.folder.disk.simulated_pause().is_some() {
-        tokio::spawn(writer.run_as_task());
-        return Ok(Vec::new());
-    }
-    let spares = shared.clone();
-    Ok(vec![
-        spawn("log-writer", move || writer.run())?,
-        spawn("log-spares", move || writer::keep_spares(&spares))?,
-    ])
-}
-
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ShardError> {
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed("starting the log's threads"))
 }
@@ -339,7 +371,7 @@ impl Shared {
     /// Hands a change to the writer; `done` is called in any case.
     pub(super) fn submit(&self, op: Op) {
         let mut queue = self.queue.lock();
-        if queue.failed || queue.stopping {
+        if queue.is_closed() {
             drop(queue);
             if let Some(done) = op.done {
                 done(Err(self.refusal()));
@@ -351,7 +383,7 @@ impl Shared {
         self.wake_writer();
     }
 
-    fn wake_writer(&self) {
+    pub(super) fn wake_writer(&self) {
         match self.folder.disk.simulated_pause() {
             None => {
                 self.queued.notify_one();

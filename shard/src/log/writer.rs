@@ -1,5 +1,8 @@
-//! The one thread that writes: takes everything queued, writes it at once, syncs once, and tells
-//! all who wait. Rolls to the next segment when one is full, and frees the oldest ones.
+//! The one writer: takes everything queued, writes it at once, syncs once, and tells all who wait.
+//! Rolls to the next segment when one is full, and frees the oldest ones.
+//!
+//! It has a thread of its own. While that has nothing to do and the disk is quick, whoever has
+//! something to write does so himself, which saves two wake-ups of a thread per commit.
 //!
 //! Only the oldest segment is ever freed, so what is left is always an unbroken run of numbers.
 //! Votes and positions of all groups are summed up at the start of each segment; a few entries
@@ -9,6 +12,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::frame::{self, EntryId, Frame, Kind, frame_bytes};
 use super::index::{Place, encode_id};
@@ -22,6 +27,10 @@ const BUFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Time between two syncs while several groups write: what comes meanwhile shares the next one, and
 /// groups that wait for it gather larger batches. One that writes alone does not wait.
 const PACE: Duration = Duration::from_millis(1);
+/// A disk whose syncs take less is quick: so long may a thread be held up that has other things to do.
+const QUICK: Duration = Duration::from_micros(500);
+/// Nobody has written for so long: what comes now most likely comes alone.
+const QUIET: Duration = Duration::from_micros(100);
 /// Entries moved in one go, between two syncs for others.
 const MOVED_BYTES_MAX: u64 = 1024 * 1024;
 /// With fewer segments than this, nothing is moved out of the oldest one.
@@ -48,6 +57,9 @@ pub(super) struct Writer {
     tidy: bool,
     /// When the last sync was begun that several groups shared.
     shared_at: Option<Instant>,
+    /// When the last sync ended, and what one has taken lately.
+    synced_at: Instant,
+    sync_time: Duration,
 }
 
 impl Writer {
@@ -71,6 +83,9 @@ impl Writer {
             waiting: Vec::new(),
             tidy: true,
             shared_at: None,
+            synced_at: Instant::now(),
+            // Not known yet.
+            sync_time: QUICK,
         };
         if tail.sealed {
             writer.next_segment(0)?;
@@ -89,42 +104,40 @@ impl Writer {
         })?;
         writer.sum_up()?;
         writer.sync()?;
+        writer.shared.queue.lock().tidy = true;
         Ok(writer)
     }
 
-    /// Until the store is closed or the disk fails.
-    pub(super) fn run(mut self) {
-        while self.wait() {
-            if let Some(due) = self.shared_at.map(|at| at + PACE) {
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    /// Writes one thing here and now, if nothing else waits and nobody is held up by it; gives it back
+    /// if not.
+    pub(super) fn write_here(&mut self, op: Op) -> Option<Op> {
+        let is_free = self.sync_time < QUICK && self.shared_at.is_none() && self.synced_at.elapsed() >= QUIET;
+        let committed = {
+            let mut queue = self.shared.queue.lock();
+            if !is_free || !queue.ops.is_empty() || queue.is_closed() {
+                return Some(op);
             }
-            let (ops, committed) = self.take();
-            self.shared_at = (ops.len() > 1).then(Instant::now);
-            if let Err(error) = self.commit(ops, committed) {
-                return self.fail(&error);
-            }
+            std::mem::take(&mut queue.committed)
+        };
+        self.commit_or_fail(vec![op], committed);
+        if self.tidy {
+            self.shared.queue.lock().tidy = true;
+            self.shared.wake_writer();
         }
+        None
     }
 
     /// The same as a task, over a disk that is simulated.
     pub(super) async fn run_as_task(mut self) {
         let (shared, mut made) = (self.shared.clone(), 0);
         loop {
-            let is_idle = {
-                let queue = shared.queue.lock();
-                queue.ops.is_empty() && !queue.stopping && !self.tidy
-            };
-            if is_idle {
+            if shared.queue.lock().is_empty() {
                 shared.queued_for_task.notified().await;
                 continue;
             }
             tokio::time::sleep(shared.folder.disk.simulated_pause().unwrap_or_default()).await;
-            if !self.wait() {
+            if !wait(&shared) || !self.turn() {
                 return;
-            }
-            let (ops, committed) = self.take();
-            if let Err(error) = self.commit(ops, committed) {
-                return self.fail(&error);
             }
             if shared.spares.lock().wanted {
                 made += 1;
@@ -133,24 +146,38 @@ impl Writer {
         }
     }
 
-    /// Waits until there is something to do; `false` when the store is closed.
-    fn wait(&self) -> bool {
-        let mut queue = self.shared.queue.lock();
-        while queue.ops.is_empty() && !queue.stopping && !self.tidy {
-            self.shared.queued.wait(&mut queue);
+    /// Writes what waits, and tidies up; `false` when the disk fails.
+    fn turn(&mut self) -> bool {
+        let (ops, committed) = {
+            let mut queue = self.shared.queue.lock();
+            queue.tidy = false;
+            (std::mem::take(&mut queue.ops), std::mem::take(&mut queue.committed))
+        };
+        self.shared_at = (ops.len() > 1).then(Instant::now);
+        self.commit_or_fail(ops, committed) && self.tidy_or_fail()
+    }
+
+    fn commit_or_fail(&mut self, ops: Vec<Op>, committed: BTreeMap<u32, EntryId>) -> bool {
+        let committed = self.commit(ops, committed);
+        self.or_fail(committed)
+    }
+
+    fn tidy_or_fail(&mut self) -> bool {
+        if !std::mem::take(&mut self.tidy) {
+            return true;
         }
-        !(queue.ops.is_empty() && queue.stopping)
+        let tidied = self.tidy_up();
+        self.tidy = matches!(tidied, Ok(true));
+        self.shared.queue.lock().tidy |= self.tidy;
+        self.or_fail(tidied.map(drop))
     }
 
-    /// What waits.
-    fn take(&self) -> (Vec<Op>, BTreeMap<u32, EntryId>) {
-        let mut queue = self.shared.queue.lock();
-        (std::mem::take(&mut queue.ops), std::mem::take(&mut queue.committed))
-    }
-
-    fn fail(mut self, error: &io::Error) {
-        let waiting = std::mem::take(&mut self.waiting);
-        self.shared.fail(error, waiting);
+    fn or_fail(&mut self, result: io::Result<()>) -> bool {
+        if let Err(error) = &result {
+            let waiting = std::mem::take(&mut self.waiting);
+            self.shared.fail(error, waiting);
+        }
+        result.is_ok()
     }
 
     /// Writes, syncs, tells.
@@ -192,9 +219,6 @@ impl Writer {
             done(Ok(()));
         }
         self.want_spare();
-        if std::mem::take(&mut self.tidy) {
-            self.tidy = self.tidy_up()?;
-        }
         Ok(())
     }
 
@@ -286,7 +310,10 @@ impl Writer {
         }
         let start = Instant::now();
         self.segment.file.sync_data()?;
-        metrics::histogram!("opcode_log_sync_seconds").record(start.elapsed().as_secs_f64());
+        self.synced_at = Instant::now();
+        let took = self.synced_at.saturating_duration_since(start);
+        self.sync_time = (self.sync_time * 7 + took) / 8;
+        metrics::histogram!("opcode_log_sync_seconds").record(took.as_secs_f64());
         metrics::counter!("opcode_log_bytes").increment(u64::from(self.written - self.synced));
         crash::point("log.sync.after");
         self.synced = self.written;
@@ -390,6 +417,28 @@ impl Writer {
     }
 }
 
+/// The writer's thread: until the store is closed or the disk fails.
+pub(super) fn run(writer: &Mutex<Writer>, shared: &Shared) {
+    while wait(shared) {
+        let mut writer = writer.lock();
+        if let Some(due) = writer.shared_at.map(|at| at + PACE) {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        if !writer.turn() {
+            return;
+        }
+    }
+}
+
+/// Waits until there is something to do; `false` when the store is closed.
+fn wait(shared: &Shared) -> bool {
+    let mut queue = shared.queue.lock();
+    while queue.is_empty() {
+        shared.queued.wait(&mut queue);
+    }
+    !(queue.ops.is_empty() && queue.is_closed())
+}
+
 fn first_segment(shared: &Shared) -> io::Result<Segment> {
     let segment = make_segment(shared, 1, 0)?;
     shared.view.lock().segments.insert(1, segment.clone());
@@ -439,5 +488,58 @@ fn make_spare(shared: &Shared, made: u64) {
         Ok(path) => spares.files.push((number, path)),
         // The writer makes its own when it must, and then an error is the end.
         Err(error) => tracing::warn!(%error, "no log segment could be made ahead of need"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::super::LogOptions;
+    use super::super::segment::SEGMENT_BYTES_MIN;
+    use super::super::store::LogStore;
+    use super::*;
+
+    #[test]
+    fn what_comes_alone_is_written_where_it_comes_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LogOptions { dir: dir.path().to_owned(), segment_bytes: SEGMENT_BYTES_MIN };
+        let store = LogStore::open(options).unwrap();
+        let (told, written) = mpsc::channel();
+        let mut index = 0;
+        let mut op = || {
+            index += 1;
+            let told = told.clone();
+            let done: Done = Box::new(move |result| {
+                result.unwrap();
+                told.send(thread::current().id()).unwrap();
+            });
+            let entry = (EntryId { term: 1, node: 1, index }, b"entry".as_slice().into());
+            Op { group: 1, change: Change::Append(vec![entry]), done: Some(done) }
+        };
+        let mut writer = store.writer.as_ref().unwrap().lock();
+        let is_taken = |writer: &mut Writer, op: Op| {
+            let left = writer.write_here(op);
+            left.is_none_or(|op| {
+                store.shared.submit(op);
+                false
+            })
+        };
+        writer.sync_time = Duration::ZERO;
+        thread::sleep(QUIET);
+        assert!(is_taken(&mut writer, op()));
+        assert_eq!(written.try_recv(), Ok(thread::current().id()));
+        assert!(!is_taken(&mut writer, op()), "somebody wrote a moment ago");
+        thread::sleep(QUIET);
+        assert!(!is_taken(&mut writer, op()), "something waits already");
+        assert_eq!(written.try_recv(), Err(mpsc::TryRecvError::Empty));
+        drop(writer);
+        let own = [written.recv().unwrap(), written.recv().unwrap()];
+        assert!(own.iter().all(|thread| *thread != thread::current().id()));
+        let mut writer = store.writer.as_ref().unwrap().lock();
+        (writer.shared_at, writer.sync_time) = (None, QUICK);
+        thread::sleep(QUIET);
+        assert!(!is_taken(&mut writer, op()), "the disk is slow");
     }
 }

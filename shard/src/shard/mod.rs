@@ -32,7 +32,7 @@ use crate::clock::Clock;
 use crate::definitions::Definitions;
 use crate::error::{CallError, ShardError};
 use crate::handle::ShardHandle;
-use crate::log::{Group, GroupOptions, LogStore, Role};
+use crate::log::{Group, GroupOptions, LogStore, QUORUM_MAX, Role};
 use crate::peer::Peers;
 use crate::queue::{Door, Gauges, Message, QUEUE_MESSAGES_MAX};
 use crate::relay::Relay;
@@ -318,9 +318,9 @@ impl Loop {
                 Ok(Turned::Leads(term)) => self.lead(term).await,
                 other => other,
             };
-            self.serving.send_replace(None);
+            let served = self.serving.send_replace(None);
             match turned {
-                Ok(Turned::Stopping) => break self.drain().await,
+                Ok(Turned::Stopping) => break self.drain(served).await,
                 Ok(Turned::Leads(_) | Turned::Deposed) => self.drop_all(),
                 Err(error) => break Err(error),
             }
@@ -359,7 +359,12 @@ impl Loop {
 
     /// Leads in `term`: begins from the log, then takes requests until it leads no more.
     async fn lead(&mut self, term: u64) -> Result<Turned, ShardError> {
-        match self.begin(term).await {
+        let mut stopping = self.stopping.clone();
+        let begun = tokio::select! {
+            begun = self.begin(term) => begun,
+            _ = stopping.changed() => return Ok(Turned::Stopping),
+        };
+        match begun {
             Ok(()) => {}
             Err(ShardError::NotLeader | ShardError::Unknown(_)) => return Ok(Turned::Deposed),
             Err(error) => return Err(error),
@@ -368,14 +373,11 @@ impl Loop {
         self.serving.send_replace(Some(term));
         let ended = self.serve(term).await;
         // The log says what became of the batch in its hands.
-        while self.committer.is_under_way() {
+        while self.committer.is_under_way() && !matches!(ended, Ok(Turned::Stopping)) {
             let reported = self.committer.reported().await;
             match self.on_reported(reported) {
                 Ok(()) | Err(ShardError::NotLeader | ShardError::Unknown(_)) => {}
                 Err(error) => return Err(error),
-            }
-            if matches!(ended, Ok(Turned::Stopping)) {
-                break;
             }
         }
         ended
@@ -433,23 +435,22 @@ impl Loop {
         });
     }
 
-    /// Stops: no new requests, no new steps; what is in flight may end.
-    async fn drain(&mut self) -> Result<(), ShardError> {
+    /// Stops: no new requests, no new steps; what is in flight may end, if this node leads still in
+    /// the term in which it `served`, and hears a majority. Without one nothing is committed any
+    /// more: those who wait are told that they cannot know.
+    async fn drain(&mut self, served: Option<u64>) -> Result<(), ShardError> {
         self.closed.store(true, Ordering::Release);
         self.queue.close();
         self.draining = true;
         let deadline = tokio::time::Instant::now() + DRAIN_MAX;
         loop {
-            if self.group.leading_term().is_none() {
+            let term = self.group.leading_term().filter(|_| self.group.has_quorum());
+            if term.is_none() || term != served {
                 self.drop_all();
+                break;
             }
             while let Ok(message) = self.queue.try_recv() {
-                match self.group.leading_term() {
-                    Some(_) => self.on_message(message),
-                    None => {
-                        message.refuse(&self.gauges, || CallError::NotLeader { shard: self.id, leader: None })
-                    }
-                }
+                self.on_message(message);
             }
             self.turn();
             if self.tasks.is_empty() && self.committer.is_idle() && self.loading.is_empty() {
@@ -459,13 +460,20 @@ impl Loop {
                 result = self.committer.reported() => self.ended(result)?,
                 Some(item) = self.inbox.recv() => self.on_inbox(item),
                 () = tokio::time::sleep_until(deadline) => break,
+                // Nobody tells it of a majority that it does not hear any more.
+                () = tokio::time::sleep_until(next_tending(false)) => {}
             }
         }
         // Steps still in flight are told to their successor by the log: it interrupts them.
         self.tasks.drain().for_each(|(_, task)| task.abort());
+        while let Ok(message) = self.queue.try_recv() {
+            message.refuse(&self.gauges, || CallError::NotLeader { shard: self.id, leader: None });
+        }
         while !self.committer.is_idle() {
-            let result = self.committer.reported().await;
-            self.ended(result)?;
+            match tokio::time::timeout(QUORUM_MAX, self.committer.reported()).await {
+                Ok(result) => self.ended(result)?,
+                Err(_) => self.drop_all(),
+            }
             self.committer.flush();
         }
         self.store.close().await?;

@@ -5,6 +5,7 @@
 mod bodies;
 mod catalogue;
 mod effects;
+mod identity;
 mod mcp;
 mod protocol;
 mod schedules;
@@ -123,6 +124,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         schedules::schedules(),
         catalogue::secrets(),
         catalogue::agents(),
+        identity::identity(),
     ]
     .into_iter()
     .flatten()
@@ -147,6 +149,8 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         let (_, list) = node.get(&format!("/v1/{kept}")).await;
         assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
     }
+    let (_, tokens) = node.get("/v1/tokens").await;
+    assert_eq!(tokens["items"], json!([]), "a token was made");
     assert_eq!(node.events("bystander").await, before, "the bystander was touched");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());

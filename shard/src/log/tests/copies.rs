@@ -1,15 +1,18 @@
 //! Members that lag behind what the log still has: they get a copy of the tables, real ones here.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use opcode_engine::event::EventType;
 use opcode_engine::ids::{RunNo, Sequence, Timestamp};
 use openraft::{LogId, Vote};
+use tokio::sync::watch;
 
 use super::super::state_machine::{decode_applied, snapshot_meta};
 use super::super::type_config::encode_log_id;
-use super::super::wire::{Piece, Request, encode_request};
+use super::super::wire::{Answer, Piece, Request, decode_answer, encode_request};
 use super::members::{ELECTED, Port, Switch};
 use super::*;
 use crate::batch::Position;
@@ -200,10 +203,10 @@ async fn a_member_that_was_away_for_long_comes_back_by_a_copy_and_the_log_has_st
     }
 }
 
-/// Sends a copy in one piece, as another member would.
-async fn send(group: &Group, bytes: &[u8], total: u64, applied: &Applied) -> Result<Bytes, String> {
+/// A copy in one piece, as another member would send it.
+fn piece(bytes: &[u8], total: u64, applied: &Applied) -> Piece {
     let (last, membership) = decode_applied(applied).unwrap();
-    let piece = Piece {
+    Piece {
         vote: Vote::new_committed(99, 2),
         meta: snapshot_meta(last, membership),
         copy: rand::random(),
@@ -211,8 +214,85 @@ async fn send(group: &Group, bytes: &[u8], total: u64, applied: &Applied) -> Res
         checksum: xxhash_rust::xxh3::xxh3_64(bytes),
         offset: 0,
         bytes: Bytes::copy_from_slice(bytes),
-    };
-    group.answer(Service::Copy, 2, encode_request(&Request::Piece(piece)).unwrap()).await
+    }
+}
+
+async fn ask(group: &Group, piece: Piece) -> Result<Answer, String> {
+    let answer = group.answer(Service::Copy, 2, encode_request(&Request::Piece(piece)).unwrap()).await?;
+    decode_answer(&answer)
+}
+
+async fn send(group: &Group, bytes: &[u8], total: u64, applied: &Applied) -> Result<Answer, String> {
+    ask(group, piece(bytes, total, applied)).await
+}
+
+/// Tables of which a copy is checked only once they are told to.
+struct Slow {
+    tables: Store,
+    go_on: watch::Receiver<bool>,
+}
+
+impl Tables for Slow {
+    fn applied(&self) -> Applied {
+        self.tables.applied()
+    }
+    fn enqueue(&self, entries: Vec<CommittedEntry>) {
+        self.tables.enqueue(entries);
+    }
+    fn backlog(&self) -> usize {
+        self.tables.backlog()
+    }
+    fn copy(&self, to: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        self.tables.copy(to)
+    }
+    fn check(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        let (mut go_on, checked) = (self.go_on.clone(), self.tables.check(from));
+        Box::pin(async move {
+            go_on.wait_for(|go_on| *go_on).await.unwrap();
+            checked.await
+        })
+    }
+    fn install(&self, from: PathBuf) -> BoxFuture<'static, Result<Applied, ShardError>> {
+        self.tables.install(from)
+    }
+    fn checkpointed(&self) -> Option<Applied> {
+        self.tables.checkpointed()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_takes_its_time_is_asked_for_again_and_not_sent_again() {
+    let mut cluster = Cluster::start().await;
+    let last = cluster.append(1).await;
+    cluster.has(1, last).await;
+    let path = cluster.node(1).dir.path().join("a copy");
+    let applied = cluster.node(1).tables.copy(path.clone()).await.unwrap();
+    let (whole, total) = (std::fs::read(&path).unwrap(), std::fs::metadata(&path).unwrap().len());
+
+    // A fourth that waits to be added, whose disk is slow.
+    cluster.nodes.push(Node::open().await);
+    let (go_on, waits) = watch::channel(false);
+    let node = cluster.node(4);
+    let options = GroupOptions { node_id: 4, founds: false, ..group_options(node.dir.path(), 0) };
+    let tables = Arc::new(Slow { tables: node.tables.clone(), go_on: waits });
+    let port = Arc::new(Port { node: 4, switch: cluster.switch.clone() });
+    let group = Group::start(options, node.log.clone(), tables, port).await.unwrap();
+
+    let sent = piece(&whole, total, &applied);
+    let again = Piece { offset: total, bytes: Bytes::new(), ..sent.clone() };
+    assert_eq!(ask(&group, again.clone()).await, Ok(Answer::Received(0)), "nothing has come yet");
+    assert_eq!(ask(&group, sent).await, Ok(Answer::Received(total)), "it is being put in place");
+    assert_eq!(ask(&group, again.clone()).await, Ok(Answer::Received(total)));
+    go_on.send_replace(true);
+    for _ in 0..2 {
+        let installed = ask(&group, again.clone()).await;
+        assert!(matches!(installed, Ok(Answer::Installed(_))), "{installed:?}");
+    }
+    assert_eq!(cluster.events(4).await, 1);
+    group.shutdown().await;
+    for node in 1..=3 {
+        cluster.group(node).shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,21 @@ pub(super) struct Renderer<'r> {
     meter: Meter,
 }
 
+/// A text that is charged for before it grows; what does not fit is an error.
+struct Charged<'t> {
+    text: &'t mut String,
+    meter: &'t mut Meter,
+}
+
+impl Write for Charged<'_> {
+    fn write_str(&mut self, more: &str) -> std::fmt::Result {
+        let charged = self.meter.scan(more.len()).and_then(|()| self.meter.push(more.len()));
+        charged.map_err(|_| std::fmt::Error)?;
+        self.text.push_str(more);
+        Ok(())
+    }
+}
+
 impl<'r> Renderer<'r> {
     pub(super) fn new(scope: &'r dyn Scope, jq: &'r dyn JqRunner, budget: Budget) -> Self {
         Self { scope, jq, meter: Meter::new(budget) }
@@ -34,14 +49,18 @@ impl<'r> Renderer<'r> {
                 }
             },
             Node::Text(parts) => self.text(parts).map(Value::String),
-            Node::Array(items) => items.iter().map(|item| self.node(item)).collect(),
-            Node::Object(fields) => fields
-                .iter()
-                .map(|(name, field)| {
+            Node::Array(items) => {
+                self.meter.push(items.len().saturating_mul(size_of::<Value>()))?;
+                items.iter().map(|item| self.node(item)).collect()
+            }
+            Node::Object(fields) => {
+                self.meter.map(fields.len())?;
+                let field = |(name, field): &(String, Node)| {
                     self.meter.text(name)?;
                     Ok((name.clone(), self.node(field)?))
-                })
-                .collect(),
+                };
+                fields.iter().map(field).collect()
+            }
         }
     }
 
@@ -49,26 +68,21 @@ impl<'r> Renderer<'r> {
         let mut text = String::new();
         let mut secrets = 0;
         for part in parts {
-            match part {
-                Part::Literal(literal) => {
-                    self.meter.text(literal)?;
-                    text.push_str(literal);
-                }
-                Part::Secret(key) => {
+            let token = match part {
+                Part::Token(token) => Some(self.token(token)?),
+                Part::Literal(_) | Part::Secret(_) => None,
+            };
+            let mut out = Charged { text: &mut text, meter: &mut self.meter };
+            let written = match (part, token.as_deref()) {
+                (Part::Literal(literal), _) => out.write_str(literal),
+                (Part::Secret(key), _) => {
                     secrets += 1;
-                    let _ = write!(text, "{SECRET}{key}{CLOSE}");
+                    write!(out, "{SECRET}{key}{CLOSE}")
                 }
-                Part::Token(token) => match self.token(token)?.as_ref() {
-                    Value::String(string) => {
-                        self.meter.text(string)?;
-                        text.push_str(string);
-                    }
-                    value => {
-                        self.meter.copy(value)?;
-                        let _ = write!(text, "{value}");
-                    }
-                },
-            }
+                (Part::Token(_), Some(Value::String(string))) => out.write_str(string),
+                (Part::Token(_), value) => write!(out, "{}", value.unwrap_or(&Value::Null)),
+            };
+            written.map_err(|_| EvalError::OverBudget)?;
         }
         if secrets > 0 && text.matches(SECRET).count() != secrets {
             return Err(EvalError::failed(format!("a value put beside a secret holds `{SECRET}`")));

@@ -1,19 +1,9 @@
-//! Bearer tokens, as a file lists them: a caller that shows one of them may do everything.
-//!
-//! This is the least that a listener beyond loopback can do with. Tokens with scopes, tokens of
-//! agents, and `/v1/tokens` are not here yet. A token goes over HTTP as it is: beyond a network
-//! that is trusted, a proxy has to speak TLS in front of the node. Tokens are kept as their
-//! SHA-256 hashes, compared in constant time, and never shown, not even in an error.
+//! Tokens that a file lists: a caller that shows one of them may do everything. With them a node
+//! beyond loopback begins, and whoever has one makes the others. They are kept as their SHA-256
+//! hashes, compared in constant time, and never shown, not even in an error.
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
-
-use crate::error::ApiError;
-use crate::state::RouterState;
 
 /// Shortest token: what 32 characters hold cannot be guessed.
 const TOKEN_CHARS_MIN: usize = 32;
@@ -21,9 +11,6 @@ const TOKEN_CHARS_MIN: usize = 32;
 const TOKEN_CHARS_MAX: usize = 512;
 /// Tokens of one file.
 const TOKENS_MAX: usize = 1_000;
-/// What anybody may ask: whether the node is there, and how to talk to it.
-const OPEN: &[&str] = &["/healthz", "/readyz", "/openapi.json"];
-
 /// The tokens that a node takes.
 #[derive(Clone)]
 pub struct Tokens(Vec<[u8; 32]>);
@@ -63,7 +50,7 @@ impl Tokens {
     }
 
     /// Whether a token is one of these. Every one is compared, whichever it is.
-    fn contains(&self, token: &str) -> bool {
+    pub(super) fn contains(&self, token: &str) -> bool {
         let hash: [u8; 32] = Sha256::digest(token).into();
         let equal = |all: Choice, known: &[u8; 32]| all | known[..].ct_eq(&hash[..]);
         self.0.iter().fold(Choice::from(0), equal).into()
@@ -99,35 +86,6 @@ fn token_of(line: &str) -> Result<&str, String> {
     Ok(token)
 }
 
-/// The layer: where the node has tokens, every call but a few must show one.
-pub(crate) async fn authenticate(State(state): State<RouterState>, request: Request, next: Next) -> Response {
-    let Some(tokens) = state.tokens() else { return next.run(request).await };
-    if OPEN.contains(&request.uri().path()) {
-        return next.run(request).await;
-    }
-    match bearer(request.headers()) {
-        Some(token) if tokens.contains(token) => next.run(request).await,
-        shown => {
-            let detail = match shown {
-                Some(_) => "this node does not know the token",
-                None => "this node asks for `Authorization: Bearer TOKEN`",
-            };
-            let mut response = ApiError::unauthenticated(detail).into_response();
-            let challenge = HeaderValue::from_static("Bearer realm=\"opcode\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-            response
-        }
-    }
-}
-
-/// The token that a request shows; none when it shows none, or several.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut all = headers.get_all(header::AUTHORIZATION).iter();
-    let (only, None) = (all.next()?, all.next()) else { return None };
-    let (scheme, token) = only.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,22 +117,6 @@ mod tests {
             let error = Tokens::parse(&text).err().unwrap();
             assert!(error.contains(why), "{error}");
             assert!(!error.contains(short), "{error}");
-        }
-    }
-
-    #[test]
-    fn one_header_with_the_scheme_is_taken() {
-        let shown = |values: &[&str]| {
-            let mut headers = HeaderMap::new();
-            for value in values {
-                headers.append(header::AUTHORIZATION, value.parse().unwrap());
-            }
-            bearer(&headers).map(str::to_owned)
-        };
-        assert_eq!(shown(&["Bearer abc"]).as_deref(), Some("abc"));
-        assert_eq!(shown(&["bearer abc"]).as_deref(), Some("abc"));
-        for none in [&[][..], &["abc"], &["Basic abc"], &["Bearer abc", "Bearer abc"]] {
-            assert_eq!(shown(none), None, "{none:?}");
         }
     }
 }
