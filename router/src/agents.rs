@@ -1,7 +1,8 @@
 //! Agents: who has been in contact, and when last.
 //!
-//! A call says which agent it is made for: by the `agent_id` of its body, or by a header, which the
-//! tools of MCP send. Whatever it is taken for, an agent is there from the first such call on. A
+//! A call says which agent it is made for: by its token, when that is an agent's; by the `agent_id` of
+//! its body; or by a header, which the tools of MCP send. From the first call that is taken on, an
+//! agent is there; whose name it is, only a token shows. A
 //! contact costs no write: each node notes it in memory, and one task puts what it has noted into the
 //! catalogue, at most once a minute for each agent. So a list may lie a minute behind for contacts
 //! with other nodes, and a node that dies takes up to a minute of last contacts with it; that an agent
@@ -26,6 +27,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::incoming::percent_decoded;
 use crate::state::RouterState;
@@ -224,14 +226,12 @@ pub async fn run_agents(state: RouterState) {
     }
 }
 
-/// The layer: a call that names its agent in the header is a contact, when it is taken.
+/// The layer: a call by an agent's token, or with the header, is a contact when it is taken.
 pub(crate) async fn note(State(state): State<RouterState>, request: Request, next: Next) -> Response {
-    let Some(named) = request.headers().get(AGENT) else { return next.run(request).await };
-    let named = named.to_str().ok().and_then(percent_decoded).filter(|name| is_name(name));
-    let Some(agent_id) = named else {
-        let what =
-            "the header Opcode-Agent must be 1 to 128 bytes, percent-encoded, without control characters";
-        return ApiError::malformed(Problem::at("", what)).into_response();
+    let agent_id = match speaks_for(&request) {
+        Ok(Some(agent_id)) => agent_id,
+        Ok(None) => return next.run(request).await,
+        Err(error) => return error.into_response(),
     };
     let from = client(request.headers()).map(str::to_owned);
     let response = next.run(request).await;
@@ -240,6 +240,23 @@ pub(crate) async fn note(State(state): State<RouterState>, request: Request, nex
         agents.note(&agent_id, from.as_deref(), agents.clock.now());
     }
     response
+}
+
+/// The agent that a request's token is of, or that its header names; another's is refused.
+fn speaks_for(request: &Request) -> Result<Option<Arc<str>>, ApiError> {
+    let named = match request.headers().get(AGENT) {
+        Some(value) => {
+            let name = value.to_str().ok().and_then(percent_decoded).filter(|name| is_name(name));
+            let what = "the header Opcode-Agent must be 1 to 128 bytes, percent-encoded, without control \
+                        characters";
+            Some(name.ok_or_else(|| ApiError::malformed(Problem::at("", what)))?.into())
+        }
+        None => None,
+    };
+    match request.extensions().get::<Caller>() {
+        Some(caller) => caller.speaks_for(named),
+        None => Ok(named),
+    }
 }
 
 /// Whether an agent may have this name.

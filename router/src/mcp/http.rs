@@ -92,6 +92,7 @@ impl Mcp {
             *request.method_mut() = method;
             *request.uri_mut() = incoming.uri.clone();
             *request.headers_mut() = incoming.headers.clone();
+            request.extensions_mut().insert(incoming.caller.clone());
             (request, Some(incoming))
         } else {
             (request.map(|_| Body::empty()), None)

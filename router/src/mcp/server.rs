@@ -28,10 +28,12 @@ use tokio::time::MissedTickBehavior;
 
 use super::calls::{self, Told};
 use super::contract::Contract;
-use super::fields::{Caller, encoded};
+use super::fields::{Caller, encoded, problem};
 use super::notices::{Notice, Notices};
 use super::tools::{ToolName, described};
+use crate::access;
 use crate::agents::{AGENT, CLIENT_BYTES_MAX, is_name};
+use crate::error::ApiError;
 use crate::wire::unknown;
 
 /// Agents that one client may listen for.
@@ -166,6 +168,16 @@ async fn tell(client: &Peer<RoleServer>, notice: &Notice) -> bool {
     tokio::time::timeout(CLIENT_MAX, told).await.is_ok_and(|told| told.is_ok())
 }
 
+/// Refuses an agent where the token is another's.
+fn may_speak_for(context: &RequestContext<RoleServer>, agent_id: &str) -> Result<(), ApiError> {
+    let parts = context.extensions.get::<request::Parts>();
+    match parts.and_then(|parts| parts.extensions.get::<access::Caller>()) {
+        Some(caller) => caller.speaks_for(Some(agent_id.into())).map(drop),
+        // Over stdio the token is the command's, and counts where it is shown.
+        None => Ok(()),
+    }
+}
+
 /// What of the client's request counts for the calls that are made for it: its token and its trace,
 /// the agent that it speaks for, and what it calls itself.
 fn caller_headers(context: &RequestContext<RoleServer>, agent_id: Option<&str>) -> HeaderMap {
@@ -236,6 +248,9 @@ impl ServerHandler for Server {
         let arguments = Value::Object(request.arguments.unwrap_or_default());
         let agent_id = arguments["agent_id"].as_str().filter(|id| is_name(id));
         if let Some(agent_id) = agent_id {
+            if let Err(refused) = may_speak_for(&context, agent_id) {
+                return Ok(answered(Err(problem(&refused))).into());
+            }
             self.listen_for(agent_id, &context).await;
         }
         let headers = caller_headers(&context, agent_id);

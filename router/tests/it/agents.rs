@@ -7,6 +7,7 @@ use axum::http::Method;
 use opcode_engine::ids::Timestamp;
 use serde_json::{Value, json};
 
+use crate::mcp::{message, rpc, told};
 use crate::node::{Node, request};
 
 /// Longest wait for something that is to happen.
@@ -126,4 +127,37 @@ async fn agents_are_listed_by_pages() {
     assert_eq!(found, (0..7).map(|n| format!("a{n}")).collect::<Vec<_>>());
     assert_eq!(node.get("/v1/agents?limit=0").await.status, 400);
     assert_eq!(node.get("/v1/agents?cursor=x").await.status, 400);
+}
+
+#[tokio::test]
+async fn a_token_of_an_agent_speaks_for_no_other_through_mcp() {
+    let node = Node::start().await;
+    let made =
+        node.post("/v1/tokens", &json!({"scopes": ["read", "run", "define"], "agent_id": "bot"})).await;
+    let bearer = format!("Bearer {}", made.json()["token"].as_str().expect("a token"));
+    let ask = async |call: &Value| {
+        let params = json!({"protocolVersion": "2026-07-28", "name": "opcode.define", "arguments": call,
+            "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+                "io.modelcontextprotocol/clientCapabilities": {}}});
+        let mut request = message(rpc(1, "tools/call", &params));
+        for (name, value) in [
+            ("authorization", bearer.as_str()),
+            ("mcp-protocol-version", "2026-07-28"),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", "opcode.define"),
+        ] {
+            request.headers_mut().insert(name, value.parse().expect("a header"));
+        }
+        told(&node.send(request).await.body)["result"].clone()
+    };
+    let definition = asks("r", "")["definition"].clone();
+    let defines = |by: &str| json!({"name": "asks", "definition": definition.clone(), "agent_id": by});
+    let refused = ask(&defines("boss")).await;
+    assert_eq!(refused["isError"], true, "{refused}");
+    assert!(refused["content"][0]["text"].as_str().expect("text").contains("PERMISSION_DENIED"), "{refused}");
+    assert!(ids(&node).await.is_empty());
+    let taken = ask(&defines("bot")).await;
+    assert_eq!(taken["isError"], false, "{taken}");
+    assert_eq!(ids(&node).await, ["bot"]);
 }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, 
 
 use crate::node::{MCP_SESSIONS_MAX, Node, request};
 
-fn message(text: impl Into<Body>) -> Request<Body> {
+pub(crate) fn message(text: impl Into<Body>) -> Request<Body> {
     let mut request = request(Method::POST, "/mcp", text.into());
     let headers = request.headers_mut();
     headers.insert("content-type", "application/json".parse().expect("a header"));
@@ -23,7 +23,7 @@ fn message(text: impl Into<Body>) -> Request<Body> {
     request
 }
 
-fn rpc(id: u64, method: &str, params: &Value) -> String {
+pub(crate) fn rpc(id: u64, method: &str, params: &Value) -> String {
     json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string()
 }
 
@@ -33,7 +33,7 @@ fn initialize() -> Value {
 }
 
 /// The message in an answer that is an event stream, or JSON.
-fn told(body: &[u8]) -> Value {
+pub(crate) fn told(body: &[u8]) -> Value {
     let text = std::str::from_utf8(body).expect("utf-8");
     let mut data = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
     let data = data.rfind(|data| !data.is_empty()).unwrap_or(text);
