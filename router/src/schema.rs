@@ -442,7 +442,7 @@ pub struct SecretsRotated {
 pub struct TokenRequest {
     /// For those who read the list.
     pub name: Option<String>,
-    /// At least one of `read`, `run`, `define`, `decide`, `admin`, which is all of them.
+    /// At least one of `read`, `run`, `define`, `decide`, `admin`, which is all of them and more.
     pub scopes: Vec<String>,
     /// The agent that its bearer is: what it asks for is asked in that name, and in no other.
     pub agent_id: Option<String>,

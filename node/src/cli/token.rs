@@ -14,7 +14,8 @@ use super::wf::paged;
 pub(crate) enum Token {
     /// Make a token; it is shown once
     #[command(after_help = "Scopes: read (whatever only reads), run (start, signal, cancel runs), define
-(templates and schedules), decide (resolve decisions), admin (all of these, secrets, tokens, the cluster).
+(templates and schedules), decide (resolve decisions), admin (all of these, deleting runs, secrets,
+tokens, the cluster).
 
 Examples:
   opcode token create --name ci --scope run --scope read

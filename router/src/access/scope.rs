@@ -15,7 +15,7 @@ pub(crate) enum Scope {
     Define,
     /// Resolves decisions.
     Decide,
-    /// All of these, and secrets, tokens and the cluster.
+    /// All of these, and deleting runs, secrets, tokens and the cluster.
     Admin,
 }
 
@@ -55,6 +55,8 @@ pub(super) fn asked_for(method: &Method, path: &str) -> &'static [Scope] {
         ("v1", "sql") => &[Scope::Read],
         // What the signal is decides which of the two.
         ("v1", "workflows") if last == "signals" => &[Scope::Run, Scope::Decide],
+        // What is deleted can be asked nothing any more.
+        ("v1", "workflows") if *method == Method::DELETE => &[Scope::Admin],
         ("v1", "workflows") => &[Scope::Run],
         ("v1", "schedules") if matches!(last, "trigger" | "backfill") => &[Scope::Run],
         ("v1", "templates" | "schedules") => &[Scope::Define],
@@ -79,6 +81,7 @@ mod tests {
             ("POST", "/v1/workflows", "run"),
             ("POST", "/v1/workflows/batch", "run"),
             ("POST", "/v1/workflows/x/cancel", "run"),
+            ("DELETE", "/v1/workflows/x", "admin"),
             ("POST", "/v1/workflows/x/signals", "run|decide"),
             ("POST", "/v1/workflows/x/signals/", "run|decide"),
             ("POST", "/v1/templates", "define"),

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::commands;
 use super::lists::check_status;
 use crate::access::Caller;
+use crate::access::scope::Scope;
 use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::gather::{Cursor, Missing};
@@ -245,7 +246,10 @@ fn action(fields: &mut Fields<'_>, caller: &Caller) -> Result<Option<Action>, Ap
         Some("suspend") => Action::Suspend(reason),
         Some("resume") => Action::Resume(reason),
         Some("retry") => Action::Retry(reason),
-        Some("delete") => Action::Delete,
+        Some("delete") => {
+            caller.may(&[Scope::Admin])?;
+            Action::Delete
+        }
         Some("signal") => {
             if signal.is_none() {
                 fields.problem("signal", "is missing: the signal to send");

@@ -35,13 +35,14 @@ async fn a_token_lets_its_bearer_do_what_its_scopes_say_and_no_more() {
     let template = json!({"name": "t", "definition": {"steps": [{"id": "a", "action": "workflow.log", "params": {"message": "m"}}]}});
     let decision = json!({"type": "decision", "step_id": "ask", "payload": {"choice": "yes"}});
     let data = json!({"type": "data", "payload": {"k": 1}});
-    let calls: [(&str, Method, &str, Option<Value>); 9] = [
+    let calls: [(&str, Method, &str, Option<Value>); 10] = [
         ("read", Method::GET, "/v1/workflows", None),
         ("read", Method::GET, "/v1/cluster", None),
         ("run", Method::POST, "/v1/workflows", Some(waiting("w", None))),
         ("run", Method::POST, "/v1/workflows/w/signals", Some(data)),
         ("decide", Method::POST, "/v1/workflows/w/signals", Some(decision)),
         ("define", Method::POST, "/v1/templates", Some(template)),
+        ("admin", Method::DELETE, "/v1/workflows/none", None),
         ("admin", Method::GET, "/v1/tokens", None),
         ("admin", Method::GET, "/v1/secrets", None),
         ("admin", Method::PUT, "/v1/secrets/k", Some(json!({"value": "v"}))),
@@ -66,6 +67,12 @@ async fn a_token_lets_its_bearer_do_what_its_scopes_say_and_no_more() {
         // Nothing is stored by it, and each tool of MCP is a call of its own.
         let validated = with(&node, &token, Method::POST, "/v1/validate", Some(json!({"steps": []}))).await;
         assert_ne!(validated.status, 403);
+        // To steer many asks for `run`, and to delete them for more.
+        for (action, wanted) in [("cancel", "run"), ("delete", "admin")] {
+            let bulk = json!({"action": action, "filter": {}, "dry_run": true});
+            let answer = with(&node, &token, Method::POST, "/v1/workflows/bulk", Some(bulk)).await;
+            assert_eq!(answer.status == 200, scope == wanted || scope == "admin", "{scope}: {action}");
+        }
     }
 }
 
