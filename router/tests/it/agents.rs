@@ -77,6 +77,7 @@ async fn a_header_names_the_agent_of_any_call() {
         let refused = get("/v1/decisions", wrong).await;
         assert_eq!((refused.status, &refused.json()["code"]), (400, &json!("VALIDATION_ERROR")), "{wrong}");
     }
+    assert_eq!(get("/healthz", "nobody").await.status, 200);
     let listed = listed(&node).await;
     assert_eq!(listed.len(), 1, "{listed:?}");
     assert_eq!((&listed[0]["agent_id"], &listed[0]["client"]), (&json!("café bot"), &json!("watcher/2")));
