@@ -157,7 +157,7 @@ async fn a_token_of_an_agent_speaks_for_no_other_through_mcp() {
     let refused = ask(&defines("boss")).await;
     assert_eq!(refused["isError"], true, "{refused}");
     assert!(refused["content"][0]["text"].as_str().expect("text").contains("PERMISSION_DENIED"), "{refused}");
-    assert!(ids(&node).await.is_empty());
+    assert_eq!(ids(&node).await, ["bot"], "whoever's token it is has called, and nobody else");
     let taken = ask(&defines("bot")).await;
     assert_eq!(taken["isError"], false, "{taken}");
     assert_eq!(ids(&node).await, ["bot"]);
