@@ -72,6 +72,12 @@ impl Client {
         response.text().await.map_err(|error| self.failure(&error))
     }
 
+    /// `GET`, bytes as they are.
+    pub(crate) async fn bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        let response = self.send(self.request(Method::GET, path).timeout(ANSWER_MAX)).await?;
+        response.bytes().await.map(Into::into).map_err(|error| self.failure(&error))
+    }
+
     /// `POST` of JSON.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.post_text(path, body.to_string()).await

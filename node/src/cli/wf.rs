@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::bulk::Bulk;
 use super::client::{encoded, with_query};
 use super::failure::Failure;
-use super::output::{Format, emit, facts, pretty, rows, shown};
+use super::output::{Format, emit, emit_bytes, facts, pretty, rows, shown};
 use super::run::Watch;
 use super::wf_commands::{self, Reasoned, Retry, SignalArgs};
 use super::{Context, follow, input};
@@ -53,12 +53,12 @@ pub(crate) enum Wf {
     },
     /// Draw a workflow's steps and how far they are
     #[command(
-        after_help = "Examples:\n  opcode wf diagram ID\n  opcode wf diagram ID --format svg > run.svg"
+        after_help = "Examples:\n  opcode wf diagram ID\n  opcode wf diagram ID --format png > run.png"
     )]
     Diagram {
         /// The workflow
         id: String,
-        /// `ascii`, `mermaid` or `svg`
+        /// `ascii`, `mermaid`, `svg` or `png`
         #[arg(long, default_value = "ascii")]
         format: String,
     },
@@ -311,7 +311,11 @@ async fn events(context: &Context, id: &str, after: u64, limit: u32) -> Result<(
 
 async fn diagram(context: &Context, id: &str, format: &str) -> Result<(), Failure> {
     let path = with_query(&format!("{}/diagram", path_of(id)), &[("format", Some(format.to_owned()))]);
-    emit(&context.client.text(&path).await?);
+    if format == "png" {
+        emit_bytes(&context.client.bytes(&path).await?);
+    } else {
+        emit(&context.client.text(&path).await?);
+    }
     Ok(())
 }
 

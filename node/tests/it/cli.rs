@@ -102,6 +102,8 @@ async fn every_form_holds_the_same() {
         let drawn = stdout(&run(&node.url, &["wf", "diagram", "w", "--format", format], ""));
         assert!(drawn.contains('a'), "{drawn}");
     }
+    let painted = run(&node.url, &["wf", "diagram", "w", "--format", "png"], "");
+    assert!(painted.stdout.starts_with(b"\x89PNG"), "{painted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -11,7 +12,8 @@ use opcode_shard::handle::PinnedDefinition;
 
 use crate::error::{ApiError, Applied};
 use crate::forward::Seen;
-use crate::incoming::{Incoming, unsupported_accept, with_token};
+use crate::incoming::{Incoming, with_token};
+use crate::picture::png;
 use crate::query::Query;
 use crate::schema;
 use crate::state::RouterState;
@@ -22,6 +24,7 @@ enum Format {
     Ascii,
     Mermaid,
     Svg,
+    Png,
 }
 
 impl Format {
@@ -30,7 +33,7 @@ impl Format {
         match query.word("format", &["ascii", "mermaid", "svg", "png"]) {
             Some("mermaid") => Ok(Self::Mermaid),
             Some("svg") => Ok(Self::Svg),
-            Some("png") => Err(unsupported_accept("`ascii`, `mermaid` or `svg`, not with `png`")),
+            Some("png") => Ok(Self::Png),
             Some(_) | None => Ok(Self::Ascii),
         }
     }
@@ -40,25 +43,27 @@ impl Format {
             Self::Ascii => "text/plain; charset=utf-8",
             Self::Mermaid => "text/vnd.mermaid; charset=utf-8",
             Self::Svg => "image/svg+xml",
+            Self::Png => "image/png",
         }
     }
 
+    /// As text; a PNG is painted from its SVG.
     fn draw(self, pinned: &PinnedDefinition) -> String {
         match self {
             Self::Ascii => diagram::ascii(&pinned.definition, &pinned.statuses),
             Self::Mermaid => diagram::mermaid(&pinned.definition, &pinned.statuses),
-            Self::Svg => diagram::svg(&pinned.definition, &pinned.statuses),
+            Self::Svg | Self::Png => diagram::svg(&pinned.definition, &pinned.statuses),
         }
     }
 }
 
 /// Draws a workflow.
 #[utoipa::path(get, path = "/v1/workflows/{id}/diagram", tag = "workflows", operation_id = "drawWorkflow",
-    params(("id" = String, Path), ("format" = Option<String>, Query, description = "`ascii` (default), `mermaid` or `svg`"),
+    params(("id" = String, Path), ("format" = Option<String>, Query, description = "`ascii` (default), `mermaid`, `svg` or `png`"),
         ("include_status" = Option<bool>, Query, description = "how far each step is, default true")),
-    responses((status = 200, content((String = "text/plain"), (String = "text/vnd.mermaid"), (String = "image/svg+xml"))),
+    responses((status = 200, content((String = "text/plain"), (String = "text/vnd.mermaid"), (String = "image/svg+xml"), (Vec<u8> = "image/png"))),
         (status = 400, body = schema::Problem), (status = 404, body = schema::Problem),
-        (status = 406, description = "`png` is not drawn by this build", body = schema::Problem)))]
+        (status = 429, body = schema::Problem)))]
 pub(crate) async fn draw(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
     let mut query = incoming.query()?;
     let format = Format::of(&mut query)?;
@@ -76,10 +81,10 @@ pub(crate) async fn draw(State(state): State<RouterState>, incoming: Incoming) -
 /// Draws a template.
 #[utoipa::path(get, path = "/v1/templates/{name}/diagram", tag = "catalogue", operation_id = "drawTemplate",
     params(("name" = String, Path), ("version" = Option<String>, Query, description = "`v3`; the newest without it"),
-        ("format" = Option<String>, Query, description = "`ascii` (default), `mermaid` or `svg`")),
-    responses((status = 200, content((String = "text/plain"), (String = "text/vnd.mermaid"), (String = "image/svg+xml"))),
+        ("format" = Option<String>, Query, description = "`ascii` (default), `mermaid`, `svg` or `png`")),
+    responses((status = 200, content((String = "text/plain"), (String = "text/vnd.mermaid"), (String = "image/svg+xml"), (Vec<u8> = "image/png"))),
         (status = 400, body = schema::Problem), (status = 404, body = schema::Problem),
-        (status = 406, description = "`png` is not drawn by this build", body = schema::Problem)))]
+        (status = 429, body = schema::Problem)))]
 pub(crate) async fn draw_template(
     State(state): State<RouterState>,
     incoming: Incoming,
@@ -101,6 +106,10 @@ async fn picture(format: Format, pinned: PinnedDefinition) -> Result<Response, A
     let text = tokio::task::spawn_blocking(move || format.draw(&pinned))
         .await
         .map_err(|_| ApiError::unavailable(Applied::No, "the diagram could not be drawn"))?;
+    let body = match format {
+        Format::Png => Body::from(png(text).await?),
+        Format::Ascii | Format::Mermaid | Format::Svg => Body::from(text),
+    };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(format.media_type())),
         // Whatever a definition holds, a browser that opens its picture runs nothing of it.
@@ -110,5 +119,5 @@ async fn picture(format: Format, pinned: PinnedDefinition) -> Result<Response, A
         ),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
-    Ok((StatusCode::OK, headers, text).into_response())
+    Ok((StatusCode::OK, headers, body).into_response())
 }

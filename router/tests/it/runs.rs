@@ -229,7 +229,9 @@ async fn a_run_is_drawn() {
         let text = String::from_utf8(answer.body.to_vec()).expect("utf-8");
         assert!(text.contains("ask"), "{text}");
     }
-    assert_eq!(node.get("/v1/workflows/d/diagram?format=png").await.status, 406);
+    let painted = node.get("/v1/workflows/d/diagram?format=png").await;
+    assert_eq!((painted.status, painted.header("content-type")), (200, "image/png"));
+    assert!(painted.body.starts_with(b"\x89PNG") && painted.body.len() > 1_000);
     assert_eq!(node.get("/v1/workflows/d/diagram?format=gif").await.status, 400);
     assert_eq!(node.get("/v1/workflows/none/diagram").await.status, 404);
 }

@@ -1,12 +1,18 @@
 //! Pictures of a definition: Mermaid, plain text, and SVG, with the states of a run if given.
 //!
 //! They show ids, types, actions, order and states, and never a param, an output or a secret.
-//! States come by full step id; a loop or map shows its last round or item that has any.
+//! States come by full step id; in Mermaid and text a loop or map shows its last round or item that
+//! has any, in SVG its body stands once, with how many of its rounds are how far.
+
+mod layout;
+mod svg;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::definition::{Definition, SpecIx, StepKind, StepSpec};
+
+pub use svg::svg;
 
 /// What a step is, in one word or its action's name.
 fn label(step: &StepSpec) -> &str {
@@ -207,89 +213,11 @@ fn ascii_step(
     }
 }
 
-const BOX_WIDTH: usize = 180;
-const BOX_HEIGHT: usize = 44;
-const GAP_X: usize = 24;
-const GAP_Y: usize = 48;
-/// Most characters of an id in a box; the whole of it is in the tooltip.
-const BOX_CHARS_MAX: usize = 22;
-
-/// SVG of the top level, one row per level; what is inside a step is told by its number.
-pub fn svg(definition: &Definition, states: &BTreeMap<String, String>) -> String {
-    let place = places(definition);
-    let columns = definition.levels.iter().map(Vec::len).max().unwrap_or(0);
-    let (width, height) =
-        (columns * (BOX_WIDTH + GAP_X) + GAP_X, definition.levels.len() * (BOX_HEIGHT + GAP_Y) + GAP_X);
-    let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
-         font-size=\"12\">\n"
-    );
-    for (ix, (x, y)) in &place {
-        for dependency in &definition.step(*ix).depends_on {
-            let (from_x, from_y) = place[dependency];
-            let _ = writeln!(
-                text,
-                "<line x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{y}\" stroke=\"#868e96\"/>",
-                from_x + BOX_WIDTH / 2,
-                from_y + BOX_HEIGHT,
-                x + BOX_WIDTH / 2,
-            );
-        }
-    }
-    let mut inside = BTreeMap::new();
-    for step in definition.steps.iter().rev() {
-        if let Some(parent) = step.parent {
-            let count = inside.get(&step.ix).unwrap_or(&0) + 1;
-            *inside.entry(parent).or_insert(0) += count;
-        }
-    }
-    for (ix, (x, y)) in &place {
-        let step = definition.step(*ix);
-        let state = state(states, &step.id);
-        let colour = COLOURS.iter().find(|(name, ..)| *name == state);
-        let (fill, stroke) = colour.map_or(("#ffffff", "#495057"), |(_, fill, stroke)| (*fill, *stroke));
-        let more = inside.get(ix).map_or_else(String::new, |count| format!(", {count} inside"));
-        let short: String = step.id.chars().take(BOX_CHARS_MAX).collect();
-        let _ = writeln!(
-            text,
-            "<g><title>{id} {state}</title><rect x=\"{x}\" y=\"{y}\" width=\"{BOX_WIDTH}\" \
-             height=\"{BOX_HEIGHT}\" rx=\"6\" fill=\"{fill}\" stroke=\"{stroke}\"/>\
-             <text x=\"{text_x}\" y=\"{id_y}\" font-weight=\"bold\">{short}</text>\
-             <text x=\"{text_x}\" y=\"{label_y}\" fill=\"#495057\">{label}{more}</text></g>",
-            id = step.id,
-            text_x = x + 10,
-            id_y = y + 18,
-            label_y = y + 35,
-            label = label(step),
-        );
-    }
-    text.push_str("</svg>\n");
-    text
-}
-
-/// Upper left corners by step. Within a level, steps stand in the order of the middle of what
-/// they depend on, which keeps lines short.
-fn places(definition: &Definition) -> BTreeMap<SpecIx, (usize, usize)> {
-    let mut place: BTreeMap<SpecIx, (usize, usize)> = BTreeMap::new();
-    for (row, level) in definition.levels.iter().enumerate() {
-        let mut level = level.clone();
-        level.sort_by_cached_key(|ix| {
-            let before = &definition.step(*ix).depends_on;
-            let sum: usize = before.iter().filter_map(|d| place.get(d)).map(|(x, _)| x).sum();
-            (sum.checked_div(before.len()).unwrap_or(0), *ix)
-        });
-        for (column, ix) in level.into_iter().enumerate() {
-            place.insert(ix, (GAP_X + column * (BOX_WIDTH + GAP_X), GAP_X / 2 + row * (BOX_HEIGHT + GAP_Y)));
-        }
-    }
-    place
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{ascii, mermaid, svg};
+    use super::{ascii, mermaid};
     use crate::definition::Definition;
 
     fn definition() -> Definition {
@@ -345,14 +273,6 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l.trim() == line), "{line} is missing in {text}");
         }
-        assert!(!text.contains("script") && !text.contains("secret"));
-    }
-
-    #[test]
-    fn svg_has_a_box_for_each_step_of_the_top_level() {
-        let text = svg(&definition(), &states());
-        assert_eq!((text.matches("<rect").count(), text.matches("<line").count()), (3, 2));
-        assert!(text.contains("condition, 2 inside") && text.contains("#d3f9d8"));
         assert!(!text.contains("script") && !text.contains("secret"));
     }
 }
