@@ -21,6 +21,7 @@ mod handlers;
 mod http;
 mod incoming;
 mod local;
+pub mod locate;
 pub mod mcp;
 mod picture;
 pub mod placement;

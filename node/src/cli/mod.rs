@@ -16,7 +16,6 @@ mod failure;
 mod follow;
 mod force_recover;
 mod input;
-mod locate;
 mod mcp;
 mod output;
 pub(crate) mod rebuild;

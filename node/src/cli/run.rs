@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use opcode_engine::Problem;
+use opcode_router::locate;
 use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::client::encoded;
 use super::failure::Failure;
 use super::output::{Format, emit, facts, pretty, shown};
-use super::{follow, input, locate, validate};
+use super::{follow, input, validate};
 
 /// How long one request waits at the node.
 const WAIT_STEP: Duration = Duration::from_secs(20);

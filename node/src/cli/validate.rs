@@ -3,11 +3,11 @@
 use clap::Args;
 use opcode_engine::Problem;
 use opcode_engine::definition::Definition;
+use opcode_router::locate::{Place, excerpt, of_problem};
 use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::input::read_file;
-use super::locate::{Place, excerpt, place};
 use super::output::{Format, Output, emit, pretty, yaml};
 
 /// Flags of `opcode validate`.
@@ -67,19 +67,7 @@ fn check(text: &str) -> Result<Definition, Vec<Problem>> {
 
 /// The place of a problem in its file.
 pub(crate) fn place_of(text: &str, problem: &Problem) -> Place {
-    match (problem.line, problem.column) {
-        (Some(line), Some(column)) => Place { line: line as usize, column: column as usize },
-        (None, Some(column)) => within_string(text, place(text, &problem.pointer), column as usize),
-        (Some(_) | None, None) => place(text, &problem.pointer),
-    }
-}
-
-/// A column of the string at a place: past its quote, as far as nothing before it is escaped.
-fn within_string(text: &str, at: Place, column: usize) -> Place {
-    let line = text.lines().nth(at.line - 1).unwrap_or_default();
-    let quoted: String = line.chars().skip(at.column - 1).take(column + 1).collect();
-    let is_plain = quoted.starts_with('"') && !quoted.contains('\\');
-    Place { line: at.line, column: at.column + if is_plain { column } else { 0 } }
+    of_problem(text, &problem.pointer, problem.line, problem.column)
 }
 
 fn print(checked: &Checked, quiet: bool) {

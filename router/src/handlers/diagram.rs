@@ -52,7 +52,11 @@ impl Format {
         match self {
             Self::Ascii => diagram::ascii(&pinned.definition, &pinned.statuses),
             Self::Mermaid => diagram::mermaid(&pinned.definition, &pinned.statuses),
-            Self::Svg | Self::Png => diagram::svg(&pinned.definition, &pinned.statuses),
+            Self::Svg => diagram::svg(&pinned.definition, &pinned.statuses),
+            // On white, whoever looks at it.
+            Self::Png => {
+                diagram::svg(&pinned.definition, &pinned.statuses).replacen(diagram::SVG_DARK, "", 1)
+            }
         }
     }
 }

@@ -38,7 +38,8 @@ pub(crate) async fn png(svg: String) -> Result<Vec<u8>, ApiError> {
         let _place = place;
         paint(&svg)
     });
-    let failed = |why: String| ApiError::unavailable(Applied::No, format!("the picture cannot be painted: {why}"));
+    let failed =
+        |why: String| ApiError::unavailable(Applied::No, format!("the picture cannot be painted: {why}"));
     painted.await.map_err(|_| failed("its painter stopped".into()))?.map_err(failed)
 }
 
@@ -56,7 +57,6 @@ fn paint(svg: &str) -> Result<Vec<u8>, String> {
     let (width, height) = (tree.size().width(), tree.size().height());
     let scale = SCALE.min((PIXELS_MAX / (width * height)).sqrt()).min(SIDE_MAX / width.max(height));
     // Both are positive and bounded by what stands above.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded")]
     let [wide, high] = [width, height].map(|side| (side * scale).ceil().max(1.0) as u32);
     let mut pixels = Pixmap::new(wide, high).ok_or("there is no room for it")?;
     pixels.fill(Color::WHITE);
@@ -76,7 +76,9 @@ mod tests {
     }
 
     fn svg(width: u32, height: u32, inside: &str) -> String {
-        format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\">{inside}</svg>")
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\">{inside}</svg>"
+        )
     }
 
     #[test]
@@ -94,7 +96,10 @@ mod tests {
     fn a_large_picture_is_scaled_down() {
         for (width, height) in [(3_000, 90_000), (200_000, 40), (9_000, 9_000)] {
             let (wide, high) = size(&paint(&svg(width, height, "")).unwrap());
-            assert!(u64::from(wide) * u64::from(high) < 13_000_000 && wide.max(high) <= 16_001, "{wide}×{high}");
+            assert!(
+                u64::from(wide) * u64::from(high) < 13_000_000 && wide.max(high) <= 16_001,
+                "{wide}×{high}"
+            );
         }
         assert!(paint("<svg").is_err());
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use opcode_engine::definition::{
     DEFINITION_BYTES_MAX, Definition, NESTING_MAX, PROBLEMS_MAX, STEPS_MAX, SpecIx,
 };
+use opcode_engine::diagram::svg;
 use opcode_engine::{Code, Invalid};
 use serde_json::Value;
 
@@ -17,9 +18,33 @@ pub fn definition(data: &[u8]) {
             assert!(text.len() <= DEFINITION_BYTES_MAX);
             assert_sound(&definition);
             assert_stable(text, &definition);
+            assert_drawn(&definition);
         }
         Err(invalid) => assert_told(text, &invalid),
     }
+}
+
+/// It has a picture, of bounded size, in which nothing of it is markup.
+fn assert_drawn(definition: &Definition) {
+    const TAGS: [&str; 10] =
+        ["svg ", "style>", "defs>", "marker ", "pattern ", "path ", "circle ", "rect ", "text ", "title>"];
+    let states = definition.steps.iter().map(|step| (step.id.to_string(), "failed".to_owned())).collect();
+    let drawn = svg(definition, &states);
+    assert!(drawn.starts_with("<svg ") && drawn.ends_with("</svg>\n"), "{drawn}");
+    for tag in drawn.split('<').skip(1).map(|rest| rest.trim_start_matches('/')) {
+        let is_known = tag.starts_with("g>")
+            || tag.starts_with("g ")
+            || TAGS.iter().any(|known| {
+                tag.starts_with(known)
+                    || tag
+                        .strip_prefix(known.trim_end_matches([' ', '>']))
+                        .is_some_and(|end| end.starts_with('>'))
+            });
+        assert!(is_known, "<{tag} stands in a picture");
+    }
+    let boxes = drawn.matches("class=\"box\"").count();
+    assert!(boxes == definition.steps.len().min(2_000), "{boxes} boxes");
+    assert!(drawn.len() <= 4_096 + boxes * 4_096 + 8_000_000, "{} bytes", drawn.len());
 }
 
 /// Places resolve both ways, and the order is one.

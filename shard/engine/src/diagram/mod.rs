@@ -12,7 +12,7 @@ use std::fmt::Write;
 
 use crate::definition::{Definition, SpecIx, StepKind, StepSpec};
 
-pub use svg::svg;
+pub use svg::{SVG_DARK, svg};
 
 /// What a step is, in one word or its action's name.
 fn label(step: &StepSpec) -> &str {

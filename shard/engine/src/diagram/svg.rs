@@ -57,7 +57,10 @@ text{font-family:Roboto,\"Helvetica Neue\",Arial,sans-serif;font-size:12px;fill:
 .scheduled>.box{stroke:#0969da;stroke-dasharray:5 3}.scheduled>.icon{stroke:#0969da}\
 .skipped>.box{fill:#f6f8fa;stroke-dasharray:2 3}\
 .hatch{stroke:#cf222e;stroke-opacity:.22;stroke-width:3}\
-.dots{fill:#8250df;fill-opacity:.3}\
+.dots{fill:#8250df;fill-opacity:.3}";
+
+/// What a picture's style ends with: its colours on a dark ground, for who reads it on one.
+pub const SVG_DARK: &str = "\
 @media(prefers-color-scheme:dark){svg{background:#0d1117}text{fill:#9198a1}.id{fill:#f0f6fc}\
 .box{fill:#151b23;stroke:#656c76}.icon{stroke:#9198a1}\
 .completed>.box{fill:#12261e;stroke:#3fb950}.completed>.icon{stroke:#3fb950}\
@@ -246,9 +249,9 @@ impl Block<'_> {
             (0, _) | (_, None) => {}
             (1, Some((state, _))) => text = format!("{state} · {text}"),
             (_, Some(_)) => {
-                let told = STATES.iter().filter_map(|(word, _)| {
-                    self.counts.get(word).map(|count| format!("{count} {word}"))
-                });
+                let told = STATES
+                    .iter()
+                    .filter_map(|(word, _)| self.counts.get(word).map(|count| format!("{count} {word}")));
                 text = told.collect::<Vec<_>>().join(", ");
             }
         }
@@ -296,7 +299,7 @@ impl Pen {
             self.text,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height:.0}\" \
              viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\" aria-label=\"{}\">\n\
-             <style>{STYLE}</style>\n<defs>\
+             <style>{STYLE}{SVG_DARK}</style>\n<defs>\
              <marker id=\"opcode-head\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"7\" \
              markerHeight=\"7\" orient=\"auto\"><path class=\"head\" d=\"M0 0l8 4-8 4z\"/></marker>\
              <pattern id=\"opcode-hatch\" width=\"9\" height=\"9\" patternUnits=\"userSpaceOnUse\">\
@@ -400,7 +403,8 @@ impl Pen {
     }
 
     fn words(&mut self, class: &str, x: f64, y: f64, text: &str) {
-        let _ = writeln!(self.text, "<text class=\"{class}\" x=\"{x:.0}\" y=\"{y:.0}\">{}</text>", escaped(text));
+        let _ =
+            writeln!(self.text, "<text class=\"{class}\" x=\"{x:.0}\" y=\"{y:.0}\">{}</text>", escaped(text));
     }
 }
 

@@ -3,15 +3,16 @@
 
 /// A place in a text: line and column from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) line: usize,
-    pub(crate) column: usize,
+pub struct Place {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
 }
 
 /// Where the value at `pointer` begins, or the nearest value around it that exists.
-pub(crate) fn place(text: &str, pointer: &str) -> Place {
-    let bytes = text.as_bytes();
-    let mut at = skip_space(bytes, 0);
+pub fn place(text: &str, pointer: &str) -> Place {
+    let mut at = skip_space(text.as_bytes(), 0);
     for token in pointer.split('/').skip(1) {
         let token = token.replace("~1", "/").replace("~0", "~");
         let Some(next) = child(text, at, &token) else { break };
@@ -20,8 +21,26 @@ pub(crate) fn place(text: &str, pointer: &str) -> Place {
     place_of(text, at)
 }
 
+/// The place of a problem in the text that it is of: where it says, or where its pointer leads, and
+/// there at a column of an expression, if it has one.
+pub fn of_problem(text: &str, pointer: &str, line: Option<u32>, column: Option<u32>) -> Place {
+    match (line, column) {
+        (Some(line), Some(column)) => Place { line: line as usize, column: column as usize },
+        (None, Some(column)) => within_string(text, place(text, pointer), column as usize),
+        (Some(_) | None, None) => place(text, pointer),
+    }
+}
+
+/// A column of the string at a place: past its quote, as far as nothing before it is escaped.
+fn within_string(text: &str, at: Place, column: usize) -> Place {
+    let line = text.lines().nth(at.line - 1).unwrap_or_default();
+    let quoted: String = line.chars().skip(at.column - 1).take(column + 1).collect();
+    let is_plain = quoted.starts_with('"') && !quoted.contains('\\');
+    Place { line: at.line, column: at.column + if is_plain { column } else { 0 } }
+}
+
 /// The place of a byte.
-pub(crate) fn place_of(text: &str, at: usize) -> Place {
+pub fn place_of(text: &str, at: usize) -> Place {
     let before = &text[..at.min(text.len())];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     Place { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
@@ -106,7 +125,7 @@ fn value_end(bytes: &[u8], start: usize) -> usize {
 }
 
 /// The line at a place with a mark under the column, two lines.
-pub(crate) fn excerpt(text: &str, place: Place) -> Option<String> {
+pub fn excerpt(text: &str, place: Place) -> Option<String> {
     /// Longest part of a line that is shown, in characters.
     const WIDTH_MAX: usize = 100;
     let line = text.lines().nth(place.line.checked_sub(1)?)?;
