@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use figment::Figment;
 use figment::providers::{Env, Format, Json, Serialized, Toml};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::replicas::Wanted;
 
@@ -54,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) allow_private_network: bool,
     /// Folders that `fs.*` may touch.
     pub(crate) fs_roots: Vec<PathBuf>,
+    /// Whether the console is there, at `/console/`.
+    pub(crate) console: bool,
     /// Least severe log level, or a filter as of `tracing`.
     pub(crate) log_level: String,
     /// Bytes of one log segment file.
@@ -81,6 +83,7 @@ impl Default for Config {
             allow_shell: false,
             allow_private_network: false,
             fs_roots: Vec::new(),
+            console: true,
             log_level: "info".into(),
             log_segment_bytes: 64 * 1024 * 1024,
         }
@@ -107,6 +110,7 @@ const KEYS: &[&str] = &[
     "allow_shell",
     "allow_private_network",
     "fs_roots",
+    "console",
     "log_level",
     "log_segment_bytes",
 ];
@@ -188,6 +192,10 @@ pub(crate) struct NodeFlags {
     #[arg(long = "fs-root", value_name = "DIR")]
     #[serde(rename = "fs_roots", skip_serializing_if = "Vec::is_empty")]
     fs_roots: Vec<PathBuf>,
+    /// Leave the console out
+    #[arg(long)]
+    #[serde(rename = "console", skip_serializing_if = "is_false", serialize_with = "negated")]
+    no_console: bool,
     /// Least severe log level: error, warn, info, debug, trace, or a filter [default: info]
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,6 +209,11 @@ pub(crate) struct NodeFlags {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn negated<S: Serializer>(value: &bool, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_bool(!value)
 }
 
 /// What `opcode dev` turns on where nothing else is said.

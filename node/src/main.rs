@@ -125,8 +125,12 @@ fn run_node(flags: &NodeFlags, dev: bool) -> Result<ExitCode> {
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         tracing::debug!(%error, "huge pages stay on");
     }
-    let roots = loaded.config.fs_roots.clone();
+    let (roots, console) = (loaded.config.fs_roots.clone(), loaded.config.console);
     let ready = move |url: &str| {
+        // First: who waits for the other line may read no further.
+        if console {
+            println!("OPCODE has its console at {url}/console/");
+        }
         println!("OPCODE is ready at {url}");
         if dev {
             let roots: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
@@ -137,7 +141,7 @@ fn run_node(flags: &NodeFlags, dev: bool) -> Result<ExitCode> {
             println!("  try: opcode run FILE --wait");
         }
     };
-    in_runtime(node::run(loaded.config, ready))?;
+    in_runtime(node::run(loaded, ready))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::addresses;
 use crate::cluster::Cluster;
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::membership::agent::Ended;
 use crate::services::Control;
 use crate::shards::Identity;
@@ -25,7 +25,10 @@ const REQUESTS_END_MAX: Duration = Duration::from_secs(2);
 
 /// Runs a node until it is told to stop, or a shard fails. `ready` is told the URL when requests
 /// are served.
-pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> {
+pub(crate) async fn run(loaded: Loaded, ready: impl FnOnce(&str)) -> Result<()> {
+    let settings = loaded.origins()?.into_iter().map(|(key, value, from)| [key, value.to_string(), from]);
+    let settings = settings.collect();
+    let config = loaded.config;
     addresses::check_listen(&config)?;
     let tokens = config.token_file.as_deref().map(token_file::all).transpose()?;
     let secrets = Arc::new(CatalogueSecrets::default());
@@ -59,13 +62,14 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
             addr: cluster.addresses.http.clone(),
             peer_addr: Some(cluster.addresses.peer.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            settings,
         },
         ready: ready_out,
         shutdown: stop_out.clone(),
         metrics: Arc::new(move || metrics.render()),
         listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
         tokens,
-        options: RouterOptions::default(),
+        options: RouterOptions { console: config.console, ..RouterOptions::default() },
     });
     cluster.relay.open(state.clone());
     secrets.open(state.clone());

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::access::authenticate;
 use crate::agents;
+use crate::console;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
@@ -51,7 +52,18 @@ pub fn app(state: RouterState) -> Router {
     );
     // What the tools of MCP call is the API with all that stands before it.
     let tools = mcp::route(&state, layered(router.clone(), &state));
-    layered(router.merge(tools), &state)
+    // So it is with the pages of the console.
+    let pages = console::route(&state, layered(router.clone(), &state));
+    layered(router.merge(tools), &state).merge(pages)
+}
+
+/// Pages behind the layers that stand before the API too, but for the one that asks for a token: what a
+/// page asks of the API carries its visitor's own.
+pub(crate) fn fenced(pages: Router, state: &RouterState) -> Router {
+    pages
+        .layer(from_fn_with_state(state.clone(), guard))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(outermost))
 }
 
 /// Routes behind the layers.

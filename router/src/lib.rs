@@ -8,6 +8,7 @@
 mod access;
 mod agents;
 mod catalogue_secrets;
+mod console;
 mod control;
 mod definitions;
 mod embedded;

@@ -32,6 +32,8 @@ pub struct NodeInfo {
     pub peer_addr: Option<String>,
     /// The version of this build.
     pub version: String,
+    /// What it was told, for the console: each key, its value, and where that came from.
+    pub settings: Vec<[String; 3]>,
 }
 
 /// Limits of the HTTP edge.
@@ -57,6 +59,8 @@ pub struct RouterOptions {
     pub mcp_sessions_max: usize,
     /// How long a session of MCP lives that is not used.
     pub mcp_idle: Duration,
+    /// Whether the console is there.
+    pub console: bool,
 }
 
 impl Default for RouterOptions {
@@ -72,6 +76,7 @@ impl Default for RouterOptions {
             batch_items_max: 10_000,
             mcp_sessions_max: 1024,
             mcp_idle: Duration::from_secs(900),
+            console: true,
         }
     }
 }

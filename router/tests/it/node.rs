@@ -135,6 +135,7 @@ impl Node {
                 addr: "127.0.0.1:4100".into(),
                 peer_addr: None,
                 version: "0.0.0".into(),
+                settings: vec![["shards".into(), SHARDS.to_string(), "flag".into()]],
             },
             ready,
             shutdown,
