@@ -8,6 +8,7 @@ mod canary;
 mod children;
 mod cli;
 mod cluster;
+mod console;
 mod crash;
 #[cfg(feature = "crash-points")]
 mod crash_points;

@@ -2,6 +2,7 @@
 
 mod agents;
 mod children;
+mod console;
 mod conventions;
 mod forward;
 mod mcp;

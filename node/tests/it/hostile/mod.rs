@@ -4,6 +4,7 @@
 
 mod bodies;
 mod catalogue;
+mod console;
 mod effects;
 mod identity;
 mod mcp;
@@ -127,6 +128,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         identity::identity(),
         catalogue::secrets(),
         catalogue::agents(),
+        console::pages(),
     ]
     .into_iter()
     .flatten()
