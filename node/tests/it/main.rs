@@ -24,6 +24,7 @@ mod membership;
 mod operations;
 mod reads;
 mod schedules;
+mod scrub;
 mod secrets;
 mod service;
 mod takeover;
