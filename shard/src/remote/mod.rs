@@ -26,6 +26,7 @@ use crate::error::CallError;
 use crate::handle::{
     CommandReply, PinnedDefinition, RunView, ShardHandle, ShardInfo, Shown, Submission, Submitted,
 };
+use crate::history::{Imported, Line, PastRun};
 use crate::record::{EventRecord, TemplateRecord};
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
 use lead::Lead;
@@ -43,10 +44,14 @@ pub enum Request {
     Command(WorkflowId, Command),
     CallOff(WorkflowId, Parent),
     Purge(WorkflowId),
+    /// Runs and templates that come as history.
+    Import(Vec<Line>),
     Status(WorkflowId),
     Wait(WorkflowId, Duration, Shown),
     Why(WorkflowId),
     Definition(WorkflowId),
+    /// All of a run, as it leaves the cluster.
+    History(WorkflowId),
     Events(WorkflowId, Sequence, usize),
     RunId(RunNo),
     ListRuns(RunFilter),
@@ -76,6 +81,8 @@ pub enum Request {
 pub enum Answer {
     Submitted(Vec<Result<Submitted, Rejected>>),
     Commanded(CommandReply),
+    Imported(Vec<Result<Imported, Rejected>>),
+    History(Box<PastRun>),
     View(RunView),
     Values(Vec<Value>),
     Definition(PinnedDefinition),
@@ -150,6 +157,8 @@ impl Request {
             | Self::Wait(..)
             | Self::Why(_)
             | Self::Definition(_)
+            | Self::Import(_)
+            | Self::History(_)
             | Self::Events(..)
             | Self::RunId(_)
             | Self::ListRuns(_)
@@ -170,6 +179,7 @@ impl Request {
             | Self::Command(..)
             | Self::CallOff(..)
             | Self::Purge(_)
+            | Self::Import(_)
             | Self::DefineTemplate { .. }
             | Self::ChangeEntry(_) => false,
             Self::Entry(..)
@@ -180,6 +190,7 @@ impl Request {
             | Self::Status(_)
             | Self::Why(_)
             | Self::Definition(_)
+            | Self::History(_)
             | Self::Events(..)
             | Self::RunId(_)
             | Self::ListRuns(_)
@@ -225,6 +236,14 @@ impl Request {
             Self::Command(id, command) => surely(lead, handle.command(&id, command).await).await?,
             Self::CallOff(child, parent) => surely(lead, handle.call_off(&child, parent).await).await?,
             Self::Purge(id) => surely(lead, handle.purge(&id).await).await?,
+            Self::Import(lines) => {
+                let imported = handle.import(lines).await?;
+                if !imported.iter().all(|one| one.as_ref().is_ok_and(|imported| imported.is_new)) {
+                    lead.confirm().await?;
+                }
+                Answer::Imported(imported)
+            }
+            Self::History(id) => Answer::History(Box::new(handle.history(&id).await?)),
             Self::Status(id) => Answer::View(handle.status(&id).await?),
             Self::Wait(id, wait, shown) => {
                 let view = handle.wait(&id, wait.min(WAIT_MAX), shown).await?;
@@ -327,6 +346,8 @@ macro_rules! take {
 take! {
     submitted: Submitted => Vec<Result<Submitted, Rejected>>,
     commanded: Commanded => CommandReply,
+    imported: Imported => Vec<Result<Imported, Rejected>>,
+    history: History => Box<PastRun>,
     view: View => RunView,
     values: Values => Vec<Value>,
     definition: Definition => PinnedDefinition,

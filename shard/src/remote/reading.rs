@@ -49,6 +49,8 @@ impl Request {
             | Self::Command(..)
             | Self::CallOff(..)
             | Self::Purge(_)
+            | Self::Import(_)
+            | Self::History(_)
             | Self::Wait(..)
             | Self::Why(_)
             | Self::Definition(_)

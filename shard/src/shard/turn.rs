@@ -126,6 +126,11 @@ impl Loop {
                     );
                 }
             }
+            Inbox::LookedUp { looked_up, epoch } if epoch == self.epoch => self.on_looked_up(*looked_up),
+            Inbox::LookedUp { looked_up, .. } => {
+                let message = "the shard lost its log for a moment".to_owned();
+                looked_up.refuse(CallError::Unavailable { applied_unknown: false, message });
+            }
             Inbox::Sent { sent, epoch } => {
                 if epoch == self.epoch {
                     self.on_sent(sent);
@@ -159,6 +164,7 @@ impl Loop {
             }
             Message::Command { id, command, reply } => self.ask(id, Ask::Command(command, reply)),
             Message::Purge { id, reply } => self.ask(id, Ask::Purge(reply)),
+            Message::Import { items, reply } => self.on_import(items, reply),
             Message::Query { id, query } => self.ask(id, Ask::Query(query)),
             Message::DefineTemplate { name, source, definition, reply } => {
                 let (record, is_new) = self.templates.define(name, source, &definition, self.now);
@@ -458,7 +464,7 @@ impl Loop {
         Ok((no, true))
     }
 
-    fn record_definition(&mut self, definition: &opcode_engine::definition::Definition) {
+    pub(super) fn record_definition(&mut self, definition: &opcode_engine::definition::Definition) {
         self.committer.push(Record::Definition { hash: definition.hash, source: definition.source.clone() });
         if self.runs.recorded.len() >= super::runs::RECORDED_MAX {
             // Recording one again is harmless: the tables keep the first.
