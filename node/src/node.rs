@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use opcode_router::{CatalogueSecrets, NodeInfo, RouterOptions, RouterParts, RouterState};
+use opcode_router::{CatalogueSecrets, NodeInfo, RetentionOptions, RouterOptions, RouterParts, RouterState};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -69,7 +69,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     });
     cluster.relay.open(state.clone());
     secrets.open(state.clone());
-    run_beside(&state);
+    run_beside(&state, retention_of(&config));
     let mut stopping = stop_out;
     let server = axum::serve(listener, opcode_router::app(state)).with_graceful_shutdown(async move {
         // The sender lives as long as the node runs.
@@ -100,9 +100,18 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
 }
 
 /// Starts what a router does beside answering; it ends by itself once the node is stopping.
-fn run_beside(state: &RouterState) {
+fn run_beside(state: &RouterState, retention: RetentionOptions) {
+    tokio::spawn(opcode_router::run_retention(state.clone(), retention));
     tokio::spawn(opcode_router::run_schedules(state.clone()));
     tokio::spawn(opcode_router::run_agents(state.clone()));
+}
+
+/// Where and how often runs are archived that are kept no longer.
+fn retention_of(config: &Config) -> RetentionOptions {
+    RetentionOptions {
+        archive_dir: config.archive_dir.clone().unwrap_or_else(|| config.data_dir.join("archive")),
+        every: Duration::from_secs(config.retention_every_s.max(1)),
+    }
 }
 
 /// A node that was taken out holds no part in the cluster any more, and never will again.

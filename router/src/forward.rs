@@ -285,7 +285,12 @@ impl ShardClient {
     }
 
     pub(crate) async fn purge(&self, id: &WorkflowId) -> Result<CommandReply, CallError> {
-        self.ask(Request::Purge(id.clone()), Duration::ZERO).await?.answer.commanded()
+        self.ask(Request::Purge(id.clone(), None), Duration::ZERO).await?.answer.commanded()
+    }
+
+    /// The same of a run whose last event is this one; one that went on since is refused.
+    pub(crate) async fn purge_at(&self, id: &WorkflowId, at: Sequence) -> Result<CommandReply, CallError> {
+        self.ask(Request::Purge(id.clone(), Some(at)), Duration::ZERO).await?.answer.commanded()
     }
 
     /// Takes in what comes as history; asking twice does what asking once does.

@@ -201,9 +201,9 @@ impl ShardHandle {
     }
 
     /// Removes a run that has ended, with all its events, for good. Refused while it has not ended, or
-    /// still owes a message to another run.
-    pub async fn purge(&self, id: &WorkflowId) -> Result<CommandReply, CallError> {
-        self.inner.purge(id).await
+    /// still owes a message to another run; with `at`, also when its last event is another by now.
+    pub async fn purge(&self, id: &WorkflowId, at: Option<Sequence>) -> Result<CommandReply, CallError> {
+        self.inner.purge(id, at).await
     }
 
     /// A run with all its events and the definitions that they name, as it leaves the cluster.

@@ -55,6 +55,8 @@ pub(crate) enum Message {
     },
     Purge {
         id: WorkflowId,
+        /// Its last event, where only a run that has stayed as it was is meant.
+        at: Option<Sequence>,
         reply: Reply<CommandReply>,
     },
     Import {
@@ -329,8 +331,12 @@ impl Door {
         self.ask(|reply| Message::Command { id: id.clone(), command, reply }).await
     }
 
-    pub(crate) async fn purge(&self, id: &WorkflowId) -> Result<CommandReply, CallError> {
-        self.ask(|reply| Message::Purge { id: id.clone(), reply }).await
+    pub(crate) async fn purge(
+        &self,
+        id: &WorkflowId,
+        at: Option<Sequence>,
+    ) -> Result<CommandReply, CallError> {
+        self.ask(|reply| Message::Purge { id: id.clone(), at, reply }).await
     }
 
     pub(crate) async fn call_off(

@@ -28,6 +28,10 @@ use crate::record::EventRecord;
 pub const LINE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Longest message about a line that cannot be read, in characters.
 const MESSAGE_CHARS_MAX: usize = 500;
+/// The kind of the last line of an export, without which it was cut off.
+pub const END: &str = "end";
+/// The kind of a line in the place of a run that could not be written.
+pub const OMITTED: &str = "omitted";
 /// Kinds of lines.
 const KINDS: [&str; 2] = ["template", "run"];
 
@@ -131,8 +135,8 @@ pub struct Imported {
 }
 
 impl Line {
-    /// Reads a line; the error says what is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// Reads a line; the error says what is wrong with it. None for the one that ends an export.
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
         #[derive(Deserialize)]
         struct Head {
             kind: String,
@@ -143,8 +147,10 @@ impl Line {
         // It may quote the line.
         let said = |error: serde_json::Error| error.to_string().chars().take(MESSAGE_CHARS_MAX).collect::<String>();
         match serde_json::from_str::<Head>(text).map_err(said)?.kind.as_str() {
-            "template" => serde_json::from_str(text).map(Self::Template).map_err(said),
-            "run" => serde_json::from_str(text).map(Self::Run).map_err(said),
+            "template" => serde_json::from_str(text).map(Self::Template).map(Some).map_err(said),
+            "run" => serde_json::from_str(text).map(Self::Run).map(Some).map_err(said),
+            END => Ok(None),
+            OMITTED => Err("the export has left this out, and says why".into()),
             other => {
                 let shown: String = other.chars().take(64).collect();
                 Err(format!("no line is of the kind `{shown}`; known are {}", KINDS.join(", ")))

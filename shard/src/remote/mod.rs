@@ -43,7 +43,8 @@ pub enum Request {
     Submit(Vec<Submission>),
     Command(WorkflowId, Command),
     CallOff(WorkflowId, Parent),
-    Purge(WorkflowId),
+    /// With the last event of the run that is meant, if only one that has stayed as it was is.
+    Purge(WorkflowId, Option<Sequence>),
     /// Runs and templates that come as history.
     Import(Vec<Line>),
     Status(WorkflowId),
@@ -147,7 +148,7 @@ impl Request {
             Self::Command(_, Command::Signal(signal)) => signal.signal_id.is_some(),
             Self::Command(_, command) => matches!(command, Command::ChildEnded { .. }),
             // The second time there is nothing to delete, which is another answer.
-            Self::Purge(_) => false,
+            Self::Purge(..) => false,
             Self::DefineTemplate { .. }
             | Self::ChangeEntry(_)
             | Self::Entry(..)
@@ -178,7 +179,7 @@ impl Request {
             Self::Submit(_)
             | Self::Command(..)
             | Self::CallOff(..)
-            | Self::Purge(_)
+            | Self::Purge(..)
             | Self::Import(_)
             | Self::DefineTemplate { .. }
             | Self::ChangeEntry(_) => false,
@@ -235,7 +236,7 @@ impl Request {
             }
             Self::Command(id, command) => surely(lead, handle.command(&id, command).await).await?,
             Self::CallOff(child, parent) => surely(lead, handle.call_off(&child, parent).await).await?,
-            Self::Purge(id) => surely(lead, handle.purge(&id).await).await?,
+            Self::Purge(id, at) => surely(lead, handle.purge(&id, at).await).await?,
             Self::Import(lines) => {
                 let imported = handle.import(lines).await?;
                 if !imported.iter().all(|one| one.as_ref().is_ok_and(|imported| imported.is_new)) {

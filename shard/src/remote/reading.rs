@@ -48,7 +48,7 @@ impl Request {
             Self::Submit(_)
             | Self::Command(..)
             | Self::CallOff(..)
-            | Self::Purge(_)
+            | Self::Purge(..)
             | Self::Import(_)
             | Self::History(_)
             | Self::Wait(..)

@@ -50,6 +50,7 @@ enum RequestV1 {
     Extend(WorkflowId, Value, Reason),
     CallOff(WorkflowId, Parent),
     Purge(WorkflowId),
+    PurgeAt(WorkflowId, u64),
     Import(Vec<Line>),
     History(WorkflowId),
     ChildEnded {
@@ -223,7 +224,8 @@ fn plain_request(request: &Request) -> Result<RequestV1, String> {
             }
         }
         Request::CallOff(of, parent) => RequestV1::CallOff(id(of), parent.clone()),
-        Request::Purge(of) => RequestV1::Purge(id(of)),
+        Request::Purge(of, None) => RequestV1::Purge(id(of)),
+        Request::Purge(of, Some(at)) => RequestV1::PurgeAt(id(of), at.0),
         Request::Import(lines) => RequestV1::Import(lines.clone()),
         Request::History(of) => RequestV1::History(id(of)),
         Request::Command(
@@ -344,7 +346,8 @@ fn request_of(request: RequestV1, cache: &Definitions) -> Result<Request, String
         }
         RequestV1::Extend(id, mutation, reason) => Request::Command(id, Command::Extend { mutation, reason }),
         RequestV1::CallOff(id, parent) => Request::CallOff(id, parent),
-        RequestV1::Purge(id) => Request::Purge(id),
+        RequestV1::Purge(id) => Request::Purge(id, None),
+        RequestV1::PurgeAt(id, at) => Request::Purge(id, Some(Sequence(at))),
         RequestV1::Import(lines) => Request::Import(lines),
         RequestV1::History(id) => Request::History(id),
         RequestV1::ChildEnded { parent, child, step_id, attempt, outcome } => {

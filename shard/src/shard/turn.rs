@@ -33,14 +33,15 @@ const BACKLOG_RECORDS_MAX: usize = 400_000;
 /// Something asked of one run.
 pub(super) enum Ask {
     Command(Command, Reply<CommandReply>),
-    Purge(Reply<CommandReply>),
+    /// Of a run whose last event is this, where it is said.
+    Purge(Option<Sequence>, Reply<CommandReply>),
     Query(Query),
 }
 
 impl Ask {
     pub(super) fn refuse(self, error: CallError) {
         match self {
-            Self::Command(_, reply) | Self::Purge(reply) => drop(reply.send(Err(error))),
+            Self::Command(_, reply) | Self::Purge(_, reply) => drop(reply.send(Err(error))),
             Self::Query(query) => query.refuse(error),
         }
     }
@@ -163,7 +164,7 @@ impl Loop {
                 self.on_submit(submissions, reply);
             }
             Message::Command { id, command, reply } => self.ask(id, Ask::Command(command, reply)),
-            Message::Purge { id, reply } => self.ask(id, Ask::Purge(reply)),
+            Message::Purge { id, at, reply } => self.ask(id, Ask::Purge(at, reply)),
             Message::Import { items, reply } => self.on_import(items, reply),
             Message::Query { id, query } => self.ask(id, Ask::Query(query)),
             Message::DefineTemplate { name, source, definition, reply } => {
@@ -240,7 +241,7 @@ impl Loop {
             return self.refuse_purged(no, ask);
         }
         match ask {
-            Ask::Purge(reply) => self.purge(no, reply),
+            Ask::Purge(at, reply) => self.purge(no, at, reply),
             Ask::Command(Command::Signal(mut signal), reply)
                 if planted::is("signal-twice") && signal.signal_id.is_some() =>
             {
