@@ -191,7 +191,10 @@ impl<'c> Sender<'c> {
         let text = String::from_utf8_lossy(line);
         let judged = match Line::parse(&text) {
             Ok(None) => return,
-            Ok(Some(line)) => line.check(&self.known).map(drop),
+            Ok(Some(line)) => line.check(&self.known).map(drop).map_err(|mut rejected| {
+                rejected.message.insert_str(0, &format!("{}: ", line.key()));
+                rejected
+            }),
             Err(why) => return self.refused(number, &why),
         };
         match judged {
@@ -207,7 +210,9 @@ impl<'c> Sender<'c> {
     pub(crate) fn refused(&mut self, number: u64, why: &str) {
         self.failed += 1;
         if self.failed <= TOLD_MAX {
-            eprintln!("opcode: line {number}: {why}");
+            // What comes from no file of lines has no number.
+            let place = if number > 0 { format!("line {number}: ") } else { String::new() };
+            eprintln!("opcode: {place}{why}");
         }
     }
 

@@ -11,6 +11,7 @@ use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use bytes::BytesMut;
 use futures::StreamExt;
 use opcode_engine::ids::ShardId;
 use opcode_engine::{Code, Problem};
@@ -101,7 +102,7 @@ pub(crate) async fn import(State(state): State<RouterState>, request: Request) -
         let next = lines.next().await?;
         let is_end = next.is_none();
         if let Some((_, read)) = &next {
-            bytes += read.as_ref().map_or(0, Vec::len);
+            bytes += read.as_ref().map_or(0, Bytes::len);
         }
         group.extend(next);
         if is_end || group.len() >= GROUP_LINES_MAX || bytes >= GROUP_BYTES_MAX {
@@ -141,14 +142,14 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// A line's number from 1, and its bytes; none of one that is too long.
-type Read = (u64, Option<Vec<u8>>);
+type Read = (u64, Option<Bytes>);
 
 /// The lines of a body that are not empty.
 struct Lines {
     chunks: BodyDataStream,
     /// Longest wait for the next chunk.
     patience: Duration,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// Bytes of the buffer that hold no line end.
     looked_at: usize,
     number: u64,
@@ -163,7 +164,7 @@ impl Lines {
         Self {
             chunks: body.into_data_stream(),
             patience,
-            buffer: Vec::new(),
+            buffer: BytesMut::new(),
             looked_at: 0,
             number: 0,
             is_too_long: false,
@@ -177,8 +178,7 @@ impl Lines {
             let end = self.buffer[self.looked_at..].iter().position(|byte| *byte == b'\n');
             let end = end.map(|end| self.looked_at + end);
             if let Some(end) = end.or((self.has_ended && self.has_rest()).then_some(self.buffer.len())) {
-                let rest = self.buffer.split_off((end + 1).min(self.buffer.len()));
-                let mut line = std::mem::replace(&mut self.buffer, rest);
+                let mut line = self.buffer.split_to((end + 1).min(self.buffer.len()));
                 line.truncate(end);
                 self.looked_at = 0;
                 self.number += 1;
@@ -188,7 +188,7 @@ impl Lines {
                 if line.iter().all(u8::is_ascii_whitespace) {
                     continue;
                 }
-                return Ok(Some((self.number, Some(line))));
+                return Ok(Some((self.number, Some(line.freeze()))));
             }
             if self.has_ended {
                 return Ok(None);
@@ -279,7 +279,7 @@ async fn take(
     outcomes
 }
 
-fn read_line(bytes: Option<Vec<u8>>) -> Result<Option<Line>, ApiError> {
+fn read_line(bytes: Option<Bytes>) -> Result<Option<Line>, ApiError> {
     let refused = |message: String| ApiError::malformed(Problem::at("", message));
     let Some(bytes) = bytes else {
         return Err(ApiError::too_large(format!("the line is longer than {LINE_BYTES_MAX} bytes")));

@@ -231,7 +231,7 @@ impl Story {
 
 /// An error of OPCODE's as one of ours: with its code where we have it.
 fn fault(error: &Value, step_id: Option<&str>) -> Value {
-    let code = error["code"].as_str().map(|code| Value::from(code));
+    let code = error["code"].as_str().map(Value::from);
     let known = code.filter(|code| serde_json::from_value::<opcode_engine::Code>(code.clone()).is_ok());
     let message = error["message"].as_str().or(error.as_str()).unwrap_or("it failed in OPCODE");
     let mut fault = json!({"code": known.unwrap_or_else(|| "EXECUTION_ERROR".into()), "message": message,

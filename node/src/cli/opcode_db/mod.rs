@@ -87,7 +87,7 @@ fn opener(file: &std::path::Path) -> Result<Opener, Failure> {
     Ok(Opener::new(text.trim_end_matches(['\r', '\n'])))
 }
 
-impl<'c> Move<'c> {
+impl Move<'_> {
     fn problem(&mut self, problem: String) {
         if self.problems.len() < TOLD_MAX {
             eprintln!("opcode: {problem}");
@@ -213,7 +213,7 @@ impl<'c> Move<'c> {
         }
         let is_good = match self.wanted.dry_run {
             true => {
-                let validated = self.check_definition(&body["definition"]);
+                let validated = check_definition(&body["definition"]);
                 validated.map_err(|why| self.problem(format!("workflow {id}: {why}"))).is_ok()
             }
             false => {
@@ -223,14 +223,6 @@ impl<'c> Move<'c> {
         };
         self.restarted += u64::from(is_good);
         Ok(())
-    }
-
-    fn check_definition(&self, definition: &Value) -> Result<(), String> {
-        let parsed = opcode_engine::definition::Definition::parse(&definition.to_string());
-        parsed.map(drop).map_err(|invalid| {
-            let first = invalid.problems.first();
-            first.map_or_else(String::new, |problem| format!("{}: {}", problem.pointer, problem.message))
-        })
     }
 
     async fn jobs(&mut self) -> Result<(), Failure> {
@@ -313,6 +305,14 @@ impl<'c> Move<'c> {
             n => Err(Failure::local(format!("{n} things were not taken along, as told"))),
         }
     }
+}
+
+fn check_definition(definition: &Value) -> Result<(), String> {
+    let parsed = opcode_engine::definition::Definition::parse(&definition.to_string());
+    parsed.map(drop).map_err(|invalid| {
+        let first = invalid.problems.first();
+        first.map_or_else(String::new, |problem| format!("{}: {}", problem.pointer, problem.message))
+    })
 }
 
 /// A version of a template.
