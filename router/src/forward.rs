@@ -294,7 +294,10 @@ impl ShardClient {
     }
 
     /// Takes in what comes as history; asking twice does what asking once does.
-    pub(crate) async fn import(&self, lines: Vec<Line>) -> Result<Vec<Result<Imported, Rejected>>, CallError> {
+    pub(crate) async fn import(
+        &self,
+        lines: Vec<Line>,
+    ) -> Result<Vec<Result<Imported, Rejected>>, CallError> {
         self.ask(Request::Import(lines), IMPORT_EXTRA).await?.answer.imported()
     }
 

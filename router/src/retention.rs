@@ -223,7 +223,8 @@ impl Sweeper {
     async fn remove(&self, work: &Work<'_>, runs: Vec<RunSummary>) -> Result<(), ApiError> {
         let mut runs = runs.into_iter().peekable();
         while runs.peek().is_some() {
-            let (mut file, mut leaving): (_, Vec<(WorkflowId, Option<Sequence>)>) = (Archive::new(), Vec::new());
+            let (mut file, mut leaving): (_, Vec<(WorkflowId, Option<Sequence>)>) =
+                (Archive::new(), Vec::new());
             while let Some(run) = runs.next_if(|_| !file.is_full()) {
                 let (Ok(id), Some(ended_at)) = (WorkflowId::parse(&run.workflow_id), run.completed_at) else {
                     continue;
@@ -273,9 +274,8 @@ impl Sweeper {
         let shown = dir.display().to_string();
         let deleted = tokio::task::spawn_blocking(move || delete_older(&dir, until)).await;
         let failed = |why: String| ApiError::unavailable(Applied::No, format!("{shown}: {why}"));
-        let deleted = deleted
-            .map_err(|panic| failed(panic.to_string()))?
-            .map_err(|error| failed(error.to_string()))?;
+        let deleted =
+            deleted.map_err(|panic| failed(panic.to_string()))?.map_err(|error| failed(error.to_string()))?;
         metrics::counter!("opcode_retention_archives_deleted_total").increment(deleted as u64);
         Ok(())
     }

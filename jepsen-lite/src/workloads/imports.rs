@@ -32,13 +32,14 @@ pub(crate) struct Imports {
 
 /// A run that was called off before its only step began.
 fn line(id: &str) -> Value {
-    let started = json!({"workflow_id": id, "status": "active", "definition": HASH, "params": {}, "context": {}});
+    let started =
+        json!({"workflow_id": id, "status": "active", "definition": HASH, "params": {}, "context": {}});
     json!({"kind": "run", "workflow_id": id,
-        "definitions": [{"steps": [{"config": {"signal": "go"}, "id": "w", "type": "wait"}]}],
-        "events": [
-            {"sequence": 1, "type": "workflow_started", "data": started, "timestamp": TIMES[0]},
-            {"sequence": 2, "type": "workflow_cancelled", "data": {"reason": id}, "timestamp": TIMES[1]},
-        ]})
+    "definitions": [{"steps": [{"config": {"signal": "go"}, "id": "w", "type": "wait"}]}],
+    "events": [
+        {"sequence": 1, "type": "workflow_started", "data": started, "timestamp": TIMES[0]},
+        {"sequence": 2, "type": "workflow_cancelled", "data": {"reason": id}, "timestamp": TIMES[1]},
+    ]})
 }
 
 impl Imports {

@@ -66,7 +66,9 @@ pub(crate) async fn run(args: Import, context: &Context) -> Result<(), Failure> 
     let file = args.file.as_deref().unwrap_or("-");
     let mut lines = Lines::open(file)?;
     let mut sender = Sender::new(context, args.ended_only, args.dry_run);
-    while let Some((number, line)) = lines.next().map_err(|error| Failure::local(format!("{file}: {error}")))? {
+    while let Some((number, line)) =
+        lines.next().map_err(|error| Failure::local(format!("{file}: {error}")))?
+    {
         match line {
             Some(line) => sender.add(number, line).await?,
             None => sender.refused(number, &format!("longer than {LINE_BYTES_MAX} bytes")),

@@ -34,10 +34,9 @@ pub(crate) async fn export(node: &Node, query: &str) -> Vec<String> {
 pub(crate) fn cancelled_run(id: &str) -> Value {
     let source = json!({"steps": [{"id": "w", "type": "wait", "config": {"signal": "go"}}]});
     let hash = Definition::parse(&source.to_string()).expect("a definition").hash.to_string();
-    let started = json!({"workflow_id": id, "status": "active", "definition": hash, "params": {}, "context": {}});
-    let event = |sequence: u32, kind: &str, data: Value| {
-        json!({"sequence": sequence, "type": kind, "data": data, "timestamp": "2026-01-02T03:04:05.678Z"})
-    };
+    let started =
+        json!({"workflow_id": id, "status": "active", "definition": hash, "params": {}, "context": {}});
+    let event = |sequence: u32, kind: &str, data: Value| json!({"sequence": sequence, "type": kind, "data": data, "timestamp": "2026-01-02T03:04:05.678Z"});
     json!({"kind": "run", "workflow_id": id, "definitions": [source],
         "events": [event(1, "workflow_started", started), event(2, "workflow_cancelled", json!({}))]})
 }
@@ -72,7 +71,8 @@ async fn lives(node: &Node) -> Vec<&'static str> {
         "config": {"prompt_context": "?", "options": [{"id": "yes"}, {"id": "no"}]}}]});
     node.submit(&json!({"id": "asked", "definition": ask})).await;
     node.settle("asked").await;
-    let signal = json!({"type": "decision", "step_id": "ask", "payload": {"choice": "yes"}, "agent_id": "bob"});
+    let signal =
+        json!({"type": "decision", "step_id": "ask", "payload": {"choice": "yes"}, "agent_id": "bob"});
     accepted(node, "/v1/workflows/asked/signals", signal, 202).await;
     let loops = json!({"steps": [{"id": "l", "type": "loop", "config": {"mode": "for_each", "over": "[1, 2, 3]",
         "body": [{"id": "b", "action": "expr.eval", "params": {"expression": "1 + 1"}}]}}]});
@@ -137,11 +137,15 @@ async fn an_export_makes_the_same_anew_whatever_the_shards() {
     assert_eq!(kinds[..2], [json!("template"), json!("template")], "templates come first");
     // Eight, the parent's child, and the one that waits.
     assert_eq!(kinds[2..], vec![json!("run"); 10]);
-    let ended: BTreeSet<&String> =
-        lines.iter().filter(|line| !["active", "suspended"].map(Value::from).contains(&kind_of(line).1)).collect();
+    let ended: BTreeSet<&String> = lines
+        .iter()
+        .filter(|line| !["active", "suspended"].map(Value::from).contains(&kind_of(line).1))
+        .collect();
     let ids: Vec<String> = ended
         .iter()
-        .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["workflow_id"].as_str().map(str::to_owned))
+        .filter_map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["workflow_id"].as_str().map(str::to_owned)
+        })
         .collect();
     assert_eq!((ended.len(), ids.len()), (11, 9));
 
@@ -214,12 +218,17 @@ async fn a_line_that_is_refused_harms_no_other() {
         .iter()
         .map(|result| (result["line"].as_u64().unwrap(), result["status"].as_u64().unwrap()))
         .collect();
-    let wanted =
-        [201, 400, 409, 422, 413, 409, 409, 201, 201, 400, 201, 200].into_iter().enumerate().map(|(n, s)| (n as u64 + 1, s));
+    let wanted = [201, 400, 409, 422, 413, 409, 409, 201, 201, 400, 201, 200]
+        .into_iter()
+        .enumerate()
+        .map(|(n, s)| (n as u64 + 1, s));
     assert_eq!(results, wanted.collect::<Vec<_>>(), "{answer}");
     for id in ["first", "last"] {
         let run = node.end(id).await;
-        assert_eq!((&run["status"], &run["created_at"]), (&json!("cancelled"), &json!("2026-01-02T03:04:05.678Z")));
+        assert_eq!(
+            (&run["status"], &run["created_at"]),
+            (&json!("cancelled"), &json!("2026-01-02T03:04:05.678Z"))
+        );
     }
     assert_eq!(node.get("/v1/workflows/taken").await.1["status"], "suspended", "it was left alone");
     for id in ["elsewhere", "moved", "cut"] {

@@ -124,10 +124,15 @@ async fn what_an_opcode_has_kept_moves_here() {
     // First it is seen what there is.
     let (code, seen, told) = asked(&node, &file, &["--dry-run"]);
     assert_eq!(code, Some(1), "{told}");
-    assert_eq!((&seen["templates"], &seen["ended_workflows"], &seen["schedules"]), (&json!(3), &json!(3), &json!(3)));
+    assert_eq!(
+        (&seen["templates"], &seen["ended_workflows"], &seen["schedules"]),
+        (&json!(3), &json!(3), &json!(3))
+    );
     assert_eq!((&seen["agents"], &seen["secrets"]), (&json!(["Ann"]), &json!(0)), "{seen}");
     assert_eq!(seen["left"], json!(["rests (suspended)", "runs (active)"]));
-    for word in ["broken@v1", "garbage: its definition", "timeless: it has no created_at", "../escape", "API_KEY"] {
+    for word in
+        ["broken@v1", "garbage: its definition", "timeless: it has no created_at", "../escape", "API_KEY"]
+    {
         assert!(told.contains(word), "{word}: {told}");
     }
     assert!(!told.contains("s3cret"));
@@ -139,7 +144,11 @@ async fn what_an_opcode_has_kept_moves_here() {
     let flags = ["--restart-running", "--secrets-passphrase-file", pass.to_str().unwrap()];
     let (code, done, told) = asked(&node, &file, &flags);
     assert_eq!(code, Some(1), "some of it is garbage: {told}");
-    assert_eq!((&done["schedules"], &done["secrets"], &done["restarted"]), (&json!(1), &json!(1), &json!(2)), "{told}");
+    assert_eq!(
+        (&done["schedules"], &done["secrets"], &done["restarted"]),
+        (&json!(1), &json!(1), &json!(2)),
+        "{told}"
+    );
     // Two versions and three runs; the tenth version has nothing before it.
     assert_eq!((&done["lines"]["imported"], &done["lines"]["failed"]), (&json!(5), &json!(1)), "{told}");
     for word in ["LOST: the passphrase", "job never", "job wrong", "versions come in order"] {
@@ -161,10 +170,19 @@ async fn moved(node: &Node) {
         shown(&["status", "template", "version", "agent_id", "created_at", "completed_at"]),
         ["completed", "greet", "v1", "a-1", "2026-02-10T12:00:00.000Z", "2026-02-10T12:00:02.000Z"]
     );
-    assert_eq!((&good["params"], &good["output"]), (&json!({"who": "world"}), &json!({"hi": {"logged": true}})));
-    assert_eq!((&good["context"]["intent"], &good["context"]["agent_name"]), (&json!("to greet"), &json!("Ann")));
+    assert_eq!(
+        (&good["params"], &good["output"]),
+        (&json!({"who": "world"}), &json!({"hi": {"logged": true}}))
+    );
+    assert_eq!(
+        (&good["context"]["intent"], &good["context"]["agent_name"]),
+        (&json!("to greet"), &json!("Ann"))
+    );
     let hi = &good["steps"]["hi"];
-    assert_eq!((&hi["status"], &hi["attempts"], &hi["output"]), (&json!("completed"), &json!(3), &json!({"logged": true})));
+    assert_eq!(
+        (&hi["status"], &hi["attempts"], &hi["output"]),
+        (&json!("completed"), &json!(3), &json!({"logged": true}))
+    );
     assert_eq!(good["steps"]["no"]["status"], "skipped");
     let events = node.events("good").await;
     let originals: Vec<&str> = events.iter().filter_map(|event| event["data"]["event"].as_str()).collect();

@@ -124,8 +124,11 @@ pub(crate) async fn import(State(state): State<RouterState>, request: Request) -
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = text(header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let text = |name: header::HeaderName| {
+        headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    };
+    let media_type =
+        text(header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if !matches!(
         media_type.as_str(),
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines"
@@ -135,7 +138,8 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
     match text(header::CONTENT_ENCODING) {
         "" | "identity" => Ok(()),
         _ => {
-            let problem = Problem::at("", "is compressed: send it as it is; `opcode import` takes an archive");
+            let problem =
+                Problem::at("", "is compressed: send it as it is; `opcode import` takes an archive");
             Err(invalid(vec![problem]).with_status(axum::http::StatusCode::UNSUPPORTED_MEDIA_TYPE))
         }
     }
@@ -339,7 +343,8 @@ fn shown<'a>(outcome: &'a Outcome, trace_id: &'a str) -> Shown<'a> {
 }
 
 fn answer(outcomes: &[Outcome], trace_id: &str) -> Response {
-    let count = |wanted| outcomes.iter().filter(|outcome| outcome.result.as_ref().ok() == Some(&wanted)).count();
+    let count =
+        |wanted| outcomes.iter().filter(|outcome| outcome.result.as_ref().ok() == Some(&wanted)).count();
     let answer = Answer {
         imported: count(Done::Imported),
         unchanged: count(Done::Unchanged),

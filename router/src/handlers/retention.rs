@@ -194,7 +194,8 @@ fn read(text: &str) -> Result<Rule, ApiError> {
     if let (Some(archive_ms), Some(delete_ms)) = (archive_ms, delete_ms)
         && delete_ms <= archive_ms
     {
-        fields.problem("delete_after", "is not later than `archive_after`: nothing would be archived for long");
+        fields
+            .problem("delete_after", "is not later than `archive_after`: nothing would be archived for long");
     }
     fields.done()?;
     Ok(Rule { archive_after, delete_after })
@@ -223,7 +224,10 @@ mod tests {
     fn rules_say_something_that_can_be() {
         let rule = |text: &str| read(text).map_err(|error| error.problems()[0].pointer.clone());
         let both = rule(r#"{"archive_after":"30d","delete_after":"365d"}"#).expect("a rule");
-        assert_eq!((both.archive_after.as_deref(), both.delete_after.as_deref()), (Some("30d"), Some("365d")));
+        assert_eq!(
+            (both.archive_after.as_deref(), both.delete_after.as_deref()),
+            (Some("30d"), Some("365d"))
+        );
         for (text, pointer) in [
             ("{}", "/archive_after"),
             (r#"{"delete_after":"soon"}"#, "/delete_after"),

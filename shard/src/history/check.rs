@@ -108,14 +108,13 @@ impl PastRun {
         self.check_start(started)?;
         let compiled = self.compiled(known)?;
         let mut used: BTreeMap<DefinitionHash, Arc<Definition>> = BTreeMap::new();
-        let mut definition_of = |hash| {
+        let mut definition_of = |hash: DefinitionHash| {
             let found: Option<Arc<Definition>> = compiled.get(&hash).cloned();
             used.extend(found.clone().map(|definition| (hash, definition)));
             found
         };
-        let run =
-            Run::replay(RunNo(0), self.workflow_id.clone(), events.iter().cloned(), &mut definition_of)
-                .map_err(|why| refused(format!("events: {why}")))?;
+        let run = Run::replay(RunNo(0), self.workflow_id.clone(), events.iter().cloned(), &mut definition_of)
+            .map_err(|why| refused(format!("events: {why}")))?;
         self.check_end(&run)?;
         let records = events.iter().enumerate().map(|(place, event)| kept(place, event));
         let records: Vec<EventRecord> = records.collect::<Result<_, _>>()?;

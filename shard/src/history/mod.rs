@@ -145,7 +145,8 @@ impl Line {
             return Err(format!("a line of {} bytes; at most {LINE_BYTES_MAX} are taken", text.len()));
         }
         // It may quote the line.
-        let said = |error: serde_json::Error| error.to_string().chars().take(MESSAGE_CHARS_MAX).collect::<String>();
+        let said =
+            |error: serde_json::Error| error.to_string().chars().take(MESSAGE_CHARS_MAX).collect::<String>();
         match serde_json::from_str::<Head>(text).map_err(said)?.kind.as_str() {
             "template" => serde_json::from_str(text).map(Self::Template).map(Some).map_err(said),
             "run" => serde_json::from_str(text).map(Self::Run).map(Some).map_err(said),

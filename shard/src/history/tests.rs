@@ -9,8 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::definitions::Definitions;
 
-const SOURCE: &str =
-    r#"{"steps":[{"config":{"signal":"go"},"id":"w","type":"wait"},{"action":"crypto.uuid","depends_on":["w"],"id":"u"}]}"#;
+const SOURCE: &str = r#"{"steps":[{"config":{"signal":"go"},"id":"w","type":"wait"},{"action":"crypto.uuid","depends_on":["w"],"id":"u"}]}"#;
 
 /// A run that was called off while it waited, in its line.
 fn line() -> Value {

@@ -73,8 +73,7 @@ impl Loop {
             }
             Err(error) => {
                 let message = format!("the ids could not be looked up: {error}");
-                let _ =
-                    looked_up.reply.send(Err(CallError::Unavailable { applied_unknown: false, message }));
+                let _ = looked_up.reply.send(Err(CallError::Unavailable { applied_unknown: false, message }));
             }
         }
     }

@@ -63,8 +63,9 @@ impl Templates {
         }
         let newest = versions.last().map_or(0, |newest| newest.version);
         if version != newest + 1 {
-            let message =
-                format!("v{version} cannot follow v{newest} of the template `{name}`: its versions come in order");
+            let message = format!(
+                "v{version} cannot follow v{newest} of the template `{name}`: its versions come in order"
+            );
             return Err(Rejected::new(Code::Conflict, message));
         }
         self.by_name.entry(name).or_default().push(record);

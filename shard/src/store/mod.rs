@@ -38,8 +38,8 @@ use tokio::sync::{Notify, broadcast, oneshot};
 
 use self::apply::Applier;
 use self::connection::Connection;
-use self::reader::Readers;
 pub(crate) use self::fold::check_foldable;
+use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
 use self::writer::{Shared, Writer};
 use crate::batch::{Batch, Committed, Position};

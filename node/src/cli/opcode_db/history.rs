@@ -30,8 +30,7 @@ pub(super) const STEP: &[&str] =
 pub(super) const EVENT: &[&str] = &["step_id", "event_type", "payload", "agent_id", "timestamp", "sequence"];
 pub(super) const DECISION: &[&str] =
     &["id", "step_id", "context", "options", "resolution", "resolved_by", "status", "created_at"];
-pub(super) const CONTEXT: &[&str] =
-    &["original_intent", "decisions_log", "accumulated_data", "agent_notes"];
+pub(super) const CONTEXT: &[&str] = &["original_intent", "decisions_log", "accumulated_data", "agent_notes"];
 
 /// All rows of a workflow.
 pub(super) struct Workflow {
@@ -102,7 +101,8 @@ impl Workflow {
         })?;
         let id = self.row.text("id").unwrap_or_default();
         let status = self.row.text("status").unwrap_or_default();
-        let began = self.time("created_at").or_else(|| self.time("started_at")).ok_or("it has no created_at")?;
+        let began =
+            self.time("created_at").or_else(|| self.time("started_at")).ok_or("it has no created_at")?;
         let ended = self.time("completed_at").or_else(|| self.time("updated_at")).unwrap_or(began).max(began);
         let mut story = Story { began, ended, events: Vec::new() };
         self.tell_originals(&mut story);
@@ -217,7 +217,8 @@ impl Story {
             "completed" => tell(ended, "step_completed", json!({"output": row.json("output")})),
             "failed" => {
                 // In a run that went well nevertheless it was answered by something.
-                let data = json!({"error": fault(&row.json("error"), Some(&id)), "handled": run == "completed"});
+                let data =
+                    json!({"error": fault(&row.json("error"), Some(&id)), "handled": run == "completed"});
                 tell(ended, "step_failed", data);
             }
             // It was under way when its run ended.

@@ -137,7 +137,8 @@ impl Move<'_> {
         };
         rows.sort_by_key(|row| (row.text("name"), number(row)));
         for row in rows {
-            let (name, version) = (row.text("name").unwrap_or_default(), row.text("version").unwrap_or_default());
+            let (name, version) =
+                (row.text("name").unwrap_or_default(), row.text("version").unwrap_or_default());
             match template(&row, &name, &version) {
                 Ok(line) => self.send_line(&format!("template {name}@{version}"), &line).await?,
                 Err(why) => {
@@ -189,7 +190,9 @@ impl Move<'_> {
     async fn workflow(&mut self, id: &str) -> Result<Option<Workflow>, Failure> {
         let key = |column| Some((column, id));
         let source = &self.source;
-        let Some(row) = source.rows("workflows", WORKFLOW, key("id"), "id").await?.pop() else { return Ok(None) };
+        let Some(row) = source.rows("workflows", WORKFLOW, key("id"), "id").await?.pop() else {
+            return Ok(None);
+        };
         let steps = source.rows("step_state", STEP, key("workflow_id"), "started_at, step_id").await?;
         let events = source.rows("events", EVENT, key("workflow_id"), "sequence").await?;
         let decisions = match source.has("pending_decisions").await? {

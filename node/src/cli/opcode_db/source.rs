@@ -34,7 +34,9 @@ impl Row {
 
     /// A cell's text; none when it is null or empty.
     pub(super) fn text(&self, column: &str) -> Option<String> {
-        self.bytes(column).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).filter(|text| !text.is_empty())
+        self.bytes(column)
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+            .filter(|text| !text.is_empty())
     }
 
     /// A cell's JSON; null when it is null or empty, and its text when it is none.
@@ -55,7 +57,8 @@ impl Source {
         let database = Builder::new_local(file).flags(flags).build().await.map_err(failed)?;
         let connection = database.connect().map_err(failed)?;
         let source = Self { file: file.to_owned(), connection };
-        for pragma in ["PRAGMA trusted_schema = OFF", "PRAGMA query_only = ON", "PRAGMA cell_size_check = ON"] {
+        for pragma in ["PRAGMA trusted_schema = OFF", "PRAGMA query_only = ON", "PRAGMA cell_size_check = ON"]
+        {
             source.connection.execute_batch(pragma).await.map_err(failed)?;
         }
         for table in NEEDED {
@@ -90,14 +93,13 @@ impl Source {
         key: Option<(&'static str, &str)>,
         order: &'static str,
     ) -> Result<Vec<Row>, Failure> {
-        let cells: Vec<String> =
-            columns.iter().map(|name| format!("substr(CAST({name} AS BLOB), 1, {})", CELL_BYTES_MAX + 1)).collect();
+        let cells: Vec<String> = columns
+            .iter()
+            .map(|name| format!("substr(CAST({name} AS BLOB), 1, {})", CELL_BYTES_MAX + 1))
+            .collect();
         let only = key.map(|(name, _)| format!(" WHERE {name} = ?1")).unwrap_or_default();
-        let sql = format!(
-            "SELECT {} FROM {table}{only} ORDER BY {order} LIMIT {}",
-            cells.join(", "),
-            ROWS_MAX + 1
-        );
+        let sql =
+            format!("SELECT {} FROM {table}{only} ORDER BY {order} LIMIT {}", cells.join(", "), ROWS_MAX + 1);
         let bound = key.map(|(_, value)| value.to_owned());
         let failed = |error| self.failed(&error);
         let mut found = self.connection.query(&sql, params_from_iter(bound)).await.map_err(failed)?;
@@ -114,7 +116,8 @@ impl Source {
                     Cell::Real(number) => Some(number.to_string().into_bytes()),
                 };
                 if cell.as_ref().is_some_and(|bytes| bytes.len() > CELL_BYTES_MAX) {
-                    let message = format!("{}: a `{name}` of {table} is over {CELL_BYTES_MAX} bytes", self.file);
+                    let message =
+                        format!("{}: a `{name}` of {table} is over {CELL_BYTES_MAX} bytes", self.file);
                     return Err(Failure::local(message));
                 }
                 cells.push(cell);

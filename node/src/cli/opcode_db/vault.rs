@@ -25,7 +25,10 @@ impl Opener {
     /// A value; the error says why it is not to be had, and nothing of it.
     pub(super) fn open(&self, sealed: &[u8]) -> Result<Zeroizing<String>, &'static str> {
         let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES).ok_or("it is too short")?;
-        let opened = self.0.decrypt(Nonce::from_slice(nonce), sealed).map_err(|_| "the passphrase does not open it")?;
+        let opened = self
+            .0
+            .decrypt(Nonce::from_slice(nonce), sealed)
+            .map_err(|_| "the passphrase does not open it")?;
         String::from_utf8(opened).map(Zeroizing::new).map_err(|_| "it is no text")
     }
 }

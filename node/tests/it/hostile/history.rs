@@ -27,7 +27,11 @@ fn with(pointer: &str, value: Value) -> Value {
 
 pub(super) fn history() -> Vec<Attack> {
     let deep = "[".repeat(200_000) + &"]".repeat(200_000);
-    let deep = cancelled_run("history").to_string().replacen(r#""context":{}"#, &format!(r#""context":{{"a":{deep}}}"#), 1);
+    let deep = cancelled_run("history").to_string().replacen(
+        r#""context":{}"#,
+        &format!(r#""context":{{"a":{deep}}}"#),
+        1,
+    );
     let mut reversed = cancelled_run("history");
     reversed["events"].as_array_mut().expect("a list").reverse();
     let mut running = cancelled_run("history");
@@ -35,34 +39,60 @@ pub(super) fn history() -> Vec<Attack> {
     let template = json!({"kind": "template", "name": "t", "version": "v7", "created_at": "2026-01-02T03:04:05Z",
         "source": {"name": "t", "definition": running["definitions"][0]}});
     vec![
-        import("an import that is packed", "x".into()).header("content-encoding", "gzip").gives(415, "archive"),
+        import("an import that is packed", "x".into())
+            .header("content-encoding", "gzip")
+            .gives(415, "archive"),
         Attack::new("an import of one document", "POST", "/v1/import", Body::Json(json!([])))
             .gives(415, "x-ndjson"),
-        Attack::new("an import that asks for the impossible", "POST", "/v1/import?ended_only=perhaps", Body::None)
-            .header("content-type", "application/x-ndjson")
-            .gives(400, "ended_only"),
-        import("an import of a line without end", "x".repeat(40 * 1024 * 1024)).gives(200, "PAYLOAD_TOO_LARGE"),
+        Attack::new(
+            "an import that asks for the impossible",
+            "POST",
+            "/v1/import?ended_only=perhaps",
+            Body::None,
+        )
+        .header("content-type", "application/x-ndjson")
+        .gives(400, "ended_only"),
+        import("an import of a line without end", "x".repeat(40 * 1024 * 1024))
+            .gives(200, "PAYLOAD_TOO_LARGE"),
         import("an import of lines of nothing", "\n".repeat(1_000_000)).gives(200, "\"failed\":0"),
         import("an import of no JSON", "\u{feff}{}".into()).gives(200, "\"failed\":1"),
         import("an import of a deep line", deep).gives(200, "recursion"),
         line("an import of what is there as another", &cancelled_run("bystander"), "CONFLICT"),
         line("an import of a run that runs", &running, "INVALID_TRANSITION"),
         line("an import of a run backwards", &reversed, "begins with workflow_started"),
-        line("an import of a run with a gap", &with("/events/1/sequence", json!(9)), "event 9 follows event 1"),
+        line(
+            "an import of a run with a gap",
+            &with("/events/1/sequence", json!(9)),
+            "event 9 follows event 1",
+        ),
         line("an import under another's id", &with("/workflow_id", json!("mine")), "those of another run"),
         line("an import of an impossible id", &with("/workflow_id", json!("../x")), "not a workflow id"),
-        line("an import of a run of no definition", &with("/definitions", json!([])), "there is no definition"),
-        line("an import of an event of no type", &with("/events/1/type", json!("won")), "no event is of the type"),
+        line(
+            "an import of a run of no definition",
+            &with("/definitions", json!([])),
+            "there is no definition",
+        ),
+        line(
+            "an import of an event of no type",
+            &with("/events/1/type", json!("won")),
+            "no event is of the type",
+        ),
         line(
             "an import of a step that is not there",
-            &with("/events/1", json!({"sequence": 2, "type": "step_completed", "step_id": "x", "data": {"output": 1},
-                "timestamp": "2026-01-02T03:04:05Z"})),
+            &with(
+                "/events/1",
+                json!({"sequence": 2, "type": "step_completed", "step_id": "x", "data": {"output": 1},
+                "timestamp": "2026-01-02T03:04:05Z"}),
+            ),
             "there is no step x",
         ),
         line(
             "an import of a step that never began",
-            &with("/events/1", json!({"sequence": 2, "type": "step_completed", "step_id": "w", "data": {"output": 1},
-                "timestamp": "2026-01-02T03:04:05Z"})),
+            &with(
+                "/events/1",
+                json!({"sequence": 2, "type": "step_completed", "step_id": "w", "data": {"output": 1},
+                "timestamp": "2026-01-02T03:04:05Z"}),
+            ),
             "cannot go from pending to completed",
         ),
         line("an import of a number", &json!(7), "\"failed\":1"),
