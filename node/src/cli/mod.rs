@@ -26,6 +26,7 @@ pub(crate) mod rebuild;
 mod retention;
 mod run;
 mod schedule;
+mod scrub;
 mod secret;
 mod template;
 mod token;

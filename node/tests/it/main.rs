@@ -27,6 +27,7 @@ mod operations;
 mod reads;
 mod retention;
 mod schedules;
+mod scrub;
 mod secrets;
 mod service;
 mod takeover;

@@ -15,6 +15,7 @@ pub(crate) mod import;
 pub(crate) mod lists;
 pub(crate) mod retention;
 pub(crate) mod schedules;
+pub(crate) mod scrub;
 pub(crate) mod secrets;
 pub(crate) mod sync;
 pub(crate) mod templates;

@@ -26,18 +26,17 @@ fn with(pointer: &str, value: Value) -> Value {
 }
 
 pub(super) fn history() -> Vec<Attack> {
+    [bodies(), lines(), events(), rules()].into_iter().flatten().collect()
+}
+
+/// What is refused whatever stands in the lines, and lines that are none.
+fn bodies() -> Vec<Attack> {
     let deep = "[".repeat(200_000) + &"]".repeat(200_000);
     let deep = cancelled_run("history").to_string().replacen(
         r#""context":{}"#,
         &format!(r#""context":{{"a":{deep}}}"#),
         1,
     );
-    let mut reversed = cancelled_run("history");
-    reversed["events"].as_array_mut().expect("a list").reverse();
-    let mut running = cancelled_run("history");
-    running["events"].as_array_mut().expect("a list").pop();
-    let template = json!({"kind": "template", "name": "t", "version": "v7", "created_at": "2026-01-02T03:04:05Z",
-        "source": {"name": "t", "definition": running["definitions"][0]}});
     vec![
         import("an import that is packed", "x".into())
             .header("content-encoding", "gzip")
@@ -57,20 +56,40 @@ pub(super) fn history() -> Vec<Attack> {
         import("an import of lines of nothing", "\n".repeat(1_000_000)).gives(200, "\"failed\":0"),
         import("an import of no JSON", "\u{feff}{}".into()).gives(200, "\"failed\":1"),
         import("an import of a deep line", deep).gives(200, "recursion"),
+        line("an import of a number", &json!(7), "\"failed\":1"),
+    ]
+}
+
+/// Runs and templates that are not taken.
+fn lines() -> Vec<Attack> {
+    let mut running = cancelled_run("history");
+    running["events"].as_array_mut().expect("a list").pop();
+    let template = json!({"kind": "template", "name": "t", "version": "v7", "created_at": "2026-01-02T03:04:05Z",
+        "source": {"name": "t", "definition": running["definitions"][0]}});
+    vec![
         line("an import of what is there as another", &cancelled_run("bystander"), "CONFLICT"),
         line("an import of a run that runs", &running, "INVALID_TRANSITION"),
-        line("an import of a run backwards", &reversed, "begins with workflow_started"),
-        line(
-            "an import of a run with a gap",
-            &with("/events/1/sequence", json!(9)),
-            "event 9 follows event 1",
-        ),
         line("an import under another's id", &with("/workflow_id", json!("mine")), "those of another run"),
         line("an import of an impossible id", &with("/workflow_id", json!("../x")), "not a workflow id"),
         line(
             "an import of a run of no definition",
             &with("/definitions", json!([])),
             "there is no definition",
+        ),
+        line("an import of a version out of order", &template, "versions come in order"),
+    ]
+}
+
+/// Events that no run has.
+fn events() -> Vec<Attack> {
+    let mut reversed = cancelled_run("history");
+    reversed["events"].as_array_mut().expect("a list").reverse();
+    vec![
+        line("an import of a run backwards", &reversed, "begins with workflow_started"),
+        line(
+            "an import of a run with a gap",
+            &with("/events/1/sequence", json!(9)),
+            "event 9 follows event 1",
         ),
         line(
             "an import of an event of no type",
@@ -95,8 +114,12 @@ pub(super) fn history() -> Vec<Attack> {
             ),
             "cannot go from pending to completed",
         ),
-        line("an import of a number", &json!(7), "\"failed\":1"),
-        line("an import of a version out of order", &template, "versions come in order"),
+    ]
+}
+
+/// What is asked of exports, and said of retention.
+fn rules() -> Vec<Attack> {
+    vec![
         rule("a rule that keeps nothing", "", json!({"delete_after": "0s"})).gives(422, "/delete_after"),
         rule("a rule that says nothing", "", json!({})).gives(422, "/archive_after"),
         rule("a rule of no time", "", json!({"archive_after": "1e999h"})).gives(422, "/archive_after"),
