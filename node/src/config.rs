@@ -60,6 +60,10 @@ pub(crate) struct Config {
     pub(crate) log_level: String,
     /// Bytes of one log segment file.
     pub(crate) log_segment_bytes: u64,
+    /// Folder of archives of runs that are kept no longer; default `DATA_DIR/archive`.
+    pub(crate) archive_dir: Option<PathBuf>,
+    /// Seconds between two looks for such runs.
+    pub(crate) retention_every_s: u64,
 }
 
 impl Default for Config {
@@ -86,6 +90,8 @@ impl Default for Config {
             scrub_every_hours: 24,
             log_level: "info".into(),
             log_segment_bytes: 64 * 1024 * 1024,
+            archive_dir: None,
+            retention_every_s: 60,
         }
     }
 }
@@ -113,6 +119,8 @@ const KEYS: &[&str] = &[
     "scrub_every_hours",
     "log_level",
     "log_segment_bytes",
+    "archive_dir",
+    "retention_every_s",
 ];
 
 /// Flags of the commands that run a node.
@@ -200,6 +208,14 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log_level: Option<String>,
+    /// Folder of archives of runs that are kept no longer [default: DATA_DIR/archive]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archive_dir: Option<PathBuf>,
+    /// Seconds between two looks for runs that are kept no longer [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention_every_s: Option<u64>,
     /// Configuration file: TOML, or OPCODE's settings.json [default: opcode.toml, when there is one]
     #[arg(long, value_name = "FILE", env = "OPCODE_CONFIG")]
     #[serde(skip)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use opcode_router::{CatalogueSecrets, NodeInfo, RouterOptions, RouterParts, RouterState};
+use opcode_router::{CatalogueSecrets, NodeInfo, RetentionOptions, RouterOptions, RouterParts, RouterState};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -101,11 +101,20 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
 
 /// Starts what a router does beside answering; it ends by itself once the node is stopping.
 fn run_beside(state: &RouterState, config: &Config) {
+    tokio::spawn(opcode_router::run_retention(state.clone(), retention_of(config)));
     tokio::spawn(opcode_router::run_schedules(state.clone()));
     tokio::spawn(opcode_router::run_agents(state.clone()));
     if config.scrub_every_hours > 0 {
         let every = Duration::from_secs(u64::from(config.scrub_every_hours) * 60 * 60);
         tokio::spawn(opcode_router::run_scrubs(state.clone(), every));
+    }
+}
+
+/// Where and how often runs are archived that are kept no longer.
+fn retention_of(config: &Config) -> RetentionOptions {
+    RetentionOptions {
+        archive_dir: config.archive_dir.clone().unwrap_or_else(|| config.data_dir.join("archive")),
+        every: Duration::from_secs(config.retention_every_s.max(1)),
     }
 }
 

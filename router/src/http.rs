@@ -22,8 +22,8 @@ use crate::agents;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
-    self, batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, secrets,
-    sync, templates, tokens, validate, workflows,
+    self, batch, bulk, cluster, commands, decisions, diagram, events, export, health, import, lists,
+    retention, schedules, secrets, sync, templates, tokens, validate, workflows,
 };
 use crate::incoming::json_bytes;
 use crate::mcp;
@@ -145,6 +145,10 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
         .routes(routes!(events::firehose))
+        .routes(routes!(export::export))
+        .routes(routes!(import::import))
+        .routes(routes!(retention::get, retention::set, retention::delete))
+        .routes(routes!(retention::get_template, retention::set_template, retention::delete_template))
         .routes(routes!(cluster::get, cluster::set))
         .routes(routes!(cluster::join))
         .routes(routes!(cluster::remove))

@@ -7,6 +7,7 @@
 
 mod access;
 mod agents;
+mod archive;
 mod catalogue_secrets;
 mod control;
 mod definitions;
@@ -25,6 +26,7 @@ pub mod mcp;
 pub mod placement;
 mod query;
 mod relay;
+mod retention;
 mod schedule;
 mod scheduler;
 pub mod schema;
@@ -44,6 +46,7 @@ pub use handlers::scrub::run_scrubs;
 pub use http::{app, openapi};
 pub use local::LocalShards;
 pub use relay::ShardRelay;
+pub use retention::{RetentionOptions, run_retention};
 pub use scheduler::run_schedules;
 pub use state::{NodeInfo, RouterOptions, RouterParts, RouterState};
 pub use strict::duplicate_keys;

@@ -3,6 +3,7 @@
 
 #![allow(missing_docs)]
 
+mod history;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+pub use history::{ImportAnswer, ImportResult, Retention, RetentionList, RetentionRequest};
 pub use schedules::{
     BackfillAnswer, BackfillRequest, Schedule, ScheduleList, SchedulePatch, ScheduleRequest, Slot, SlotError,
     SlotList,

@@ -3,6 +3,7 @@
 
 pub(crate) mod chains;
 pub(crate) mod families;
+pub(crate) mod imports;
 pub(crate) mod lists;
 pub(crate) mod objects;
 pub(crate) mod registers;
@@ -48,6 +49,8 @@ pub(crate) enum Workload {
     Lists,
     /// Schedules that fire each second, or every other.
     Schedules,
+    /// Runs that have ended elsewhere and come in as history, again and again.
+    Imports,
 }
 
 /// What the clients of all workloads are given.
@@ -94,6 +97,7 @@ pub(crate) struct Workloads {
     families: families::Families,
     lists: lists::Lists,
     schedules: schedules::Schedules,
+    imports: imports::Imports,
 }
 
 impl Workloads {
@@ -108,6 +112,7 @@ impl Workloads {
             families: Default::default(),
             lists: Default::default(),
             schedules: Default::default(),
+            imports: Default::default(),
         }
     }
 
@@ -145,6 +150,9 @@ impl Workloads {
         if self.has(Workload::Schedules) {
             all.extend(self.schedules.clients(setting).await?);
         }
+        if self.has(Workload::Imports) {
+            all.extend(self.imports.clients(setting)?);
+        }
         Ok(all)
     }
 
@@ -169,6 +177,9 @@ impl Workloads {
         }
         if self.has(Workload::Schedules) {
             verdicts.push(("every slot of a schedule has one run", self.schedules.check(cluster).await));
+        }
+        if self.has(Workload::Imports) {
+            verdicts.push(("what came in as history is as it was sent", self.imports.check(cluster).await));
         }
         verdicts
     }

@@ -12,6 +12,8 @@ use super::failure::Failure;
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Longest time that a node holds a call that waits for a run.
 const WAIT_MAX: Duration = Duration::from_secs(600);
+/// Longest time for lines to be taken, each of which may be large.
+const LINES_MAX: Duration = Duration::from_secs(300);
 /// Longest time to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
@@ -112,6 +114,17 @@ impl Client {
     pub(crate) async fn post_text(&self, path: &str, body: String) -> Result<Value, Failure> {
         let request = self.request(Method::POST, path).header("content-type", "application/json");
         read_json(self.send(request.body(body).timeout(ANSWER_MAX)).await?).await
+    }
+
+    /// `POST` of JSON lines; each is answered for itself.
+    pub(crate) async fn post_lines(&self, path: &str, body: Vec<u8>) -> Result<Value, Failure> {
+        let request = self.request(Method::POST, path).header("content-type", "application/x-ndjson");
+        read_json(self.send(request.body(body).timeout(LINES_MAX)).await?).await
+    }
+
+    /// JSON lines as they come, for as long as they do.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Response, Failure> {
+        self.send(self.request(Method::GET, path)).await
     }
 
     /// An event stream, open without end; 204 gives `None`.

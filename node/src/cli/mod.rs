@@ -12,14 +12,18 @@ mod client;
 mod cluster;
 mod completions;
 mod decision;
+mod export;
 mod failure;
 mod follow;
 mod force_recover;
+mod import;
 mod input;
 mod locate;
 mod mcp;
+mod opcode_db;
 mod output;
 pub(crate) mod rebuild;
+mod retention;
 mod run;
 mod schedule;
 mod scrub;
@@ -93,6 +97,13 @@ pub(crate) enum ClientCommand {
     /// Run templates by the clock
     #[command(subcommand)]
     Schedule(schedule::Schedule),
+    /// Write templates and workflows into a file
+    Export(Box<export::Export>),
+    /// Take in workflows that have ended, and templates
+    Import(Box<import::Import>),
+    /// Say how long workflows are kept once they have ended
+    #[command(subcommand)]
+    Retention(retention::Retention),
     /// Run a read-only query on every shard's tables
     Sql(cluster::Sql),
     /// See the cluster
@@ -152,6 +163,9 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Agent(command) => agent::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
         ClientCommand::Schedule(command) => schedule::run(command, context).await,
+        ClientCommand::Export(args) => export::run(*args, context).await,
+        ClientCommand::Import(args) => import::run(*args, context).await,
+        ClientCommand::Retention(command) => retention::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
         ClientCommand::Cluster(command) => cluster::run(command, context).await,
         ClientCommand::Mcp(mcp::Mcp {}) => mcp::run(context).await,

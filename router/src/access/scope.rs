@@ -96,6 +96,9 @@ mod tests {
             ("POST", "/v1/cluster/rebalance", "admin"),
             ("POST", "/v1/what-comes-next", "admin"),
             ("POST", "//v1/workflows", "admin"),
+            ("GET", "/v1/export", "read"),
+            ("POST", "/v1/import", "admin"),
+            ("PUT", "/v1/retention/templates/x", "admin"),
         ] {
             assert_eq!(asked(method, path), scopes, "{method} {path}");
         }

@@ -15,6 +15,7 @@ pub mod events;
 pub mod expr;
 pub mod expr_twin;
 pub mod frames;
+pub mod history;
 pub mod interpolation;
 pub mod jq;
 pub mod records;
@@ -56,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     target("frames", frames::frames, 1024, 800),
     target("wire", wire::wire, 4 * 1024, 10_000),
     target("records", records::records, 4 * 1024, 10_000),
+    target("history", history::history, 8 * 1024, 2_000),
     target("url_guard", url_guard::url_guard, 512, 6_000),
     target("schedule", schedule::schedule, 300, 2_000),
 ];

@@ -10,6 +10,7 @@
 mod catalogue;
 mod commit;
 mod dispatch;
+mod import;
 mod outbox;
 mod purge;
 mod removal;
@@ -250,6 +251,8 @@ enum Inbox {
     Loaded { key: Key, epoch: u64, result: Result<Option<Box<Loaded>>, ShardError> },
     /// Ids of a submission have been looked up.
     Checked { submission: turn::CheckedSubmission, epoch: u64 },
+    /// Ids of what comes as history have been looked up.
+    LookedUp { looked_up: Box<import::LookedUp>, epoch: u64 },
     /// What came of a message, or of looking some up.
     Sent { sent: Sent, epoch: u64 },
     /// A worker's result.

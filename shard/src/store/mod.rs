@@ -40,6 +40,7 @@ use tokio::sync::{Notify, broadcast, oneshot};
 
 use self::apply::Applier;
 use self::connection::Connection;
+pub(crate) use self::fold::check_foldable;
 use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
 pub use self::scrub::ScrubReport;

@@ -5,6 +5,7 @@
 mod bodies;
 mod catalogue;
 mod effects;
+mod history;
 mod identity;
 mod mcp;
 mod operations;
@@ -127,6 +128,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         identity::identity(),
         catalogue::secrets(),
         catalogue::agents(),
+        history::history(),
     ]
     .into_iter()
     .flatten()
@@ -151,6 +153,8 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         let (_, list) = node.get(&format!("/v1/{kept}")).await;
         assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
     }
+    let (_, rules) = node.get("/v1/retention").await;
+    assert_eq!(rules, json!({"default": null, "templates": []}), "a rule was stored");
     assert_eq!(node.events("bystander").await, before, "the bystander was touched");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());

@@ -118,6 +118,18 @@ impl Run {
         self.state.no
     }
 
+    /// The same run under another number: that is its shard's affair, and no event speaks of it.
+    #[must_use]
+    pub fn numbered(mut self, no: RunNo) -> Self {
+        self.state.no = no;
+        self
+    }
+
+    /// Whether no step of it is under way, as in every run that has ended.
+    pub fn is_at_rest(&self) -> bool {
+        !self.state.instances.iter().any(|instance| instance.is_active() && !instance.flags.gone)
+    }
+
     /// Its public id.
     pub fn id(&self) -> &WorkflowId {
         &self.state.id
