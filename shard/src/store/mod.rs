@@ -16,7 +16,9 @@ mod mend;
 mod purge;
 mod reader;
 mod rebuild;
+mod restore;
 mod schema;
+mod settle;
 #[cfg(feature = "sim")]
 pub(crate) mod simulated;
 mod sql;
@@ -40,6 +42,8 @@ use self::apply::Applier;
 use self::connection::Connection;
 use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
+pub use self::restore::{adopt, check_copy};
+pub use self::settle::{Settled, settle};
 use self::writer::{Shared, Writer};
 use crate::batch::{Batch, Committed, Position};
 use crate::catalogue::CatalogueEntry;

@@ -498,7 +498,7 @@ impl Checker {
     }
 }
 
-fn definition_of(
+pub(super) fn definition_of(
     connection: &mut Connection,
     definitions: &mut HashMap<DefinitionHash, Option<Arc<Definition>>>,
     hash: DefinitionHash,
