@@ -65,6 +65,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         metrics: Arc::new(move || metrics.render()),
         listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
         tokens,
+        backup_dir: config.backup_dir.as_deref().map(std::path::absolute).transpose()?,
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());

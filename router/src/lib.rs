@@ -7,6 +7,7 @@
 
 mod access;
 mod agents;
+mod backup;
 mod catalogue_secrets;
 mod control;
 mod definitions;

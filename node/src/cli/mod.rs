@@ -6,6 +6,7 @@
 //! 7 unavailable, 8 conflict.
 
 mod agent;
+mod backup;
 mod bulk;
 mod certs;
 mod client;
@@ -20,12 +21,14 @@ mod locate;
 mod mcp;
 mod output;
 pub(crate) mod rebuild;
+mod restore;
 mod run;
 mod schedule;
 mod secret;
 mod template;
 mod token;
 mod validate;
+mod verify;
 mod wf;
 mod wf_commands;
 
@@ -92,6 +95,12 @@ pub(crate) enum ClientCommand {
     /// Run templates by the clock
     #[command(subcommand)]
     Schedule(schedule::Schedule),
+    /// Take a backup of a cluster while it works
+    Backup(backup::Backup),
+    /// Make the data folder of a new cluster from a backup
+    Restore(restore::Restore),
+    /// Look whether a backup is whole
+    Verify(verify::Verify),
     /// Run a read-only query on every shard's tables
     Sql(cluster::Sql),
     /// See the cluster
@@ -151,6 +160,9 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Agent(command) => agent::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
         ClientCommand::Schedule(command) => schedule::run(command, context).await,
+        ClientCommand::Backup(args) => backup::run(args, context).await,
+        ClientCommand::Restore(args) => restore::run(args, context).await,
+        ClientCommand::Verify(args) => verify::run(args, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
         ClientCommand::Cluster(command) => cluster::run(command, context).await,
         ClientCommand::Mcp(mcp::Mcp {}) => mcp::run(context).await,
