@@ -166,6 +166,10 @@ impl Manifest {
         if hex::encode(Sha256::digest(sealed.backup.get())) != sealed.sha256 {
             return Err("it is not what was written: its checksum is another".into());
         }
+        // Not even what says nothing may be other.
+        if serde_json::to_vec(&sealed).is_ok_and(|written| written != bytes) {
+            return Err("it is not written as it was".into());
+        }
         // Of another format all the rest may be other too.
         #[derive(Deserialize)]
         struct Format {
@@ -277,6 +281,7 @@ mod tests {
             assert!(Manifest::decode(&other).is_err(), "byte {place}");
             assert!(Manifest::decode(&bytes[..place]).is_err(), "cut at {place}");
         }
+        assert!(Manifest::decode(&[&bytes[..], b"\n"].concat()).is_err(), "longer");
     }
 
     #[test]

@@ -89,10 +89,11 @@ async fn begin(handle: &ShardHandle) -> Result<BackupReply, CallError> {
     lead.confirm().await?;
     let (at, store, group) = (handle.committed(), handle.inner.store.clone(), handle.group().clone());
     lead.holds()?;
+    // What comes after it is asked for next, if the backup is added to.
+    group.keep_for_backups(at);
     let make = async move {
         store.reached(at).await?;
         let copy = group.copy_tables().await?;
-        // What comes after it is asked for next, if the backup is extended.
         group.keep_for_backups(copy.position()?);
         Ok::<_, ShardError>(Arc::new(copy))
     };

@@ -2,6 +2,7 @@
 //! all have been sent, nothing of them is stored but what is listed as accepted, the node is well,
 //! and its tables equal its events.
 
+mod backup;
 mod bodies;
 mod catalogue;
 mod effects;
@@ -107,7 +108,8 @@ impl Attack {
 async fn every_attack_gets_its_answer_and_leaves_nothing() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
-    let node = NodeBuilder::new(&data).start();
+    let backups = backup::folder(home.path());
+    let node = NodeBuilder::new(&data).arg("--backup-dir").arg(backups.display().to_string()).start();
     node.submit(&json!({"id": "bystander", "definition": {"steps": [{"id": "ask", "type": "reasoning",
         "config": {"prompt_context": "?", "options": [{"id": "yes"}], "target_agent": "boss"}}]}}))
         .await;
@@ -127,6 +129,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         identity::identity(),
         catalogue::secrets(),
         catalogue::agents(),
+        backup::backups(),
     ]
     .into_iter()
     .flatten()
@@ -151,6 +154,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         let (_, list) = node.get(&format!("/v1/{kept}")).await;
         assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
     }
+    backup::nothing_was_written(&backups);
     assert_eq!(node.events("bystander").await, before, "the bystander was touched");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());
