@@ -143,7 +143,10 @@ async fn compare(cluster: &Cluster, node: &Node, ids: &BTreeSet<String>, started
         .map(|(n, id)| async move {
             if !n.is_multiple_of(every) {
                 let (status, answer) = get(cluster, node, &format!("/v1/workflows/{id}")).await?;
-                ensure!(status == 200, "{id} was acknowledged before the backup and is lost: {status}: {answer}");
+                ensure!(
+                    status == 200,
+                    "{id} was acknowledged before the backup and is lost: {status}: {answer}"
+                );
                 return anyhow::Ok(0);
             }
             let path = format!("/v1/workflows/{id}/events?limit=1000");

@@ -131,7 +131,8 @@ fn candidate(state: &RouterState, shard: ShardId, hint: Option<NodeId>, turn: us
         return Some(node);
     }
     let map = state.map();
-    let holders: Vec<NodeId> = map.shard(shard).into_iter().flat_map(|entry| entry.holders().collect::<Vec<_>>()).collect();
+    let holders: Vec<NodeId> =
+        map.shard(shard).into_iter().flat_map(|entry| entry.holders().collect::<Vec<_>>()).collect();
     holders.get(turn / 2 % holders.len().max(1)).copied().or(known)
 }
 
@@ -207,10 +208,14 @@ impl From<ShardError> for Unwritten {
     fn from(error: ShardError) -> Self {
         let full = std::io::ErrorKind::StorageFull;
         Self(match &error {
-            ShardError::Io { source, .. } if source.kind() == full => ApiError::storage_full(error.to_string()),
-            ShardError::Refused(why) => {
-                ApiError::new(axum::http::StatusCode::CONFLICT, opcode_engine::Code::Conflict.as_str(), why.as_str())
+            ShardError::Io { source, .. } if source.kind() == full => {
+                ApiError::storage_full(error.to_string())
             }
+            ShardError::Refused(why) => ApiError::new(
+                axum::http::StatusCode::CONFLICT,
+                opcode_engine::Code::Conflict.as_str(),
+                why.as_str(),
+            ),
             _ => ApiError::unavailable(Applied::No, error.to_string()),
         })
     }

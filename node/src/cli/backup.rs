@@ -28,15 +28,13 @@ const BYTES_MAX: Duration = Duration::from_secs(60);
 
 /// Flags of `opcode backup`.
 #[derive(Args)]
-#[command(
-    long_about = "Take a backup of a cluster while it works.
+#[command(long_about = "Take a backup of a cluster while it works.
 
 Each shard's tables are copied by the node that leads it, with all that was acknowledged before the \
 backup began, and come through the node that is asked. A leader that dies is followed by the next one. \
 The folder is a backup once its manifest.json is there, which is written last; secrets in it stay sealed. \
 Copies of different shards are of different moments: what their runs have to say to each other is \
-settled by `opcode restore`."
-)]
+settled by `opcode restore`.")]
 #[command(after_help = "Examples:
   opcode backup /backups/monday
   opcode backup /backups/monday --server http://10.0.0.1:4100 --token-file token
@@ -147,7 +145,8 @@ fn header<'r>(response: &'r Response, name: &str) -> Result<&'r str, Failure> {
 /// The position that an answer holds.
 fn position(response: &Response) -> Result<Position, Failure> {
     let text = header(response, "opcode-position")?;
-    let numbers = text.split_once(':').and_then(|(term, index)| Some((term.parse().ok()?, index.parse().ok()?)));
+    let numbers =
+        text.split_once(':').and_then(|(term, index)| Some((term.parse().ok()?, index.parse().ok()?)));
     let (term, index) = numbers.ok_or_else(|| Failure::local(format!("{text:.40} is no position")))?;
     Ok(Position { term, index })
 }
@@ -203,7 +202,9 @@ impl Source for Remote<'_> {
         let response = match tokio::time::timeout(BYTES_MAX, self.client.bytes(&path)).await {
             Ok(Err(Failure::Problem { status: 410, .. })) => return Ok(None),
             Ok(response) => response?,
-            Err(_) => return Err(Failure::TimedOut(format!("the log of shard {shard} was not read in time"))),
+            Err(_) => {
+                return Err(Failure::TimedOut(format!("the log of shard {shard} was not read in time")));
+            }
         };
         let last = position(&response)?;
         let mut bytes = Vec::new();

@@ -21,15 +21,13 @@ use crate::shards::{DataDir, Identity, tables_path};
 
 /// Flags of `opcode restore`.
 #[derive(Args)]
-#[command(
-    long_about = "Make the data folder of a new cluster, of one node, from a backup.
+#[command(long_about = "Make the data folder of a new cluster, of one node, from a backup.
 
 The new cluster has an id of its own: no node of the old one can speak with it, so stop those, or keep \
 clients from them. It has as many shards; other nodes join it as ever (`opcode serve --join`). Secrets \
 need the keys that they were sealed with. Embedded replicas are to begin anew. What was under way goes \
 on, and steps with side effects that ran after the backup run again, under the same idempotency keys. \
-Every checksum is compared before anything is written."
-)]
+Every checksum is compared before anything is written.")]
 #[command(after_help = "Examples:
   opcode restore /backups/monday --data-dir /var/lib/opcode
   opcode restore /backups/monday --data-dir data --shard-position 0:1200 --shard-position system:80

@@ -30,7 +30,8 @@ pub(crate) fn told(server: &str, args: &[&str]) -> Value {
 /// The same, which must be refused; what it says.
 pub(crate) fn refused(args: &[&str]) -> String {
     let output = command(NOWHERE, args);
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
     assert!(!output.status.success(), "{args:?}: {text}");
     text
 }
@@ -176,7 +177,10 @@ async fn small(dir: &Path) -> PathBuf {
     }
     let extended = told(&node.url, &["backup", text(&backup), "--extend"]);
     let has_more = |shard: &&Value| shard["to"].as_u64() > shard["from"].as_u64();
-    assert!(extended["shards"].as_array().expect("shards").iter().any(|shard| has_more(&shard)), "{extended}");
+    assert!(
+        extended["shards"].as_array().expect("shards").iter().any(|shard| has_more(&shard)),
+        "{extended}"
+    );
     assert!(node.stop().success());
     backup
 }
@@ -195,7 +199,8 @@ fn is_refused(backup: &Path, what: &str) {
 async fn damage_anywhere_in_a_backup_is_found_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let backup = small(dir.path()).await;
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&backup).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(&backup).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(files.len() > 4, "{files:?}");
     for path in &files {
@@ -260,7 +265,13 @@ async fn a_shard_is_brought_to_any_entry_that_the_backup_has() {
         crate::cluster::assert_tables_equal_fold(&data);
     }
     let data = dir.path().join("never");
-    for wrong in [format!("0:{}", from - 1), format!("0:{}", ends["third"] + 1), "1:5".into(), "x:5".into(), "0".into()] {
+    for wrong in [
+        format!("0:{}", from - 1),
+        format!("0:{}", ends["third"] + 1),
+        "1:5".into(),
+        "x:5".into(),
+        "0".into(),
+    ] {
         refused(&["restore", text(&backup), "--data-dir", text(&data), "--shard-position", &wrong]);
         assert!(!data.exists(), "{wrong}");
     }
@@ -284,7 +295,9 @@ fn entries(node: &Node, backup: &Path) -> [u64; 2] {
     let told = told(&node.url, &["backup", text(backup), "--extend"]);
     let entry = |shard: &str| {
         let shards = told["shards"].as_array().expect("shards");
-        shards.iter().find(|one| one["shard"] == shard).expect("it is there")["to"].as_u64().expect("a number")
+        shards.iter().find(|one| one["shard"] == shard).expect("it is there")["to"]
+            .as_u64()
+            .expect("a number")
     };
     ["0", "1"].map(entry)
 }
@@ -320,7 +333,16 @@ async fn parents_and_children_in_copies_of_different_moments_find_each_other_aga
     for (n, (what, of_parent, of_child, (taken_back, owed_again))) in cases.into_iter().enumerate() {
         let data = dir.path().join(format!("case-{n}"));
         let (a, b) = (format!("{parents}:{of_parent}"), format!("{children}:{of_child}"));
-        let args = ["restore", text(&backup), "--data-dir", text(&data), "--shard-position", &a, "--shard-position", &b];
+        let args = [
+            "restore",
+            text(&backup),
+            "--data-dir",
+            text(&data),
+            "--shard-position",
+            &a,
+            "--shard-position",
+            &b,
+        ];
         let restored = told(NOWHERE, &args);
         let settled = (restored["taken_back"].as_u64(), restored["owed_again"].as_u64());
         assert_eq!(settled, (Some(taken_back), Some(owed_again)), "{what}");
@@ -377,7 +399,9 @@ async fn a_backup_that_is_cut_off_is_none_and_a_restore_that_is_makes_no_node() 
         let output = command.output().expect("the binary starts");
         assert!(String::from_utf8_lossy(&output.stderr).contains("crash point"), "{args:?}: {output:?}");
     };
-    for (n, at) in ["backup.file.before:1", "backup.file.before:3", "backup.manifest.before:1"].iter().enumerate() {
+    for (n, at) in
+        ["backup.file.before:1", "backup.file.before:3", "backup.manifest.before:1"].iter().enumerate()
+    {
         let backup = dir.path().join(format!("cut-{n}"));
         crash(at, &["backup", text(&backup)]);
         is_refused(&backup, at);

@@ -193,7 +193,8 @@ impl Node {
             let waits = why["waiting_for"].as_array().cloned().unwrap_or_default();
             // A child that is being started is not waited for yet.
             let is_waiting = |one: &Value| {
-                one["step_id"] == step && !one["detail"].as_str().unwrap_or_default().contains("being started")
+                one["step_id"] == step
+                    && !one["detail"].as_str().unwrap_or_default().contains("being started")
             };
             if waits.iter().any(is_waiting) {
                 return;

@@ -135,7 +135,9 @@ async fn a_backup_to_a_full_disk_says_so_and_leaves_nothing() {
     let node = node.arg("--backup-dir").arg(&root).start();
     for n in 0..6 {
         let steps = json!([{"id": "a", "action": "expr.eval", "params": {"expression": "1 + 1"}}]);
-        let id = node.submit(&json!({"definition": {"steps": steps}, "params": {"x": "y".repeat(400_000), "n": n}})).await;
+        let id = node
+            .submit(&json!({"definition": {"steps": steps}, "params": {"x": "y".repeat(400_000), "n": n}}))
+            .await;
         node.end(&id).await;
     }
     let to = disk.at.join("by-a-client");

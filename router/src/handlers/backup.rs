@@ -127,7 +127,9 @@ fn place(root: &Path, wanted: Option<&str>) -> Result<PathBuf, ApiError> {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return Err(denied("leads over what is no folder")),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(ApiError::unavailable(Applied::No, format!("{}: {error}", place.display()))),
+            Err(error) => {
+                return Err(ApiError::unavailable(Applied::No, format!("{}: {error}", place.display())));
+            }
         }
     }
     Ok(place)
@@ -163,7 +165,8 @@ pub(crate) async fn copy(
         (POSITION, told(made.position)),
         (CHECKSUM, HeaderValue::try_from(checksum).expect("hex digits")),
     ];
-    let pieces = futures::TryStreamExt::map_err(copy.pieces(), |error| std::io::Error::other(error.to_string()));
+    let pieces =
+        futures::TryStreamExt::map_err(copy.pieces(), |error| std::io::Error::other(error.to_string()));
     Ok((headers, Body::from_stream(pieces)).into_response())
 }
 
@@ -213,7 +216,9 @@ mod tests {
         }
         assert!(place(&root, None).unwrap().starts_with(&root));
         let outside = dir.path().display().to_string();
-        for wanted in ["", "..", "a/../..", "/etc", "out", "out/a", "file/a", "a\0b", &outside, &"x/".repeat(600)] {
+        for wanted in
+            ["", "..", "a/../..", "/etc", "out", "out/a", "file/a", "a\0b", &outside, &"x/".repeat(600)]
+        {
             assert_eq!(place(&root, Some(wanted)).unwrap_err().status(), 403, "{wanted:?}");
         }
     }

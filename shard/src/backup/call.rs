@@ -200,7 +200,8 @@ mod tests {
         ] {
             assert_eq!(BackupReply::decode(&reply.clone().encode()), Ok(reply));
         }
-        for broken in [&b""[..], b"\x01\0\0", b"\x02\0\0\0\0", b"\x01\xff\xff\xff\xff{}", b"\x01\x02\0\0\0{}"] {
+        for broken in [&b""[..], b"\x01\0\0", b"\x02\0\0\0\0", b"\x01\xff\xff\xff\xff{}", b"\x01\x02\0\0\0{}"]
+        {
             BackupCall::decode(&Bytes::from_static(broken)).unwrap_err();
             BackupReply::decode(&Bytes::from_static(broken)).unwrap_err();
         }

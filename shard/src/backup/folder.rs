@@ -81,7 +81,9 @@ impl Writer {
                 "there is a backup in {} already: add to it (--extend), or name another folder",
                 dir.display()
             ))),
-            Some(_) => Err(ShardError::Refused(format!("{} is not empty: name another folder", dir.display()))),
+            Some(_) => {
+                Err(ShardError::Refused(format!("{} is not empty: name another folder", dir.display())))
+            }
         }
     }
 
@@ -177,7 +179,7 @@ impl NewFile {
             self.bytes += piece.len() as u64;
             self.sha256.update(&piece);
             self.checksum.update(&piece);
-            Ok(self)
+            Ok::<_, ShardError>(self)
         });
         written.await.map_err(|error| ShardError::Stopped(error.to_string()))?
     }
@@ -190,7 +192,7 @@ impl NewFile {
             let path = self.part.with_file_name(&self.name);
             std::fs::rename(&self.part, &path).map_err(failed("renaming", &self.part))?;
             let (name, bytes, checksum) = (self.name, self.bytes, self.checksum.digest());
-            Ok(Done { name, bytes, sha256: hex::encode(self.sha256.finalize()), checksum })
+            Ok::<_, ShardError>(Done { name, bytes, sha256: hex::encode(self.sha256.finalize()), checksum })
         });
         ended.await.map_err(|error| ShardError::Stopped(error.to_string()))?
     }

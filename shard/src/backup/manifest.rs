@@ -139,7 +139,10 @@ impl Manifest {
         let path = dir.join(MANIFEST);
         let file = match open_plain(&path) {
             Err(ShardError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                let why = format!("{}: there is no {MANIFEST}, so this is no backup, or not a whole one", dir.display());
+                let why = format!(
+                    "{}: there is no {MANIFEST}, so this is no backup, or not a whole one",
+                    dir.display()
+                );
                 return Err(ShardError::Refused(why));
             }
             opened => opened?,
@@ -175,7 +178,8 @@ impl Manifest {
         struct Format {
             format: u32,
         }
-        let Format { format } = serde_json::from_str(sealed.backup.get()).map_err(|error| error.to_string())?;
+        let Format { format } =
+            serde_json::from_str(sealed.backup.get()).map_err(|error| error.to_string())?;
         if format != FORMAT {
             return Err(format!(
                 "the backup is of format {format}, this release knows {FORMAT}: use the one that wrote it"
@@ -201,7 +205,9 @@ impl Manifest {
             self.copies.iter().map(|copy| (copy.shard, (copy.position, 0))).collect();
         for file in &self.log {
             let wrong = |what: &str| Err(format!("a file of the log of shard {}: {what}", file.shard));
-            let Some((before, number)) = last.get_mut(&file.shard) else { return wrong("there is no such shard") };
+            let Some((before, number)) = last.get_mut(&file.shard) else {
+                return wrong("there is no such shard");
+            };
             *number += 1;
             if file.file != log_name(file.shard, *number) {
                 return wrong("it has another name than it must");
@@ -303,7 +309,10 @@ mod tests {
             change(&mut wrong);
             assert!(Manifest::decode(&wrong.encode()).is_err(), "change {number}");
         }
-        assert_eq!(["system", "0", "17"].map(shard_of).map(|s| s.map(|s| s.0)), [Some(u32::MAX), Some(0), Some(17)]);
+        assert_eq!(
+            ["system", "0", "17"].map(shard_of).map(|s| s.map(|s| s.0)),
+            [Some(u32::MAX), Some(0), Some(17)]
+        );
         assert_eq!(["", "-1", "01", "4294967295", "System", "1024"].map(shard_of), [None; 6]);
     }
 }

@@ -50,10 +50,8 @@ pub trait Source: Sync {
     fn may_pass(error: &Self::Error) -> bool;
 
     /// A copy of a shard's tables.
-    fn copy(
-        &self,
-        shard: ShardId,
-    ) -> impl Future<Output = Result<Incoming<Self::Error>, Self::Error>> + Send;
+    fn copy(&self, shard: ShardId)
+    -> impl Future<Output = Result<Incoming<Self::Error>, Self::Error>> + Send;
 
     /// Entries of a shard's log after one; `None` when the log no longer holds that.
     fn log(

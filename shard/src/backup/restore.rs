@@ -80,7 +80,8 @@ pub async fn restore(
     at: &BTreeMap<ShardId, u64>,
     target: Target,
 ) -> Result<Restored, ShardError> {
-    let work = Work { dir: dir.to_owned(), manifest: manifest.clone(), at: at.clone(), target: target.clone() };
+    let work =
+        Work { dir: dir.to_owned(), manifest: manifest.clone(), at: at.clone(), target: target.clone() };
     let (applied, settled) = blocking(move || work.make_tables()).await?;
     let log = LogStore::open(target.log)?;
     for (shard, (_, applied)) in &applied {
@@ -137,10 +138,11 @@ impl Work {
         let mut last = copy.position;
         let mut next = || match files.next() {
             None => Ok(None),
-            Some(file) => entries_upto(&self.dir, file, upto).inspect(|entries| {
-                last = entries.last().map_or(last, |entry| entry.batch.position());
-            })
-            .map(Some),
+            Some(file) => entries_upto(&self.dir, file, upto)
+                .inspect(|entries| {
+                    last = entries.last().map_or(last, |entry| entry.batch.position());
+                })
+                .map(Some),
         };
         let applied = adopt(&options, &self.target.cluster_id, &mut next)?;
         Ok((last, applied))

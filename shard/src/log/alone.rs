@@ -96,9 +96,9 @@ impl LogStore {
             return Err(ShardError::Refused(format!("the log here has entries of shard {group} already")));
         }
         let (applied, _) = decode_applied(applied).map_err(ShardError::Damaged)?;
-        let applied = applied
-            .map(entry_id)
-            .ok_or_else(|| ShardError::Damaged(format!("the tables of shard {group} hold nothing applied")))?;
+        let applied = applied.map(entry_id).ok_or_else(|| {
+            ShardError::Damaged(format!("the tables of shard {group} hold nothing applied"))
+        })?;
         let term = applied.term + 1;
         let vote = StoredVote { term, node, committed: false };
         self.write_now(group, Change::Vote(vote)).await?;

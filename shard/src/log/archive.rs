@@ -91,7 +91,8 @@ pub fn read_archive(bytes: &Bytes) -> Result<Vec<CommittedEntry>, String> {
     let mut at = 0;
     while at < bytes.len() {
         let head = bytes.get(at..at + HEAD_BYTES).ok_or("it ends within an entry's head")?;
-        let number = |place: usize| u64::from_le_bytes(*head[place..].first_chunk().expect("28 bytes hold it"));
+        let number =
+            |place: usize| u64::from_le_bytes(*head[place..].first_chunk().expect("28 bytes hold it"));
         let length = u32::from_le_bytes(*head[24..].first_chunk().expect("28 bytes hold it")) as usize;
         at += HEAD_BYTES;
         if length > bytes.len() - at {
@@ -102,7 +103,9 @@ pub fn read_archive(bytes: &Bytes) -> Result<Vec<CommittedEntry>, String> {
         let entry = committed_entry(&entry).map_err(|what| format!("entry {}: {what}", id.index))?;
         at += length;
         let (now, before) = (entry.batch.position(), entries.last().map(|entry| entry.batch.position()));
-        if before.is_some_and(|before| before.index.checked_add(1) != Some(now.index) || now.term < before.term) {
+        if before
+            .is_some_and(|before| before.index.checked_add(1) != Some(now.index) || now.term < before.term)
+        {
             return Err(format!("{now:?} follows {before:?}"));
         }
         entries.push(entry);

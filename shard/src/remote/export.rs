@@ -129,7 +129,8 @@ impl Exports {
         }
         // It goes on whether anybody asks or not.
         let task = tokio::spawn(making);
-        let ended = task.map(|ended| ended.unwrap_or_else(|panic| Err(BackupFault::Other(panic.to_string()))));
+        let ended =
+            task.map(|ended| ended.unwrap_or_else(|panic| Err(BackupFault::Other(panic.to_string()))));
         copies.insert(number, (ended.boxed().shared(), Instant::now()));
         tokio::spawn(self.clone().forget(number));
         Ok(number)

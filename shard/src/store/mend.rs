@@ -75,7 +75,11 @@ pub(super) fn next_run(connection: &mut Connection, after: RunNo) -> Result<Opti
 
 /// Replaces a run's rows in every view. A label's row that no event knows stays: nothing finds it but
 /// the rebuild, which reads all of them.
-pub(super) fn remake(connection: &mut Connection, statements: &FoldedStatements, no: RunNo) -> Result<(), ShardError> {
+pub(super) fn remake(
+    connection: &mut Connection,
+    statements: &FoldedStatements,
+    no: RunNo,
+) -> Result<(), ShardError> {
     let deletes = [
         "DELETE FROM workflows WHERE no = ?1",
         "DELETE FROM step_rows WHERE workflow_no = ?1",

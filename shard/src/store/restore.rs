@@ -31,9 +31,10 @@ pub fn adopt(
     while let Some(some) = entries()? {
         applier.apply(&some)?;
     }
-    let applied = applier.standing().map(|standing| standing.applied.clone()).ok_or_else(|| {
-        ShardError::Damaged(format!("{} holds nothing applied", options.path.display()))
-    })?;
+    let applied = applier
+        .standing()
+        .map(|standing| standing.applied.clone())
+        .ok_or_else(|| ShardError::Damaged(format!("{} holds nothing applied", options.path.display())))?;
     let connection = applier.connection();
     let update = connection.cached("UPDATE meta SET value = ?1 WHERE key = 'cluster_id'")?;
     connection.run(update, &[Bind::Text(to)])?;

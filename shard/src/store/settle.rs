@@ -94,7 +94,8 @@ impl Settling<'_> {
     fn live_runs(&mut self) -> Result<Vec<(ShardId, RunNo)>, ShardError> {
         let mut live = Vec::new();
         for (shard, tables) in &mut self.shards {
-            let sql = "SELECT no FROM workflows WHERE status IN ('pending', 'active', 'suspended') ORDER BY no";
+            let sql =
+                "SELECT no FROM workflows WHERE status IN ('pending', 'active', 'suspended') ORDER BY no";
             let mut rows = tables.connection.select(sql, &[])?;
             while let Some(row) = rows.next()? {
                 live.push((*shard, RunNo(row.unsigned(0)?)));
@@ -154,7 +155,8 @@ impl Settling<'_> {
 
     fn owe_again(&mut self, shard: ShardId, no: RunNo, sequence: Sequence) -> Result<(), ShardError> {
         let connection = &mut self.tables(shard)?.connection;
-        let insert = connection.cached("INSERT INTO outbox(workflow_no, sequence) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
+        let insert = connection
+            .cached("INSERT INTO outbox(workflow_no, sequence) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
         connection.run(insert, &[no_bind(no), Bind::Int(integer(sequence.0))])?;
         self.settled.owed_again += connection.changes();
         Ok(())

@@ -47,7 +47,8 @@ pub(super) fn backups() -> Vec<Attack> {
         write("a backup to a number", json!({"path": 7})).gives(422, "/path"),
         write("a backup with a field that is none", json!({"pth": "a"})).gives(422, "/pth"),
         write("an addition to no backup", json!({"extend": true})).gives(422, "/path"),
-        write("an addition to what is not there", json!({"path": "none", "extend": true})).gives(409, "manifest"),
+        write("an addition to what is not there", json!({"path": "none", "extend": true}))
+            .gives(409, "manifest"),
         write("an addition outside", json!({"path": "../outside", "extend": true})).gives(403, "PATH_DENIED"),
         Attack::get("a copy of no shard", "/v1/backup/shards/4711").gives(404, "NOT_FOUND"),
         Attack::get("a copy of a path", "/v1/backup/shards/..%2F0").gives(404, "NOT_FOUND"),
@@ -55,8 +56,10 @@ pub(super) fn backups() -> Vec<Attack> {
         Attack::get("a copy by a name that is almost one", "/v1/backup/shards/00").gives(404, "NOT_FOUND"),
         Attack::get("a log from nowhere", "/v1/backup/shards/0/log").gives(400, "/after"),
         Attack::get("a log from no entry", "/v1/backup/shards/0/log?after=1").gives(400, "/after"),
-        Attack::get("a log from far ahead", "/v1/backup/shards/0/log?after=1:18446744073709551615").gives(410, "NOT_FOUND"),
+        Attack::get("a log from far ahead", "/v1/backup/shards/0/log?after=1:18446744073709551615")
+            .gives(410, "NOT_FOUND"),
         Attack::get("a log of another history", "/v1/backup/shards/0/log?after=99:1").gives(410, "NOT_FOUND"),
-        Attack::new("a copy that is posted", "POST", "/v1/backup/shards/0", Body::None).gives(405, "VALIDATION_ERROR"),
+        Attack::new("a copy that is posted", "POST", "/v1/backup/shards/0", Body::None)
+            .gives(405, "VALIDATION_ERROR"),
     ]
 }
