@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) fs_roots: Vec<PathBuf>,
     /// Folder beneath which the node writes backups that it is asked for; without, it writes none.
     pub(crate) backup_dir: Option<PathBuf>,
+    /// Hours between two readings of all that is stored, for damage; 0 is never.
+    pub(crate) scrub_every_hours: u32,
     /// Least severe log level, or a filter as of `tracing`.
     pub(crate) log_level: String,
     /// Bytes of one log segment file.
@@ -84,6 +86,7 @@ impl Default for Config {
             allow_private_network: false,
             fs_roots: Vec::new(),
             backup_dir: None,
+            scrub_every_hours: 24,
             log_level: "info".into(),
             log_segment_bytes: 64 * 1024 * 1024,
         }
@@ -111,6 +114,7 @@ const KEYS: &[&str] = &[
     "allow_private_network",
     "fs_roots",
     "backup_dir",
+    "scrub_every_hours",
     "log_level",
     "log_segment_bytes",
 ];
@@ -196,6 +200,10 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     backup_dir: Option<PathBuf>,
+    /// Hours between two readings of all that is stored, for damage; 0 is never [default: 24]
+    #[arg(long, value_name = "HOURS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scrub_every_hours: Option<u32>,
     /// Least severe log level: error, warn, info, debug, trace, or a filter [default: info]
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]

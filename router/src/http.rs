@@ -151,6 +151,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(cluster::drain))
         .routes(routes!(cluster::move_shard))
         .routes(routes!(cluster::rebalance))
+        .routes(routes!(handlers::scrub::scrub))
         .routes(routes!(cluster::sql))
         .routes(routes!(handlers::backup::write))
         .routes(routes!(handlers::backup::copy))

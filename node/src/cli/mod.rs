@@ -24,6 +24,7 @@ pub(crate) mod rebuild;
 mod restore;
 mod run;
 mod schedule;
+mod scrub;
 mod secret;
 mod template;
 mod token;

@@ -25,6 +25,7 @@ mod membership;
 mod operations;
 mod reads;
 mod schedules;
+mod scrub;
 mod secrets;
 mod service;
 mod takeover;

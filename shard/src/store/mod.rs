@@ -5,6 +5,7 @@
 
 mod apply;
 mod bulk;
+mod check;
 mod checksum;
 mod codec;
 mod connection;
@@ -18,6 +19,7 @@ mod reader;
 mod rebuild;
 mod restore;
 mod schema;
+mod scrub;
 mod settle;
 #[cfg(feature = "sim")]
 pub(crate) mod simulated;
@@ -43,8 +45,9 @@ use self::connection::Connection;
 use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
 pub use self::restore::{adopt, check_copy};
+pub use self::scrub::ScrubReport;
 pub use self::settle::{Settled, settle};
-use self::writer::{Shared, Writer};
+use self::writer::{Damaged, Shared, Writer};
 use crate::batch::{Batch, Committed, Position};
 use crate::catalogue::CatalogueEntry;
 use crate::error::ShardError;
@@ -319,7 +322,7 @@ impl Store {
                 self.inner.damage.notify_one();
                 return answer;
             };
-            if self.inner.shared.mend(no, mended == Some(no)).await.is_err() {
+            if self.inner.shared.mend(Damaged::Run { no, is_again: mended == Some(no) }).await.is_err() {
                 self.inner.damage.notify_one();
                 return answer;
             }

@@ -24,11 +24,12 @@ use opcode_engine::run::Run;
 use serde::Serialize;
 
 use super::apply::FoldedStatements;
+use super::check::definition_of;
 use super::codec::{integer, no_bind};
 use super::connection::{Access, Bind, CheckpointMode, Connection};
 use super::fold::RunFold;
 use super::mend::remake;
-use super::rebuild::definition_of;
+
 use super::{reader, schema};
 use crate::error::ShardError;
 use crate::record::EventRecord;
