@@ -102,9 +102,22 @@ impl Backups {
         Ok(())
     }
 
+    /// Whether there is one that can be restored. What was copied of damaged tables may be found damaged.
+    async fn is_last_whole(&self, cluster: &Cluster, history: &History) -> Result<bool> {
+        let taken = &*self.0.lock().await;
+        let Some((folder, _)) = &taken.last else { return Ok(false) };
+        let verified = opcode(cluster.binary(), &["verify", text(folder)?]).await?;
+        if !verified.status.success() {
+            let harms = history.harms().await;
+            let has_damage = harms.iter().any(|harm| harm.what.contains("Tables"));
+            ensure!(has_damage, "a backup is not whole: {}", String::from_utf8_lossy(&verified.stdout));
+        }
+        Ok(verified.status.success())
+    }
+
     /// Restores the last, and compares what it has with the cluster.
     pub(crate) async fn check(&self, cluster: &Cluster, history: &History) -> Result<String> {
-        if self.0.lock().await.last.is_none() {
+        if !self.is_last_whole(cluster, history).await? {
             self.take(cluster, history, 0).await?;
         }
         let taken = &*self.0.lock().await;
