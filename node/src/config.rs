@@ -54,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) allow_private_network: bool,
     /// Folders that `fs.*` may touch.
     pub(crate) fs_roots: Vec<PathBuf>,
+    /// Folder beneath which the node writes backups that it is asked for; without, it writes none.
+    pub(crate) backup_dir: Option<PathBuf>,
     /// Hours between two readings of all that is stored, for damage; 0 is never.
     pub(crate) scrub_every_hours: u32,
     /// Least severe log level, or a filter as of `tracing`.
@@ -87,6 +89,7 @@ impl Default for Config {
             allow_shell: false,
             allow_private_network: false,
             fs_roots: Vec::new(),
+            backup_dir: None,
             scrub_every_hours: 24,
             log_level: "info".into(),
             log_segment_bytes: 64 * 1024 * 1024,
@@ -116,6 +119,7 @@ const KEYS: &[&str] = &[
     "allow_shell",
     "allow_private_network",
     "fs_roots",
+    "backup_dir",
     "scrub_every_hours",
     "log_level",
     "log_segment_bytes",
@@ -200,6 +204,10 @@ pub(crate) struct NodeFlags {
     #[arg(long = "fs-root", value_name = "DIR")]
     #[serde(rename = "fs_roots", skip_serializing_if = "Vec::is_empty")]
     fs_roots: Vec<PathBuf>,
+    /// Folder beneath which backups may be written that clients ask for [default: none is written]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backup_dir: Option<PathBuf>,
     /// Hours between two readings of all that is stored, for damage; 0 is never [default: 24]
     #[arg(long, value_name = "HOURS")]
     #[serde(skip_serializing_if = "Option::is_none")]

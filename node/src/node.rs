@@ -65,6 +65,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         metrics: Arc::new(move || metrics.render()),
         listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
         tokens,
+        backup_dir: config.backup_dir.as_deref().map(std::path::absolute).transpose()?,
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());
@@ -76,8 +77,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         let _ = stopping.wait_for(|stop| *stop).await;
     });
     let mut server = tokio::spawn(server.into_future());
-    let shards = cluster.identity.shards;
-    tracing::info!(%address, cluster = cluster.identity.cluster_id, shards, "ready");
+    tracing::info!(%address, cluster = cluster.identity.cluster_id, shards = cluster.identity.shards, "ready");
     ready(&format!("http://{address}"));
 
     let outcome = tokio::select! {

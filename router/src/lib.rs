@@ -8,6 +8,7 @@
 mod access;
 mod agents;
 mod archive;
+mod backup;
 mod catalogue_secrets;
 mod control;
 mod definitions;

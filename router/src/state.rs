@@ -102,6 +102,8 @@ pub struct RouterParts {
     pub listener_is_loopback: bool,
     /// The tokens that callers must show one of; without, any caller is taken.
     pub tokens: Option<Tokens>,
+    /// Where this node may write backups; without, it writes none.
+    pub backup_dir: Option<std::path::PathBuf>,
     /// Limits.
     pub options: RouterOptions,
 }
@@ -151,6 +153,11 @@ impl RouterState {
 
     pub(crate) fn cluster(&self) -> &dyn ClusterControl {
         &*self.inner.parts.cluster
+    }
+
+    /// Where this node may write backups.
+    pub(crate) fn backup_dir(&self) -> Option<&std::path::Path> {
+        self.inner.parts.backup_dir.as_deref()
     }
 
     pub(crate) fn vault(&self) -> &Vault {

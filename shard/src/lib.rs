@@ -19,6 +19,7 @@
 //! the log.
 
 pub mod actions;
+pub mod backup;
 pub mod batch;
 pub mod catalogue;
 pub mod clock;

@@ -27,7 +27,7 @@ use crate::history::{Checked, Imported};
 use crate::log::{Group, Role, Tables};
 use crate::peer::NodeId;
 use crate::record::{EventRecord, Record, TemplateRecord};
-use crate::remote::Tail;
+use crate::remote::{Exports, Tail};
 use crate::replica::sync_server::SyncServer;
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary, Store};
 
@@ -193,6 +193,8 @@ pub(crate) struct Door {
     /// What its members are being changed to, in words; the node that leads it says so.
     pub(crate) doing: Mutex<Option<String>>,
     pub(crate) sync_server: SyncServer,
+    /// Copies of the tables that backups fetch.
+    pub(crate) exports: Exports,
 }
 
 /// What stands for a child that was called off before it was started, until it is cancelled too.

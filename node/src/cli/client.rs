@@ -80,6 +80,11 @@ impl Client {
         response.text().await.map_err(|error| self.failure(&error))
     }
 
+    /// `GET` of bytes, for as long as they come.
+    pub(crate) async fn bytes(&self, path: &str) -> Result<Response, Failure> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
     /// `POST` of JSON.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.post_text(path, body.to_string()).await

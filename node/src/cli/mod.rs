@@ -6,6 +6,7 @@
 //! 7 unavailable, 8 conflict.
 
 mod agent;
+mod backup;
 mod bulk;
 mod certs;
 mod client;
@@ -23,6 +24,7 @@ mod mcp;
 mod opcode_db;
 mod output;
 pub(crate) mod rebuild;
+mod restore;
 mod retention;
 mod run;
 mod schedule;
@@ -31,6 +33,7 @@ mod secret;
 mod template;
 mod token;
 mod validate;
+mod verify;
 mod wf;
 mod wf_commands;
 
@@ -104,6 +107,12 @@ pub(crate) enum ClientCommand {
     /// Say how long workflows are kept once they have ended
     #[command(subcommand)]
     Retention(retention::Retention),
+    /// Take a backup of a cluster while it works
+    Backup(backup::Backup),
+    /// Make the data folder of a new cluster from a backup
+    Restore(restore::Restore),
+    /// Look whether a backup is whole
+    Verify(verify::Verify),
     /// Run a read-only query on every shard's tables
     Sql(cluster::Sql),
     /// See the cluster
@@ -166,6 +175,9 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Export(args) => export::run(*args, context).await,
         ClientCommand::Import(args) => import::run(*args, context).await,
         ClientCommand::Retention(command) => retention::run(command, context).await,
+        ClientCommand::Backup(args) => backup::run(args, context).await,
+        ClientCommand::Restore(args) => restore::run(args, context).await,
+        ClientCommand::Verify(args) => verify::run(args, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
         ClientCommand::Cluster(command) => cluster::run(command, context).await,
         ClientCommand::Mcp(mcp::Mcp {}) => mcp::run(context).await,

@@ -141,6 +141,7 @@ impl Node {
             metrics: Arc::new(|| "# no metrics\n".to_owned()),
             listener_is_loopback: true,
             tokens: None,
+            backup_dir: Some(home.path().join("backups")),
             options: RouterOptions {
                 heartbeat: Duration::from_millis(50),
                 mcp_sessions_max: MCP_SESSIONS_MAX,

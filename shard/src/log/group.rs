@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
 
+use super::archive::KeptForBackups;
 use super::arrivals::Arrivals;
 use super::copies::remove_leftovers;
 use super::elections::{Electorate, LEASE, stand_in_turn};
@@ -98,7 +99,7 @@ pub struct Group {
     pub(super) id: u32,
     pub(super) node_id: NodeId,
     pub(super) raft: Raft<TypeConfig>,
-    store: Arc<LogStore>,
+    pub(super) store: Arc<LogStore>,
     pub(super) log: GroupLog,
     pub(super) tables: Arc<dyn Tables>,
     pub(super) network: Network,
@@ -118,6 +119,7 @@ pub struct Group {
     /// What this node had before it gave the group away once; `None` when it never did, or has
     /// come as far again.
     pub(super) floor: Floor,
+    pub(super) kept_for_backups: KeptForBackups,
 }
 
 pub(super) fn stopped(error: impl std::fmt::Display) -> ShardError {
@@ -177,6 +179,7 @@ impl Group {
             arrivals: Arc::default(),
             copies_dir,
             floor: Arc::new(Mutex::new(floor)),
+            kept_for_backups: KeptForBackups::default(),
         });
         tokio::spawn(stand_in_turn(Electorate {
             raft: group.raft.clone(),
@@ -385,7 +388,7 @@ impl Group {
             (Service::Raft, Request::Poll { last }) => self.would_vote(last).await?,
             (Service::Raft, Request::Lead { term, last }) => self.take_over(from, term, last).await?,
             (Service::Copy, Request::Piece(piece)) => self.take_piece(piece).await?,
-            (Service::Raft | Service::Copy | Service::Shard | Service::Cluster, _) => {
+            (Service::Raft | Service::Copy | Service::Shard | Service::Cluster | Service::Backup, _) => {
                 return Err(format!("node {from} sent a message where it does not belong"));
             }
         };
@@ -413,6 +416,7 @@ impl Group {
         let kept = if simulation::is_on() { KEPT_ENTRIES_SIMULATED } else { KEPT_ENTRIES };
         let kept_from = self.store.first_of_last(self.id, kept, KEPT_BYTES).unwrap_or(last + 1);
         let index = if is_alone { upto.index } else { upto.index.min(kept_from.saturating_sub(1)) };
+        let index = index.min(self.first_for_backups().map_or(u64::MAX, |first| first.saturating_sub(1)));
         if index == 0 || purged.is_some_and(|purged| purged >= index) {
             return Ok(());
         }

@@ -9,6 +9,7 @@
 //! `recovery`.
 
 mod alone;
+mod archive;
 mod arrivals;
 pub mod codec;
 pub mod copies;
@@ -46,6 +47,7 @@ use crate::error::ShardError;
 use crate::peer::NodeId;
 
 pub use alone::{Held, applied_by};
+pub use archive::{ARCHIVE_BYTES_MAX, Archived, read_archive};
 pub use frame::EntryId;
 pub use group::{Group, Members, QUORUM_MAX, Role};
 pub use index::{GroupState, StoredVote};

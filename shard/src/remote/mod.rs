@@ -3,6 +3,7 @@
 //!
 //! The side that answers asks nobody else: what it does not lead it says so of.
 
+mod export;
 mod lead;
 mod reading;
 mod wire;
@@ -18,6 +19,8 @@ use opcode_engine::definition::Definition;
 use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
 use serde_json::Value;
 
+pub(crate) use self::export::Exports;
+pub use self::export::answer_backup;
 pub use self::reading::{Answered, Freshness};
 use crate::batch::Position;
 use crate::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, EntryPage};

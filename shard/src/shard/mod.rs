@@ -155,6 +155,7 @@ impl Shard {
             serving: serving.clone(),
             doing: parking_lot::Mutex::default(),
             sync_server: SyncServer::new(store.clone(), options.node_id, options.generations_path.clone()),
+            exports: crate::remote::Exports::default(),
         };
         let shard = Loop {
             id: options.shard,

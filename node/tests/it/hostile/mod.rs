@@ -2,6 +2,7 @@
 //! all have been sent, nothing of them is stored but what is listed as accepted, the node is well,
 //! and its tables equal its events.
 
+mod backup;
 mod bodies;
 mod catalogue;
 mod effects;
@@ -108,7 +109,8 @@ impl Attack {
 async fn every_attack_gets_its_answer_and_leaves_nothing() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
-    let node = NodeBuilder::new(&data).start();
+    let backups = backup::folder(home.path());
+    let node = NodeBuilder::new(&data).arg("--backup-dir").arg(backups.display().to_string()).start();
     node.submit(&json!({"id": "bystander", "definition": {"steps": [{"id": "ask", "type": "reasoning",
         "config": {"prompt_context": "?", "options": [{"id": "yes"}], "target_agent": "boss"}}]}}))
         .await;
@@ -129,6 +131,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         catalogue::secrets(),
         catalogue::agents(),
         history::history(),
+        backup::backups(),
     ]
     .into_iter()
     .flatten()
@@ -155,6 +158,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
     }
     let (_, rules) = node.get("/v1/retention").await;
     assert_eq!(rules, json!({"default": null, "templates": []}), "a rule was stored");
+    backup::nothing_was_written(&backups);
     assert_eq!(node.events("bystander").await, before, "the bystander was touched");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());
