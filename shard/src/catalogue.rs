@@ -35,11 +35,13 @@ pub enum EntryKind {
     Namespace = 7,
     /// A template that is paused, by its name: while there is one, no run of it starts.
     Pause = 8,
+    /// A delivery of a webhook that failed.
+    WebhookFailure = 10,
 }
 
 impl EntryKind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Schedule,
         Self::Agent,
         Self::Token,
@@ -48,6 +50,7 @@ impl EntryKind {
         Self::Webhook,
         Self::Namespace,
         Self::Pause,
+        Self::WebhookFailure,
     ];
 
     /// Its code in the log.
@@ -71,6 +74,7 @@ impl EntryKind {
             Self::Webhook => "webhook",
             Self::Namespace => "namespace",
             Self::Pause => "pause",
+            Self::WebhookFailure => "webhook_failure",
         }
     }
 

@@ -27,6 +27,7 @@ pub mod crash;
 pub mod definitions;
 pub mod disk;
 pub mod error;
+pub mod follow;
 pub mod handle;
 pub mod log;
 pub mod peer;

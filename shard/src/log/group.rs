@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -98,7 +98,7 @@ pub struct Group {
     pub(super) id: u32,
     pub(super) node_id: NodeId,
     pub(super) raft: Raft<TypeConfig>,
-    store: Arc<LogStore>,
+    pub(super) store: Arc<LogStore>,
     pub(super) log: GroupLog,
     pub(super) tables: Arc<dyn Tables>,
     pub(super) network: Network,
@@ -118,6 +118,8 @@ pub struct Group {
     /// What this node had before it gave the group away once; `None` when it never did, or has
     /// come as far again.
     pub(super) floor: Floor,
+    /// From where on those who follow the log want it kept.
+    pub(super) held_from: AtomicU64,
 }
 
 pub(super) fn stopped(error: impl std::fmt::Display) -> ShardError {
@@ -177,6 +179,7 @@ impl Group {
             arrivals: Arc::default(),
             copies_dir,
             floor: Arc::new(Mutex::new(floor)),
+            held_from: AtomicU64::new(u64::MAX),
         });
         tokio::spawn(stand_in_turn(Electorate {
             raft: group.raft.clone(),
@@ -413,6 +416,7 @@ impl Group {
         let kept = if simulation::is_on() { KEPT_ENTRIES_SIMULATED } else { KEPT_ENTRIES };
         let kept_from = self.store.first_of_last(self.id, kept, KEPT_BYTES).unwrap_or(last + 1);
         let index = if is_alone { upto.index } else { upto.index.min(kept_from.saturating_sub(1)) };
+        let index = index.min(self.held(last).saturating_sub(1));
         if index == 0 || purged.is_some_and(|purged| purged >= index) {
             return Ok(());
         }
