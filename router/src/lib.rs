@@ -20,6 +20,7 @@ mod guard;
 mod handlers;
 mod http;
 mod incoming;
+mod known_runs;
 mod local;
 pub mod mcp;
 pub mod placement;
