@@ -2,7 +2,6 @@
 //! not told of, and what was committed lately, so that a firehose can go on where it was cut off.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use opcode_engine::ids::ShardId;
@@ -44,7 +43,7 @@ pub(super) async fn hold(state: RouterState, book: Reader) {
 fn first_untold(book: &Book, shard: ShardId) -> u64 {
     let standing = book.standings.get(&shard);
     let active = book.webhooks.iter().filter(|(_, (_, webhook))| webhook.active);
-    let told = active.map(|(id, (_, webhook)): (&Arc<str>, _)| {
+    let told = active.map(|(id, (_, webhook))| {
         let served = standing.and_then(|standing| standing.served.get(id)).map_or(0, |served| served.after);
         served.max(webhook.from(shard)) + 1
     });
