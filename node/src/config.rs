@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -52,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) allow_shell: bool,
     /// Whether `http.*` may reach private and loopback addresses.
     pub(crate) allow_private_network: bool,
+    /// Pauses before each further try of a webhook's delivery: `5s,30s,2m`; after the last it is dead.
+    pub(crate) webhook_retry_delays: Option<String>,
     /// Folders that `fs.*` may touch.
     pub(crate) fs_roots: Vec<PathBuf>,
     /// Least severe log level, or a filter as of `tracing`.
@@ -80,12 +83,17 @@ impl Default for Config {
             pool_size: 10,
             allow_shell: false,
             allow_private_network: false,
+            webhook_retry_delays: None,
             fs_roots: Vec::new(),
             log_level: "info".into(),
             log_segment_bytes: 64 * 1024 * 1024,
         }
     }
 }
+
+/// Longest pause between two tries of a delivery, and how many there may be.
+const DELAY_MAX: Duration = Duration::from_secs(7 * 86_400);
+const DELAYS_MAX: usize = 20;
 
 /// Keys that the environment may set, as `OPCODE_KEY`.
 const KEYS: &[&str] = &[
@@ -106,6 +114,7 @@ const KEYS: &[&str] = &[
     "pool_size",
     "allow_shell",
     "allow_private_network",
+    "webhook_retry_delays",
     "fs_roots",
     "log_level",
     "log_segment_bytes",
@@ -184,6 +193,11 @@ pub(crate) struct NodeFlags {
     #[arg(long)]
     #[serde(skip_serializing_if = "is_false")]
     allow_private_network: bool,
+    /// Pauses before each further try of a webhook's delivery, with commas between; after the last it
+    /// is dead [default: 5s,30s,2m,10m,1h,4h,8h,10h]
+    #[arg(long, value_name = "DURATIONS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook_retry_delays: Option<String>,
     /// A folder that fs.* may touch; repeat for more
     #[arg(long = "fs-root", value_name = "DIR")]
     #[serde(rename = "fs_roots", skip_serializing_if = "Vec::is_empty")]
@@ -262,7 +276,20 @@ pub(crate) fn load(flags: &NodeFlags, dev: bool) -> Result<Loaded> {
         bail!("pool_size must be at least 1");
     }
     Wanted::parse(&config.replicas)?;
+    config.webhook_retry_delays.as_deref().map(delays).transpose()?;
     Ok(Loaded { config, figment })
+}
+
+/// Durations with commas between, at most twenty, each of at most a week.
+pub(crate) fn delays(text: &str) -> Result<Vec<Duration>> {
+    let read = |word: &str| humantime::parse_duration(word.trim()).ok().filter(|delay| *delay <= DELAY_MAX);
+    let delays: Option<Vec<Duration>> = text.split(',').map(read).collect();
+    match delays {
+        Some(delays) if delays.len() <= DELAYS_MAX => Ok(delays),
+        Some(_) | None => bail!(
+            "webhook_retry_delays must be at most {DELAYS_MAX} durations of at most a week, such as 5s,30s,2m"
+        ),
+    }
 }
 
 /// Words with commas between, however a file or a variable writes them: one alone may look like a

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use opcode_router::{CatalogueSecrets, NodeInfo, RouterOptions, RouterParts, RouterState};
+use opcode_router::{CatalogueSecrets, NodeInfo, RouterOptions, RouterParts, RouterState, WebhookOptions};
+use opcode_shard::actions::push::Sender;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -65,6 +66,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         metrics: Arc::new(move || metrics.render()),
         listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
         tokens,
+        webhooks: webhook_options(&config)?,
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());
@@ -103,6 +105,16 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
 fn run_beside(state: &RouterState) {
     tokio::spawn(opcode_router::run_schedules(state.clone()));
     tokio::spawn(opcode_router::run_agents(state.clone()));
+    tokio::spawn(opcode_router::run_webhooks(state.clone()));
+}
+
+/// How webhooks are told: behind the same guard as `http.*`.
+fn webhook_options(config: &Config) -> Result<WebhookOptions> {
+    let mut options = WebhookOptions::new(Sender::new(config.allow_private_network));
+    if let Some(delays) = &config.webhook_retry_delays {
+        options.delays = crate::config::delays(delays)?;
+    }
+    Ok(options)
 }
 
 /// A node that was taken out holds no part in the cluster any more, and never will again.

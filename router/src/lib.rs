@@ -34,6 +34,7 @@ pub mod shard_map;
 mod state;
 mod strict;
 mod submission;
+mod webhooks;
 mod wire;
 
 pub use access::file::Tokens;
@@ -47,3 +48,4 @@ pub use relay::ShardRelay;
 pub use scheduler::run_schedules;
 pub use state::{NodeInfo, RouterOptions, RouterParts, RouterState};
 pub use strict::duplicate_keys;
+pub use webhooks::{WebhookOptions, run_webhooks};

@@ -18,6 +18,7 @@ use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::local::LocalShards;
 use crate::shard_map::ShardMap;
+use crate::webhooks::WebhookOptions;
 
 /// Who this node is, for `GET /v1/cluster` and the guard on `Host`.
 #[derive(Clone, Debug)]
@@ -102,6 +103,8 @@ pub struct RouterParts {
     pub listener_is_loopback: bool,
     /// The tokens that callers must show one of; without, any caller is taken.
     pub tokens: Option<Tokens>,
+    /// How webhooks are told.
+    pub webhooks: WebhookOptions,
     /// Limits.
     pub options: RouterOptions,
 }
@@ -183,6 +186,10 @@ impl RouterState {
 
     pub(crate) fn options(&self) -> &RouterOptions {
         &self.inner.parts.options
+    }
+
+    pub(crate) fn webhooks(&self) -> &WebhookOptions {
+        &self.inner.parts.webhooks
     }
 
     pub(crate) fn is_ready(&self) -> bool {

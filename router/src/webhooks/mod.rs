@@ -38,9 +38,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub(crate) use book::{all_failures, all_standings, delete_failures};
-pub(crate) use delivery::{Outcome, deliver, ping};
+pub(crate) use delivery::{Outcome, ping};
 pub(crate) use failure::{Failure, check_delivery, key as failure_key, parse as parse_failure};
-pub(crate) use standing::Served;
+pub(crate) use standing::Shown as Status;
 pub(crate) use webhook::{Draft, Shown, WEBHOOKS_MAX, Webhook, check_id, is_standing, parse, sealed_name};
 
 use crate::state::RouterState;
@@ -98,7 +98,10 @@ pub async fn run_webhooks(state: RouterState) {
     loop {
         let has_any = book.borrow().as_ref().is_some_and(|book: &Arc<book::Book>| !book.webhooks.is_empty());
         let shards = if has_any { state.shards() } else { Vec::new() };
-        for shard in shards.iter().filter(|shard| !served.values().any(|served| *served == shard.id())) {
+        for shard in shards {
+            if served.values().any(|served| *served == shard.id()) {
+                continue;
+            }
             let Some(handle) = state.local().get(shard.id()).filter(|handle| handle.serves()) else { continue };
             let task = serving.spawn(serving::serve(state.clone(), handle, book.clone()));
             served.insert(task.id(), shard.id());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use opcode_shard::batch::{Batch, Committed, Position};
+use opcode_shard::follow::RunChoice;
 use opcode_shard::record::{EventRecord, Record};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -30,14 +31,20 @@ const NO_KEY_PAUSE: Duration = Duration::from_secs(10);
 
 /// Follows a shard's log for one webhook, until it is stopped.
 pub(super) struct Pump {
-    pub(super) work: Arc<Work>,
-    pub(super) id: Arc<str>,
-    pub(super) webhook: Arc<Webhook>,
+    work: Arc<Work>,
+    id: Arc<str>,
+    webhook: Arc<Webhook>,
+    choice: RunChoice,
     /// The last entry that was seen to.
-    pub(super) after: u64,
+    after: u64,
 }
 
 impl Pump {
+    pub(super) fn new(work: Arc<Work>, id: Arc<str>, webhook: Arc<Webhook>, after: u64) -> Self {
+        let choice = webhook.choice();
+        Self { work, id, webhook, choice, after }
+    }
+
     pub(super) async fn run(mut self) {
         loop {
             // Subscribed before the log is read, so that nothing falls between the two.
@@ -108,7 +115,7 @@ impl Pump {
     /// Tells of some events, and then goes past the entry at `upto`.
     async fn tell_all(&mut self, events: Vec<EventRecord>, upto: Position) {
         let pump = &*self;
-        let told = events.iter().map(|record| pump.tell(record, upto));
+        let told: Vec<_> = events.iter().map(|record| pump.tell(record, upto)).collect();
         futures::stream::iter(told).for_each_concurrent(AT_A_TIME, |told| told).await;
         self.after = upto.index;
         self.work.note(&self.id, |served| served.after = upto.index);
@@ -126,7 +133,7 @@ impl Pump {
             }
         };
         // Without a run that is there any more, nothing can be said of it.
-        let Some(run) = run.filter(|run| self.webhook.choice().takes(run)) else { return };
+        let Some(run) = run.filter(|run| self.choice.takes(run)) else { return };
         let Some(message) = Message::of(work.shard, record, &run) else { return };
         while work.retrying(&self.id) >= RETRYING_MAX {
             tokio::time::sleep(PAUSE).await;

@@ -30,7 +30,8 @@ pub(super) struct Failures {
 
 struct Kept {
     revision: u64,
-    failure: Failure,
+    /// None when it was deleted.
+    failure: Option<Failure>,
     /// When this was known; a book that was begun later knows better.
     known_at: Instant,
     is_busy: bool,
@@ -52,69 +53,68 @@ impl Failures {
     pub(super) fn see(&mut self, book: &Book, shard: ShardId) {
         self.kept.retain(|key, kept| book.failures.contains_key(key) || kept.known_at >= book.began);
         for (key, (revision, failure)) in book.failures.iter().filter(|(_, (_, one))| one.shard == shard) {
-            let is_news = match self.kept.get(key) {
-                Some(kept) => kept.revision < *revision,
-                None => true,
-            };
+            let is_news = self.kept.get(key).is_none_or(|kept| {
+                kept.revision < *revision || (kept.known_at < book.began && kept.revision != *revision)
+            });
             if is_news {
-                self.put(key.clone(), *revision, failure.clone(), book.began);
+                self.put(key.clone(), *revision, Some(failure.clone()), book.began);
             }
         }
     }
 
-    fn put(&mut self, key: Arc<str>, revision: u64, failure: Failure, known_at: Instant) {
+    fn put(&mut self, key: Arc<str>, revision: u64, failure: Option<Failure>, known_at: Instant) {
         let is_busy = self.kept.get(&key).is_some_and(|kept| kept.is_busy);
         self.kept.insert(key, Kept { revision, failure, known_at, is_busy, rests_until: None });
     }
 
     /// Takes note of one that is so now; of none, when it was deleted.
     pub(super) fn know(&mut self, key: Arc<str>, revision: u64, failure: Option<Failure>) {
-        match failure {
-            Some(failure) => self.put(key, revision, failure, Instant::now()),
-            None => self.forget(&key),
-        }
+        self.put(key, revision, failure, Instant::now());
     }
 
-    pub(super) fn forget(&mut self, key: &str) {
-        self.kept.remove(key);
+    /// Takes note that there is none, whatever an older book says.
+    pub(super) fn forget(&mut self, key: Arc<str>) {
+        self.put(key, u64::MAX, None, Instant::now());
     }
 
-    fn of<'a>(&'a self, id: &str) -> impl Iterator<Item = (&'a Arc<str>, &'a Kept)> + use<'a> {
+    /// Those of a webhook.
+    fn of<'a>(&'a self, id: &str) -> impl Iterator<Item = (&'a Arc<str>, &'a Kept, &'a Failure)> + use<'a> {
         let prefix = prefix(id);
         let from = Arc::<str>::from(prefix.as_str());
-        self.kept.range(from..).take_while(move |(key, _)| key.starts_with(&prefix))
+        let all = self.kept.range(from..).take_while(move |(key, _)| key.starts_with(&prefix));
+        all.filter_map(|(key, kept)| Some((key, kept, kept.failure.as_ref()?)))
     }
 
     /// Those of a webhook that wait for another try.
     pub(super) fn retrying(&self, id: &str) -> usize {
-        self.of(id).filter(|(_, kept)| kept.failure.next_at.is_some()).count()
+        self.of(id).filter(|(_, _, failure)| failure.next_at.is_some()).count()
     }
 
     /// The dead one of a webhook that failed first.
     pub(super) fn oldest_dead(&self, id: &str) -> Option<(Arc<str>, u64)> {
-        let dead = self.of(id).filter(|(_, kept)| kept.failure.next_at.is_none());
-        dead.min_by_key(|(_, kept)| kept.failure.first_at).map(|(key, kept)| (key.clone(), kept.revision))
+        let dead = self.of(id).filter(|(_, _, failure)| failure.next_at.is_none());
+        dead.min_by_key(|(_, _, failure)| failure.first_at).map(|(key, kept, _)| (key.clone(), kept.revision))
     }
 
     fn has_too_many_dead(&self, id: &str) -> bool {
-        self.of(id).filter(|(_, kept)| kept.failure.next_at.is_none()).count() > DEAD_MAX
+        self.of(id).filter(|(_, _, failure)| failure.next_at.is_none()).count() > DEAD_MAX
     }
 
     /// Those to be tried now, which are busy from now on.
     pub(super) fn due(&mut self, now: Timestamp, book: &Book) -> Vec<Due> {
         let mut due = Vec::new();
         for (id, (_, webhook)) in book.webhooks.iter().filter(|(_, (_, webhook))| webhook.active) {
-            let busy = self.of(id).filter(|(_, kept)| kept.is_busy).count();
-            let is_due = |kept: &Kept| {
-                let at = kept.failure.next_at.filter(|at| *at <= now);
-                at.is_some() && !kept.is_busy && kept.rests_until.is_none_or(|until| until <= now)
+            let busy = self.of(id).filter(|(_, kept, _)| kept.is_busy).count();
+            let is_due = |kept: &Kept, failure: &Failure| {
+                let is_time = failure.next_at.is_some_and(|at| at <= now);
+                is_time && !kept.is_busy && kept.rests_until.is_none_or(|until| until <= now)
             };
             let free = OF_ONE_AT_A_TIME.saturating_sub(busy);
-            let next = self.of(id).filter(|(_, kept)| is_due(kept)).take(free);
-            due.extend(next.map(|(key, kept)| Due {
+            let next = self.of(id).filter(|(_, kept, failure)| is_due(kept, failure)).take(free);
+            due.extend(next.map(|(key, kept, failure)| Due {
                 key: key.clone(),
                 revision: kept.revision,
-                failure: kept.failure.clone(),
+                failure: failure.clone(),
                 id: id.clone(),
                 webhook: webhook.clone(),
             }));
@@ -277,8 +277,11 @@ mod tests {
         failures.know(added.clone(), 7, Some(failure(2, None)));
         failures.know(key("w", &failure(1, None).delivery()), 8, Some(failure(1, None)));
         failures.see(&old, ShardId(1));
-        assert_eq!((failures.kept.len(), failures.retrying("w")), (2, 0));
+        assert_eq!((failures.of("w").count(), failures.retrying("w")), (2, 0));
         assert_eq!(failures.oldest_dead("w").map(|(_, revision)| revision), Some(8));
+        failures.know(added, 9, None);
+        failures.see(&old, ShardId(1));
+        assert_eq!(failures.of("w").count(), 1, "it stays deleted");
         // A newer one that has none of them: somebody has deleted them.
         failures.see(&book(Instant::now() + Duration::from_secs(1), &[]), ShardId(1));
         assert!(failures.kept.is_empty());

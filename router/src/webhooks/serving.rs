@@ -78,9 +78,8 @@ pub(super) async fn serve(state: RouterState, handle: Arc<ShardHandle>, mut book
         }
         work.failures.lock().see(&known, shard);
         pumps.fit(&work, &known);
-        for due in work.failures.lock().due(work.clock.now(), &known) {
-            tries.spawn(due.run(work.clone()));
-        }
+        let due = work.failures.lock().due(work.clock.now(), &known);
+        due.into_iter().for_each(|due| _ = tries.spawn(due.run(work.clone())));
         if wrote.elapsed() >= work.state.webhooks().standing_every {
             work.write(&mut written).await;
             wrote = Instant::now();
@@ -123,7 +122,7 @@ impl Pumps {
                 continue;
             }
             let after = work.start(id, webhook.from(work.shard));
-            let pump = Pump { work: work.clone(), id: id.clone(), webhook: webhook.clone(), after };
+            let pump = Pump::new(work.clone(), id.clone(), webhook.clone(), after);
             self.running.insert(id.clone(), (*revision, self.tasks.spawn(pump.run())));
         }
     }
@@ -221,7 +220,7 @@ impl Work {
                 let read = entry.body.as_deref().and_then(|body| failure::parse(&key, body));
                 self.failures.lock().know(key, entry.revision, read);
             }
-            Changed::Already(None) | Changed::Stale(None) => self.failures.lock().forget(&key),
+            Changed::Already(None) | Changed::Stale(None) => self.failures.lock().forget(key),
         }
         Ok(())
     }
