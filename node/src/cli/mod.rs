@@ -12,6 +12,7 @@ mod client;
 mod cluster;
 mod completions;
 mod decision;
+mod events;
 mod failure;
 mod follow;
 mod force_recover;
@@ -26,6 +27,7 @@ mod secret;
 mod template;
 mod token;
 mod validate;
+mod webhook;
 mod wf;
 mod wf_commands;
 
@@ -92,6 +94,11 @@ pub(crate) enum ClientCommand {
     /// Run templates by the clock
     #[command(subcommand)]
     Schedule(schedule::Schedule),
+    /// Show the events of all workflows, as they happen
+    Events(events::Events),
+    /// Have receivers told of events
+    #[command(subcommand)]
+    Webhook(webhook::Webhook),
     /// Run a read-only query on every shard's tables
     Sql(cluster::Sql),
     /// See the cluster
@@ -151,6 +158,8 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Agent(command) => agent::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
         ClientCommand::Schedule(command) => schedule::run(command, context).await,
+        ClientCommand::Events(args) => events::run(args, context).await,
+        ClientCommand::Webhook(command) => webhook::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
         ClientCommand::Cluster(command) => cluster::run(command, context).await,
         ClientCommand::Mcp(mcp::Mcp {}) => mcp::run(context).await,

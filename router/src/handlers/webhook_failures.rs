@@ -123,7 +123,8 @@ pub(crate) async fn retry(
     Fields::of_body(incoming.optional_json()?)?.done()?;
     for _ in 0..TRIES_MAX {
         let (key, revision, failure) = find(&state, &incoming).await?;
-        let again = Failure { tries: 0, next_at: Some(Clock::default().now()), ..failure };
+        let mut again = failure;
+        (again.tries, again.next_at) = (0, Some(Clock::default().now()));
         if put(&state, key, revision, Some(&again)).await? {
             return Ok(json(StatusCode::ACCEPTED, &Shown::from(&again)));
         }

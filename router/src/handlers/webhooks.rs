@@ -12,6 +12,7 @@ use opcode_engine::ids::Timestamp;
 use opcode_shard::batch::Position;
 use opcode_shard::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind};
 use opcode_shard::clock::Clock;
+use opcode_shard::vault::Rotated;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use uuid::Uuid;
@@ -136,10 +137,8 @@ pub(crate) async fn create(
     match value {
         // The same body, sealed with a random nonce, is this one, at an earlier try.
         Changed::Made(_) | Changed::Already(Some(_)) => {
-            let shown = Shown {
-                secret: Some(secret.expose_secret()),
-                ..Shown::of(&id, &webhook, Status::default())
-            };
+            let mut shown = Shown::of(&id, &webhook, Status::default());
+            shown.secret = Some(secret.expose_secret());
             Ok(answer(&state, StatusCode::CREATED, &shown, &id, webhook.revision, position))
         }
         Changed::Stale(Some(entry)) => {
@@ -269,6 +268,31 @@ pub(crate) async fn change(
         }
     }
     Err(contended(&id))
+}
+
+/// Seals with the first of this node's keys the secrets of webhooks that are sealed with another.
+pub(super) async fn reseal(state: &RouterState, rotated: &mut Rotated) -> Result<(), ApiError> {
+    let page = state.system().entries(EntryKind::Webhook, None, WEBHOOKS_MAX).await?.value;
+    for entry in page.entries.iter().filter(|entry| !is_standing(&entry.key)) {
+        let (id, name) = (&*entry.key, sealed_name(&entry.key));
+        let Ok(mut webhook) = parse(id, entry.body.as_deref().unwrap_or_default()) else { continue };
+        match state.vault().resealed(&name, &webhook.secret).await {
+            Ok(None) => rotated.unchanged += 1,
+            Ok(Some(sealed)) => {
+                webhook.secret = sealed;
+                let put = put(state, id, Some(entry.revision), Some(webhook.body())).await?;
+                match put.value {
+                    Changed::Stale(_) => rotated.failed.push(name),
+                    Changed::Made(_) | Changed::Already(_) => rotated.resealed += 1,
+                }
+            }
+            Err(error) => {
+                tracing::warn!(webhook = id, %error, "a webhook's secret was left as it is sealed");
+                rotated.failed.push(name);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn contended(id: &str) -> ApiError {

@@ -324,6 +324,17 @@ impl Vault {
         self.open(name, &sealed).await
     }
 
+    /// The same sealed with the first of the node's keys, when it is sealed with another.
+    ///
+    /// # Errors
+    /// Those of [`Vault::seal`] and [`Vault::unseal`].
+    pub async fn resealed(&self, name: &str, sealed: &str) -> Result<Option<String>, VaultError> {
+        let value = self.unseal(name, sealed).await?;
+        let anew = self.seal(name, &value).await?;
+        let key = |text: &str| serde_json::from_str::<Sealed>(text).ok().map(|sealed| sealed.key);
+        Ok(Some(anew).filter(|anew| key(anew) != key(sealed)))
+    }
+
     /// The values of these secrets, as they are now.
     pub(crate) async fn resolve(&self, names: &BTreeSet<&str>) -> Result<Resolved, VaultError> {
         let resolved = async {

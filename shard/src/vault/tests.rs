@@ -63,6 +63,12 @@ async fn what_is_kept_elsewhere_opens_under_its_own_name_alone() {
     assert!(matches!(vault.unseal("webhook/b", &sealed).await, Err(VaultError::Damaged { .. })));
     let other = super::Vault::new(keys(OTHER, ""), store.clone());
     assert!(matches!(other.unseal("webhook/a", &sealed).await, Err(VaultError::WrongKey { .. })));
+    assert_eq!(vault.resealed("webhook/a", &sealed).await.unwrap(), None, "it is so already");
+    let mut both = keys(OTHER, "");
+    both.add_key_file(KEY).unwrap();
+    let both = super::Vault::new(both, store.clone());
+    let anew = both.resealed("webhook/a", &sealed).await.unwrap().expect("it was sealed with another");
+    assert_eq!(other.unseal("webhook/a", &anew).await.unwrap().expose_secret(), "whsec_value");
     assert!(matches!(Vault::closed().seal("webhook/a", &text("x")).await, Err(VaultError::NoKey)));
     assert!(vault.list().await.unwrap().0.is_empty(), "it is not among the secrets");
 }
