@@ -55,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) allow_private_network: bool,
     /// Pauses before each further try of a webhook's delivery: `5s,30s,2m`; after the last it is dead.
     pub(crate) webhook_retry_delays: Option<String>,
+    /// How long the log keeps what was committed, for those who follow events; within bounds of space.
+    pub(crate) events_kept: Option<String>,
     /// Folders that `fs.*` may touch.
     pub(crate) fs_roots: Vec<PathBuf>,
     /// Least severe log level, or a filter as of `tracing`.
@@ -84,6 +86,7 @@ impl Default for Config {
             allow_shell: false,
             allow_private_network: false,
             webhook_retry_delays: None,
+            events_kept: None,
             fs_roots: Vec::new(),
             log_level: "info".into(),
             log_segment_bytes: 64 * 1024 * 1024,
@@ -91,7 +94,7 @@ impl Default for Config {
     }
 }
 
-/// Longest pause between two tries of a delivery, and how many there may be.
+/// Longest duration here, and how many tries of a delivery there may be.
 const DELAY_MAX: Duration = Duration::from_secs(7 * 86_400);
 const DELAYS_MAX: usize = 20;
 
@@ -115,6 +118,7 @@ const KEYS: &[&str] = &[
     "allow_shell",
     "allow_private_network",
     "webhook_retry_delays",
+    "events_kept",
     "fs_roots",
     "log_level",
     "log_segment_bytes",
@@ -198,6 +202,11 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "DURATIONS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook_retry_delays: Option<String>,
+    /// How long the log keeps what was committed, so that who follows all events can go on where he was
+    /// cut off; 32 MiB of each shard at most [default: 2m]
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events_kept: Option<String>,
     /// A folder that fs.* may touch; repeat for more
     #[arg(long = "fs-root", value_name = "DIR")]
     #[serde(rename = "fs_roots", skip_serializing_if = "Vec::is_empty")]
@@ -277,6 +286,7 @@ pub(crate) fn load(flags: &NodeFlags, dev: bool) -> Result<Loaded> {
     }
     Wanted::parse(&config.replicas)?;
     config.webhook_retry_delays.as_deref().map(delays).transpose()?;
+    config.events_kept.as_deref().map(kept).transpose()?;
     Ok(Loaded { config, figment })
 }
 
@@ -290,6 +300,12 @@ pub(crate) fn delays(text: &str) -> Result<Vec<Duration>> {
             "webhook_retry_delays must be at most {DELAYS_MAX} durations of at most a week, such as 5s,30s,2m"
         ),
     }
+}
+
+/// How long events are kept, at most a week.
+pub(crate) fn kept(text: &str) -> Result<Duration> {
+    let read = humantime::parse_duration(text).ok().filter(|kept| *kept <= DELAY_MAX);
+    read.context("events_kept must be a duration of at most a week, such as 2m or 1h")
 }
 
 /// Words with commas between, however a file or a variable writes them: one alone may look like a

@@ -114,6 +114,9 @@ fn webhook_options(config: &Config) -> Result<WebhookOptions> {
     if let Some(delays) = &config.webhook_retry_delays {
         options.delays = crate::config::delays(delays)?;
     }
+    if let Some(kept) = &config.events_kept {
+        options.kept = crate::config::kept(kept)?;
+    }
     Ok(options)
 }
 

@@ -12,12 +12,10 @@ use crate::state::RouterState;
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What was committed within this time is kept.
-const KEPT: Duration = Duration::from_secs(120);
 
 /// Runs as long as the node does.
 pub(super) async fn hold(state: RouterState, book: Reader) {
-    let begun = Instant::now();
+    let (begun, kept) = (Instant::now(), state.webhooks().kept);
     let mut recent: BTreeMap<ShardId, Recent> = BTreeMap::new();
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
@@ -30,8 +28,8 @@ pub(super) async fn hold(state: RouterState, book: Reader) {
                 continue;
             };
             let recent = recent.entry(shard).or_default();
-            recent.note(now, handle.committed().index);
-            let lately = if now.duration_since(begun) < KEPT { 0 } else { recent.from() };
+            recent.note(now, handle.committed().index, kept);
+            let lately = if now.duration_since(begun) < kept { 0 } else { recent.from() };
             // As long as webhooks are not known, whatever there is may be wanted.
             let wanted = book.as_deref().map_or(0, |book| first_untold(book, shard));
             handle.group().hold(lately.min(wanted));
@@ -57,10 +55,10 @@ struct Recent {
 }
 
 impl Recent {
-    fn note(&mut self, now: Instant, index: u64) {
+    fn note(&mut self, now: Instant, index: u64, kept: Duration) {
         self.samples.push_back((now, index));
         // The last one that is old enough stays.
-        while self.samples.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= KEPT) {
+        while self.samples.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= kept) {
             self.samples.pop_front();
         }
     }
@@ -79,9 +77,9 @@ mod tests {
     fn what_is_recent_is_kept_and_no_more() {
         let (begun, mut recent) = (Instant::now(), Recent::default());
         for second in 0..1_000 {
-            recent.note(begun + Duration::from_secs(second), 10 * second);
+            recent.note(begun + Duration::from_secs(second), 10 * second, Duration::from_secs(60));
         }
-        assert_eq!(recent.from(), 10 * (999 - KEPT.as_secs()) + 1);
-        assert!(recent.samples.len() <= 122, "{}", recent.samples.len());
+        assert_eq!(recent.from(), 10 * (999 - 60) + 1);
+        assert_eq!(recent.samples.len(), 61);
     }
 }

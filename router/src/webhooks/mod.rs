@@ -61,6 +61,8 @@ pub struct WebhookOptions {
     pub delays: Vec<Duration>,
     /// How often it is written down how far each webhook was told.
     pub standing_every: Duration,
+    /// How long the log keeps what was committed, for those who follow it.
+    pub kept: Duration,
 }
 
 impl WebhookOptions {
@@ -82,6 +84,7 @@ impl WebhookOptions {
                 minutes(10 * 60),
             ],
             standing_every: seconds(3),
+            kept: minutes(2),
         }
     }
 }
