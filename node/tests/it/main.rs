@@ -16,6 +16,7 @@ mod durable;
 mod embedded;
 mod examples;
 mod failover;
+mod firehose;
 mod hostile;
 mod lab;
 mod many;
