@@ -3,6 +3,7 @@
 
 pub(crate) mod chains;
 pub(crate) mod families;
+pub(crate) mod hooks;
 pub(crate) mod lists;
 pub(crate) mod objects;
 pub(crate) mod registers;
@@ -48,6 +49,8 @@ pub(crate) enum Workload {
     Lists,
     /// Schedules that fire each second, or every other.
     Schedules,
+    /// A webhook that is to be told of every run's end.
+    Hooks,
 }
 
 /// What the clients of all workloads are given.
@@ -94,6 +97,7 @@ pub(crate) struct Workloads {
     families: families::Families,
     lists: lists::Lists,
     schedules: schedules::Schedules,
+    hooks: hooks::Hooks,
 }
 
 impl Workloads {
@@ -108,6 +112,7 @@ impl Workloads {
             families: Default::default(),
             lists: Default::default(),
             schedules: Default::default(),
+            hooks: Default::default(),
         }
     }
 
@@ -145,6 +150,9 @@ impl Workloads {
         if self.has(Workload::Schedules) {
             all.extend(self.schedules.clients(setting).await?);
         }
+        if self.has(Workload::Hooks) {
+            all.extend(self.hooks.clients(setting).await?);
+        }
         Ok(all)
     }
 
@@ -169,6 +177,9 @@ impl Workloads {
         }
         if self.has(Workload::Schedules) {
             verdicts.push(("every slot of a schedule has one run", self.schedules.check(cluster).await));
+        }
+        if self.has(Workload::Hooks) {
+            verdicts.push(("the end of every run is told", self.hooks.check(cluster).await));
         }
         verdicts
     }

@@ -14,6 +14,7 @@ pub mod definition;
 pub mod events;
 pub mod expr;
 pub mod expr_twin;
+pub mod follow;
 pub mod frames;
 pub mod interpolation;
 pub mod jq;
@@ -58,4 +59,5 @@ pub const TARGETS: &[Target] = &[
     target("records", records::records, 4 * 1024, 10_000),
     target("url_guard", url_guard::url_guard, 512, 6_000),
     target("schedule", schedule::schedule, 300, 2_000),
+    target("follow", follow::follow, 600, 4_000),
 ];
