@@ -126,7 +126,9 @@ pub(crate) async fn firehose(state: &RouterState, wanted: Wanted) -> Result<Resp
         }
         tokio::select! {
             // Whoever comes back for more has to know where it ended.
-            () = all(pours) => _ = spout.beat().await,
+            () = all(pours) => {
+                spout.beat().await;
+            }
             () = keep_alive(&spout, beats) => {}
         }
     };

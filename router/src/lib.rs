@@ -48,4 +48,4 @@ pub use relay::ShardRelay;
 pub use scheduler::run_schedules;
 pub use state::{NodeInfo, RouterOptions, RouterParts, RouterState};
 pub use strict::duplicate_keys;
-pub use webhooks::{WebhookOptions, run_webhooks};
+pub use webhooks::{WebhookOptions, run_webhooks, schema as webhook_schema};

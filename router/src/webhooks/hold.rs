@@ -29,7 +29,11 @@ pub(super) async fn hold(state: RouterState, book: Reader) {
             };
             let recent = recent.entry(shard).or_default();
             recent.note(now, handle.committed().index, kept);
-            let lately = if now.duration_since(begun) < kept { 0 } else { recent.from() };
+            let lately = match now.duration_since(begun) {
+                _ if kept.is_zero() => u64::MAX,
+                young if young < kept => 0,
+                _ => recent.from(),
+            };
             // As long as webhooks are not known, whatever there is may be wanted.
             let wanted = book.as_deref().map_or(0, |book| first_untold(book, shard));
             handle.group().hold(lately.min(wanted));
