@@ -166,7 +166,8 @@ impl Begun {
             return Ok(Self { place, end: Some(committed.index), lost_to: None });
         }
         if info.as_ref().is_some_and(|info| given.entry > info.committed.index) {
-            let message = format!("the log of shard {} does not reach so far: the place is not of it", shard.id());
+            let message =
+                format!("the log of shard {} does not reach so far: the place is not of it", shard.id());
             return Err(ApiError::malformed(Problem::at("/after", message)));
         }
         let lost_to = info.as_ref().map(|info| info.purged).filter(|purged| given.entry < *purged);
@@ -361,7 +362,8 @@ impl Pour {
             return false;
         }
         if tail.lagged {
-            let detail = "the log let go of what comes next: ask again with the last id to be told from where";
+            let detail =
+                "the log let go of what comes next: ask again with the last id to be told from where";
             spout.say(shard, "lagged", detail).await;
             return false;
         }
@@ -395,7 +397,8 @@ impl Pour {
             tracing::warn!(run = record.no.0, %error, "the run of an event in the firehose is not known");
             None
         });
-        let is_wanted = self.wanted.choice.is_any() || run.as_ref().is_some_and(|run| self.wanted.choice.takes(run));
+        let is_wanted =
+            self.wanted.choice.is_any() || run.as_ref().is_some_and(|run| self.wanted.choice.takes(run));
         is_wanted.then_some(run)
     }
 }

@@ -146,11 +146,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(tokens::delete))
         .routes(routes!(events::firehose))
         .routes(routes!(handlers::webhooks::create, handlers::webhooks::list))
-        .routes(routes!(
-            handlers::webhooks::get,
-            handlers::webhooks::change,
-            handlers::webhooks::delete
-        ))
+        .routes(routes!(handlers::webhooks::get, handlers::webhooks::change, handlers::webhooks::delete))
         .routes(routes!(handlers::webhooks::test))
         .routes(routes!(handlers::webhook_failures::list))
         .routes(routes!(handlers::webhook_failures::delete))

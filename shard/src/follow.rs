@@ -196,7 +196,9 @@ mod tests {
 
     #[test]
     fn what_is_no_place_is_refused() {
-        for text in ["", "x", "1.x", "+1", "1.", ".1", "1.1.1", " 1", "18446744073709551616", "1.10000001", "é"] {
+        for text in
+            ["", "x", "1.x", "+1", "1.", ".1", "1.1.1", " 1", "18446744073709551616", "1.10000001", "é"]
+        {
             assert!(Places::parse(text, 1).is_err(), "{text:?}");
         }
         let foreign = Places::parse("1-2", 3).unwrap_err();
@@ -213,7 +215,8 @@ mod tests {
             labels: [("env".to_owned(), "prod".to_owned())].into(),
         };
         let label = |text| vec![parse_label(text).unwrap()];
-        let choice = RunChoice { template: Some("t".into()), labels: label("env:prod"), ..Default::default() };
+        let choice =
+            RunChoice { template: Some("t".into()), labels: label("env:prod"), ..Default::default() };
         assert!(choice.takes(&run) && RunChoice::default().takes(&run));
         assert!(!RunChoice { labels: label("env:dev"), ..choice.clone() }.takes(&run));
         assert!(!RunChoice { agent_id: Some("x".into()), ..choice.clone() }.takes(&run));

@@ -103,7 +103,10 @@ impl Hooks {
         let mut told: BTreeMap<&str, &str> = BTreeMap::new();
         for (kind, run) in taken.by_id.values() {
             let wanted = ended.get(run).with_context(|| format!("{run} was told of and has not ended"))?;
-            ensure!(kind.strip_prefix("workflow.") == Some(wanted), "{run} is {wanted} and was told as {kind}");
+            ensure!(
+                kind.strip_prefix("workflow.") == Some(wanted),
+                "{run} is {wanted} and was told as {kind}"
+            );
             ensure!(told.insert(run, kind).is_none(), "the end of {run} was told under two ids");
         }
         Ok(format!("{} ends told, {} times", told.len(), taken.times))

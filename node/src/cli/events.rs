@@ -139,8 +139,8 @@ fn show(said: &Value, since: Option<DateTime<Utc>>, context: &Context) {
         return;
     }
     let Some(at) = said["timestamp"].as_str() else { return };
-    let is_wanted = since
-        .is_none_or(|since| DateTime::parse_from_rfc3339(at).is_ok_and(|at| at.to_utc() >= since));
+    let is_wanted =
+        since.is_none_or(|since| DateTime::parse_from_rfc3339(at).is_ok_and(|at| at.to_utc() >= since));
     if !is_wanted {
         return;
     }

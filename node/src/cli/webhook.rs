@@ -256,8 +256,17 @@ fn show(context: &Context, webhook: &Value) {
         return emit(webhook["id"].as_str().unwrap_or_default());
     }
     context.output.document(webhook, |webhook| {
-        let names =
-            ["id", "url", "events", "filter", "active", "disabled_reason", "secret", "created_at", "updated_at"];
+        let names = [
+            "id",
+            "url",
+            "events",
+            "filter",
+            "active",
+            "disabled_reason",
+            "secret",
+            "created_at",
+            "updated_at",
+        ];
         let status = [
             "delivered",
             "behind",

@@ -31,7 +31,8 @@ impl Reader {
         assert_eq!(response.status().as_u16(), 200);
         let mut rest = String::new();
         while !is_enough(self) {
-            let chunk = tokio::time::timeout(PATIENCE, response.chunk()).await.expect("it says that it lives");
+            let chunk =
+                tokio::time::timeout(PATIENCE, response.chunk()).await.expect("it says that it lives");
             let Ok(Some(chunk)) = chunk else { return };
             rest.push_str(std::str::from_utf8(&chunk).expect("utf-8"));
             while let Some((line, others)) = rest.split_once('\n') {

@@ -79,9 +79,11 @@ async fn a_receiver_is_told_of_what_it_wants_and_nothing_else() {
     assert_eq!((&made["secret"], &made["active"]), (&json!(SECRET), &json!(true)), "{made}");
     hook(&node, "some", &some.url, &events, json!({"label": "env:prod", "agent_id": "bot"})).await;
     hook(&node, "none", &none.url, &events, json!({"template": "other"})).await;
-    node.submit(&json!({"id": "ok", "definition": simple(), "labels": {"env": "prod"}, "agent_id": "bot"})).await;
+    node.submit(&json!({"id": "ok", "definition": simple(), "labels": {"env": "prod"}, "agent_id": "bot"}))
+        .await;
     node.submit(&json!({"id": "bad", "definition": failing(), "labels": {"env": "prod"}})).await;
-    node.submit(&json!({"id": "open", "definition": asking(), "labels": {"env": "dev"}, "agent_id": "bot"})).await;
+    node.submit(&json!({"id": "open", "definition": asking(), "labels": {"env": "dev"}, "agent_id": "bot"}))
+        .await;
     let told = all.until("three events", |seen| seen.len() >= 3).await;
     let kinds: BTreeSet<(&str, &str)> = told.iter().map(|one| (one.run(), one.kind())).collect();
     let expect = [("ok", events[0]), ("bad", events[1]), ("open", events[2])];
@@ -109,7 +111,8 @@ async fn a_receiver_is_told_of_what_it_wants_and_nothing_else() {
 async fn what_fails_is_tried_again_then_dead_then_told_when_asked() {
     let home = tempfile::tempdir().unwrap();
     let node = start(home.path());
-    let (bad, good) = (Receiver::start(Behaviour::FailTimes(2)).await, Receiver::start(Behaviour::Take).await);
+    let (bad, good) =
+        (Receiver::start(Behaviour::FailTimes(2)).await, Receiver::start(Behaviour::Take).await);
     hook(&node, "bad", &bad.url, &["workflow.completed"], json!({})).await;
     hook(&node, "good", &good.url, &["workflow.completed"], json!({})).await;
     node.submit(&json!({"id": "first", "definition": simple()})).await;
@@ -120,7 +123,8 @@ async fn what_fails_is_tried_again_then_dead_then_told_when_asked() {
 
     bad.behave(Behaviour::Fail);
     node.submit(&json!({"id": "second", "definition": simple()})).await;
-    let dead = until(&node, "/v1/webhooks/bad/failures?state=dead", |list| list["items"][0].is_object()).await;
+    let dead =
+        until(&node, "/v1/webhooks/bad/failures?state=dead", |list| list["items"][0].is_object()).await;
     let dead = &dead["items"][0];
     assert_eq!((&dead["tries"], &dead["workflow_id"]), (&json!(4), &json!("second")), "{dead}");
     assert!(dead["last_error"].as_str().unwrap().contains("500") && dead["next_at"].is_null(), "{dead}");
@@ -132,7 +136,8 @@ async fn what_fails_is_tried_again_then_dead_then_told_when_asked() {
     let failure = format!("/v1/webhooks/bad/failures/{}", dead["delivery"].as_str().unwrap());
     let (status, again) = node.post(&format!("{failure}/retry"), &json!({})).await;
     assert_eq!((status, &again["state"]), (202, &json!("retrying")), "{again}");
-    bad.until("it is told when asked", |seen| seen.iter().any(|one| one.run() == "second" && one.was_taken)).await;
+    bad.until("it is told when asked", |seen| seen.iter().any(|one| one.run() == "second" && one.was_taken))
+        .await;
     until(&node, "/v1/webhooks/bad/failures", |list| list["items"] == json!([])).await;
     let gone = node.request(reqwest::Method::DELETE, &failure).send().await.unwrap();
     assert_eq!(gone.status(), 404);
@@ -170,7 +175,8 @@ async fn a_redirect_is_not_followed_and_gone_means_inactive() {
     hook(&node, "moved", &moved.url, &["workflow.completed"], json!({})).await;
     hook(&node, "gone", &gone.url, &["workflow.completed"], json!({})).await;
     node.submit(&json!({"id": "r", "definition": simple()})).await;
-    let list = until(&node, "/v1/webhooks/moved/failures?state=dead", |list| list["items"][0].is_object()).await;
+    let list =
+        until(&node, "/v1/webhooks/moved/failures?state=dead", |list| list["items"][0].is_object()).await;
     assert!(list["items"][0]["last_error"].as_str().unwrap().contains("redirects (302)"), "{list}");
     assert!(inner.seen().is_empty(), "a redirect was followed");
     let shown = until(&node, "/v1/webhooks/gone", |shown| shown["active"] == false).await;
@@ -296,7 +302,17 @@ async fn the_command_line_keeps_webhooks() {
     let secret = home.path().join("secret");
     std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
     let secret = secret.display().to_string();
-    let args = ["webhook", "create", &receiver.url, "--id", "w", "--event", "workflow.failed", "--secret-file", &secret];
+    let args = [
+        "webhook",
+        "create",
+        &receiver.url,
+        "--id",
+        "w",
+        "--event",
+        "workflow.failed",
+        "--secret-file",
+        &secret,
+    ];
     assert_eq!(told(&node, &args)["id"], "w");
     assert_eq!(told(&node, &["webhook", "test", "w"])["delivered"], true);
     assert_eq!(receiver.seen()[0].kind(), "ping");

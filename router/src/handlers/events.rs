@@ -139,8 +139,8 @@ fn start(incoming: &Incoming, after: Option<String>, shards: usize) -> Result<St
     match place.as_deref() {
         None => Ok(Start::Now),
         Some("earliest") => Ok(Start::Earliest),
-        Some(text) => Places::parse(text, shards).map(Start::After).map_err(|message| {
-            ApiError::malformed(Problem::at("/after", format!("{name} {message}")))
-        }),
+        Some(text) => Places::parse(text, shards)
+            .map(Start::After)
+            .map_err(|message| ApiError::malformed(Problem::at("/after", format!("{name} {message}")))),
     }
 }

@@ -66,7 +66,8 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     query.finish()?;
     let id = incoming.segment(2)?;
     read(&state, &id).await?;
-    let mut all: Vec<Failure> = all_failures(&state, Some(&id)).await?.into_iter().map(|(_, one)| one).collect();
+    let mut all: Vec<Failure> =
+        all_failures(&state, Some(&id)).await?.into_iter().map(|(_, one)| one).collect();
     let place = |failure: &Failure| (failure.first_at, failure.delivery());
     all.sort_by_cached_key(place);
     all.retain(|one| wanted.is_none_or(|wanted| Shown::from(one).state == wanted));

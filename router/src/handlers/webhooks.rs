@@ -193,7 +193,8 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let limit = query.limit();
     let after = Cursor::of(&mut query).map(|cursor| Arc::from(cursor.id));
     query.finish()?;
-    let Seen { value: page, position, .. } = state.system().entries(EntryKind::Webhook, after, limit + 1).await?;
+    let Seen { value: page, position, .. } =
+        state.system().entries(EntryKind::Webhook, after, limit + 1).await?;
     let (standings, failures) = (all_standings(&state).await?, all_failures(&state, None).await?);
     let mut entries = page.entries;
     entries.retain(|entry| !is_standing(&entry.key));
@@ -202,7 +203,8 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let webhooks = entries.iter().map(|entry| parse(&entry.key, entry.body.as_deref().unwrap_or_default()));
     let webhooks: Vec<Webhook> = webhooks.collect::<Result<_, _>>()?;
     let items = entries.iter().zip(&webhooks).map(|(entry, webhook)| {
-        let own = failures.iter().filter(|(key, _)| key.split_once('/').is_some_and(|(id, _)| *id == *entry.key));
+        let own =
+            failures.iter().filter(|(key, _)| key.split_once('/').is_some_and(|(id, _)| *id == *entry.key));
         let own: Vec<_> = own.map(|(_, failure)| failure.clone()).collect();
         Shown::of(&entry.key, webhook, Status::of(&entry.key, &standings, &own))
     });

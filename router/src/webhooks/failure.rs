@@ -77,9 +77,7 @@ pub(super) fn delivery_id(shard: ShardId, no: RunNo, sequence: Sequence) -> Stri
 /// Whether a text is such an id.
 pub(crate) fn check_delivery(text: &str) -> bool {
     let numbers = text.strip_prefix("evt_").map(|rest| rest.split('_').collect::<Vec<_>>());
-    let is_number = |part: &&str| {
-        (1..=20).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit())
-    };
+    let is_number = |part: &&str| (1..=20).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
     numbers.is_some_and(|parts| parts.len() == 3 && parts.iter().all(is_number))
 }
 
@@ -109,7 +107,9 @@ mod tests {
         let id = delivery_id(ShardId(3), RunNo(120), Sequence(7));
         assert_eq!(id, "evt_3_120_7");
         assert!(check_delivery(&id));
-        for text in ["", "evt_", "evt_1_2", "evt_1_2_3_4", "evt_1_2_x", "evt_1__3", "evt_1_2_+3", "a/evt_1_2_3"] {
+        for text in
+            ["", "evt_", "evt_1_2", "evt_1_2_3_4", "evt_1_2_x", "evt_1__3", "evt_1_2_+3", "a/evt_1_2_3"]
+        {
             assert!(!check_delivery(text), "{text:?}");
         }
         assert_eq!(&*key("a", &id), "a/evt_3_120_7");

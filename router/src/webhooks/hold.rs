@@ -38,6 +38,10 @@ pub(super) async fn hold(state: RouterState, book: Reader) {
             let wanted = book.as_deref().map_or(0, |book| first_untold(book, shard));
             handle.group().hold(lately.min(wanted));
         }
+        // Nobody goes on in the log of the system shard.
+        if let Some(handle) = state.local().get(ShardId::SYSTEM) {
+            handle.group().hold(u64::MAX);
+        }
     }
 }
 

@@ -105,7 +105,9 @@ pub async fn run_webhooks(state: RouterState) {
             if served.values().any(|served| *served == shard.id()) {
                 continue;
             }
-            let Some(handle) = state.local().get(shard.id()).filter(|handle| handle.serves()) else { continue };
+            let Some(handle) = state.local().get(shard.id()).filter(|handle| handle.serves()) else {
+                continue;
+            };
             let task = serving.spawn(serving::serve(state.clone(), handle, book.clone()));
             served.insert(task.id(), shard.id());
         }

@@ -198,7 +198,8 @@ async fn message(work: &Work, failure: &Failure) -> Result<Option<Message>, Call
     };
     let run = first.first().and_then(RunFacts::of);
     // Another run may have the id by now.
-    let record = record.first().filter(|record| record.no == failure.no && record.sequence == failure.sequence);
+    let record =
+        record.first().filter(|record| record.no == failure.no && record.sequence == failure.sequence);
     Ok(run.zip(record).and_then(|(run, record)| Message::of(work.shard, record, &run)))
 }
 
@@ -238,7 +239,8 @@ mod tests {
             updated_at: Timestamp(0),
             revision: 1,
         };
-        let by_key = failures.iter().map(|(revision, one)| (key("w", &one.delivery()), (*revision, one.clone())));
+        let by_key =
+            failures.iter().map(|(revision, one)| (key("w", &one.delivery()), (*revision, one.clone())));
         Book {
             began,
             webhooks: [(Arc::from("w"), (1, Arc::new(webhook)))].into(),

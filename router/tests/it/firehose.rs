@@ -25,9 +25,8 @@ async fn frames(node: &Node, path: &str, after: Option<&str>) -> Vec<(String, Va
     };
     assert_eq!(answer.status, 200, "{:?}", answer.body);
     let text = String::from_utf8(answer.body.to_vec()).expect("utf-8");
-    let field = |frame: &str, name: &str| {
-        frame.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned)
-    };
+    let field =
+        |frame: &str, name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
     let events = text.split("\n\n").filter_map(|frame| {
         let data = field(frame, "data: ")?;
         let id = field(frame, "id: ").expect("an event has an id");
@@ -134,7 +133,9 @@ async fn places_that_are_none_are_refused() {
         let answer = ask(&node, "/v1/events?follow=false", &[("last-event-id", place)]).await;
         assert_eq!(answer.status, 400, "{place:.40}");
     }
-    for query in ["type=none", "label=x", "follow=maybe", "workflow_id=a%20b", "afer=1", "template=a&template=b"] {
+    for query in
+        ["type=none", "label=x", "follow=maybe", "workflow_id=a%20b", "afer=1", "template=a&template=b"]
+    {
         let answer = ask(&node, &format!("/v1/events?{query}"), &[]).await;
         assert_eq!(answer.status, 400, "{query}");
     }

@@ -42,9 +42,9 @@ fn choose(text: &str) {
     let mut chosen = Vec::new();
     for line in text.lines().take(20) {
         let Ok((name, value)) = parse_label(line) else {
-            let is_one = line.split_once(':').is_some_and(|(name, value)| {
-                !name.is_empty() && name.len() <= 256 && value.len() <= 256
-            });
+            let is_one = line
+                .split_once(':')
+                .is_some_and(|(name, value)| !name.is_empty() && name.len() <= 256 && value.len() <= 256);
             assert!(!is_one, "{line:?} is a label");
             continue;
         };

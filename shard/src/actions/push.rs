@@ -104,10 +104,21 @@ mod tests {
     fn urls_that_must_not_be_are_refused() {
         let sender = Sender::new(false);
         for url in [
-            "http://127.0.0.1/", "http://169.254.169.254/latest", "http://[::1]/", "http://2130706433/",
-            "http://10.0.0.1:80/x", "ftp://example.com/", "file:///etc/passwd", "example.com", "",
-            "http://user:pw@example.com/", "http://user@example.com/", "http://example.com/#x",
-            "http://example.com/\r\nx-a: b", "http://example.com/a b", "\thttp://example.com/",
+            "http://127.0.0.1/",
+            "http://169.254.169.254/latest",
+            "http://[::1]/",
+            "http://2130706433/",
+            "http://10.0.0.1:80/x",
+            "ftp://example.com/",
+            "file:///etc/passwd",
+            "example.com",
+            "",
+            "http://user:pw@example.com/",
+            "http://user@example.com/",
+            "http://example.com/#x",
+            "http://example.com/\r\nx-a: b",
+            "http://example.com/a b",
+            "\thttp://example.com/",
         ] {
             assert!(sender.check(url).is_err(), "{url:?}");
         }
