@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -52,6 +53,10 @@ pub(crate) struct Config {
     pub(crate) allow_shell: bool,
     /// Whether `http.*` may reach private and loopback addresses.
     pub(crate) allow_private_network: bool,
+    /// Pauses before each further try of a webhook's delivery: `5s,30s,2m`; after the last it is dead.
+    pub(crate) webhook_retry_delays: Option<String>,
+    /// How long the log keeps what was committed, for those who follow events; within bounds of space.
+    pub(crate) events_kept: Option<String>,
     /// Folders that `fs.*` may touch.
     pub(crate) fs_roots: Vec<PathBuf>,
     /// Folder beneath which the node writes backups that it is asked for; without, it writes none.
@@ -88,6 +93,8 @@ impl Default for Config {
             pool_size: 10,
             allow_shell: false,
             allow_private_network: false,
+            webhook_retry_delays: None,
+            events_kept: None,
             fs_roots: Vec::new(),
             backup_dir: None,
             scrub_every_hours: 24,
@@ -98,6 +105,10 @@ impl Default for Config {
         }
     }
 }
+
+/// Longest duration here, and how many tries of a delivery there may be.
+const DELAY_MAX: Duration = Duration::from_secs(7 * 86_400);
+const DELAYS_MAX: usize = 20;
 
 /// Keys that the environment may set, as `OPCODE_KEY`.
 const KEYS: &[&str] = &[
@@ -118,6 +129,8 @@ const KEYS: &[&str] = &[
     "pool_size",
     "allow_shell",
     "allow_private_network",
+    "webhook_retry_delays",
+    "events_kept",
     "fs_roots",
     "backup_dir",
     "scrub_every_hours",
@@ -200,6 +213,16 @@ pub(crate) struct NodeFlags {
     #[arg(long)]
     #[serde(skip_serializing_if = "is_false")]
     allow_private_network: bool,
+    /// Pauses before each further try of a webhook's delivery, with commas between; after the last it
+    /// is dead [default: 5s,30s,2m,10m,1h,4h,8h,10h]
+    #[arg(long, value_name = "DURATIONS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook_retry_delays: Option<String>,
+    /// How long the log keeps what was committed, so that who follows all events can go on where he was
+    /// cut off; 32 MiB of each shard at most [default: 2m]
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events_kept: Option<String>,
     /// A folder that fs.* may touch; repeat for more
     #[arg(long = "fs-root", value_name = "DIR")]
     #[serde(rename = "fs_roots", skip_serializing_if = "Vec::is_empty")]
@@ -294,7 +317,27 @@ pub(crate) fn load(flags: &NodeFlags, dev: bool) -> Result<Loaded> {
         bail!("pool_size must be at least 1");
     }
     Wanted::parse(&config.replicas)?;
+    config.webhook_retry_delays.as_deref().map(delays).transpose()?;
+    config.events_kept.as_deref().map(kept).transpose()?;
     Ok(Loaded { config, figment })
+}
+
+/// Durations with commas between, at most twenty, each of at most a week.
+pub(crate) fn delays(text: &str) -> Result<Vec<Duration>> {
+    let read = |word: &str| humantime::parse_duration(word.trim()).ok().filter(|delay| *delay <= DELAY_MAX);
+    let delays: Option<Vec<Duration>> = text.split(',').map(read).collect();
+    match delays {
+        Some(delays) if delays.len() <= DELAYS_MAX => Ok(delays),
+        Some(_) | None => bail!(
+            "webhook_retry_delays must be at most {DELAYS_MAX} durations of at most a week, such as 5s,30s,2m"
+        ),
+    }
+}
+
+/// How long events are kept, at most a week.
+pub(crate) fn kept(text: &str) -> Result<Duration> {
+    let read = humantime::parse_duration(text).ok().filter(|kept| *kept <= DELAY_MAX);
+    read.context("events_kept must be a duration of at most a week, such as 2m or 1h")
 }
 
 /// Words with commas between, however a file or a variable writes them: one alone may look like a

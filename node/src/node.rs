@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use opcode_router::{CatalogueSecrets, NodeInfo, RetentionOptions, RouterOptions, RouterParts, RouterState};
+use opcode_router::{
+    CatalogueSecrets, NodeInfo, RetentionOptions, RouterOptions, RouterParts, RouterState, WebhookOptions,
+};
+use opcode_shard::actions::push::Sender;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -66,6 +69,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
         tokens,
         backup_dir: config.backup_dir.as_deref().map(std::path::absolute).transpose()?,
+        webhooks: webhook_options(&config)?,
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());
@@ -108,6 +112,7 @@ fn run_beside(state: &RouterState, config: &Config) {
         let every = Duration::from_secs(u64::from(config.scrub_every_hours) * 60 * 60);
         tokio::spawn(opcode_router::run_scrubs(state.clone(), every));
     }
+    tokio::spawn(opcode_router::run_webhooks(state.clone()));
 }
 
 /// Where and how often runs are archived that are kept no longer.
@@ -116,6 +121,18 @@ fn retention_of(config: &Config) -> RetentionOptions {
         archive_dir: config.archive_dir.clone().unwrap_or_else(|| config.data_dir.join("archive")),
         every: Duration::from_secs(config.retention_every_s.max(1)),
     }
+}
+
+/// How webhooks are told: behind the same guard as `http.*`.
+fn webhook_options(config: &Config) -> Result<WebhookOptions> {
+    let mut options = WebhookOptions::new(Sender::new(config.allow_private_network));
+    if let Some(delays) = &config.webhook_retry_delays {
+        options.delays = crate::config::delays(delays)?;
+    }
+    if let Some(kept) = &config.events_kept {
+        options.kept = crate::config::kept(kept)?;
+    }
+    Ok(options)
 }
 
 /// A node that was taken out holds no part in the cluster any more, and never will again.

@@ -350,7 +350,11 @@ impl ShardClient {
     /// Events committed after an entry of the log, from this node's replica when it keeps up.
     pub(crate) async fn tail(&self, after: Option<u64>, wait: Duration) -> Result<Tail, CallError> {
         if let Some(handle) = self.here() {
-            return handle.tail(after, wait).await;
+            let tail = handle.tail(after, wait).await?;
+            // The leader's log may still have what the one here has let go of.
+            if !tail.lagged || handle.serves() {
+                return Ok(tail);
+            }
         }
         self.ask(Request::Tail(after, wait), wait).await?.answer.tail()
     }

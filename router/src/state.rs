@@ -18,6 +18,7 @@ use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::local::LocalShards;
 use crate::shard_map::ShardMap;
+use crate::webhooks::WebhookOptions;
 
 /// Who this node is, for `GET /v1/cluster` and the guard on `Host`.
 #[derive(Clone, Debug)]
@@ -104,6 +105,8 @@ pub struct RouterParts {
     pub tokens: Option<Tokens>,
     /// Where this node may write backups; without, it writes none.
     pub backup_dir: Option<std::path::PathBuf>,
+    /// How webhooks are told.
+    pub webhooks: WebhookOptions,
     /// Limits.
     pub options: RouterOptions,
 }
@@ -190,6 +193,10 @@ impl RouterState {
 
     pub(crate) fn options(&self) -> &RouterOptions {
         &self.inner.parts.options
+    }
+
+    pub(crate) fn webhooks(&self) -> &WebhookOptions {
+        &self.inner.parts.webhooks
     }
 
     pub(crate) fn is_ready(&self) -> bool {

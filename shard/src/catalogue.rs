@@ -37,11 +37,13 @@ pub enum EntryKind {
     Pause = 8,
     /// How long runs that have ended are kept, by namespace and template.
     Retention = 9,
+    /// A delivery of a webhook that failed.
+    WebhookFailure = 10,
 }
 
 impl EntryKind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Schedule,
         Self::Agent,
         Self::Token,
@@ -51,6 +53,7 @@ impl EntryKind {
         Self::Namespace,
         Self::Pause,
         Self::Retention,
+        Self::WebhookFailure,
     ];
 
     /// Its code in the log.
@@ -75,6 +78,7 @@ impl EntryKind {
             Self::Namespace => "namespace",
             Self::Pause => "pause",
             Self::Retention => "retention",
+            Self::WebhookFailure => "webhook_failure",
         }
     }
 

@@ -146,6 +146,9 @@ pub struct ShardInfo {
     /// What its members are being changed to, in words; from the leader.
     #[serde(default)]
     pub doing: Option<String>,
+    /// The entry of the log after which it still has all.
+    #[serde(default)]
+    pub purged: u64,
 }
 
 /// A member of a shard's group.

@@ -28,6 +28,7 @@ pub mod crash;
 pub mod definitions;
 pub mod disk;
 pub mod error;
+pub mod follow;
 pub mod handle;
 pub mod history;
 pub mod log;

@@ -548,6 +548,7 @@ impl Door {
             queue_depth: QUEUE_MESSAGES_MAX.saturating_sub(self.queue.capacity()) + self.store.backlog(),
             runs_in_memory: self.gauges.runs_in_memory.load(Ordering::Relaxed),
             doing: self.doing.lock().clone().filter(|_| term.is_some()),
+            purged: self.group.purged(),
         })
     }
 }

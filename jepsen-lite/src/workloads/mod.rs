@@ -3,6 +3,7 @@
 
 pub(crate) mod chains;
 pub(crate) mod families;
+pub(crate) mod hooks;
 pub(crate) mod imports;
 pub(crate) mod lists;
 pub(crate) mod objects;
@@ -51,6 +52,8 @@ pub(crate) enum Workload {
     Schedules,
     /// Runs that have ended elsewhere and come in as history, again and again.
     Imports,
+    /// A webhook that is to be told of every run's end.
+    Hooks,
 }
 
 /// What the clients of all workloads are given.
@@ -98,6 +101,7 @@ pub(crate) struct Workloads {
     lists: lists::Lists,
     schedules: schedules::Schedules,
     imports: imports::Imports,
+    hooks: hooks::Hooks,
 }
 
 impl Workloads {
@@ -113,6 +117,7 @@ impl Workloads {
             lists: Default::default(),
             schedules: Default::default(),
             imports: Default::default(),
+            hooks: Default::default(),
         }
     }
 
@@ -153,6 +158,9 @@ impl Workloads {
         if self.has(Workload::Imports) {
             all.extend(self.imports.clients(setting)?);
         }
+        if self.has(Workload::Hooks) {
+            all.extend(self.hooks.clients(setting).await?);
+        }
         Ok(all)
     }
 
@@ -180,6 +188,9 @@ impl Workloads {
         }
         if self.has(Workload::Imports) {
             verdicts.push(("what came in as history is as it was sent", self.imports.check(cluster).await));
+        }
+        if self.has(Workload::Hooks) {
+            verdicts.push(("the end of every run is told", self.hooks.check(cluster).await));
         }
         verdicts
     }

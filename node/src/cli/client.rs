@@ -164,6 +164,11 @@ impl Client {
         self.send(self.request(Method::GET, &path).header("accept", "text/event-stream")).await
     }
 
+    /// A stream of JSON in lines, open without end.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Response, Failure> {
+        self.send(self.request(Method::GET, path).header("accept", "application/x-ndjson")).await
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let response = request.send().await.map_err(|error| self.failure(&error))?;
         let status = response.status();

@@ -13,6 +13,7 @@ mod client;
 mod cluster;
 mod completions;
 mod decision;
+mod events;
 mod export;
 mod failure;
 mod follow;
@@ -34,6 +35,7 @@ mod template;
 mod token;
 mod validate;
 mod verify;
+mod webhook;
 mod wf;
 mod wf_commands;
 
@@ -113,6 +115,11 @@ pub(crate) enum ClientCommand {
     Restore(restore::Restore),
     /// Look whether a backup is whole
     Verify(verify::Verify),
+    /// Show the events of all workflows, as they happen
+    Events(events::Events),
+    /// Have receivers told of events
+    #[command(subcommand)]
+    Webhook(webhook::Webhook),
     /// Run a read-only query on every shard's tables
     Sql(cluster::Sql),
     /// See the cluster
@@ -178,6 +185,8 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Backup(args) => backup::run(args, context).await,
         ClientCommand::Restore(args) => restore::run(args, context).await,
         ClientCommand::Verify(args) => verify::run(args, context).await,
+        ClientCommand::Events(args) => events::run(args, context).await,
+        ClientCommand::Webhook(command) => webhook::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
         ClientCommand::Cluster(command) => cluster::run(command, context).await,
         ClientCommand::Mcp(mcp::Mcp {}) => mcp::run(context).await,

@@ -22,4 +22,6 @@ pub(crate) mod sync;
 pub(crate) mod templates;
 pub(crate) mod tokens;
 pub(crate) mod validate;
+pub(crate) mod webhook_failures;
+pub(crate) mod webhooks;
 pub(crate) mod workflows;

@@ -3,6 +3,7 @@
 mod agents;
 mod children;
 mod conventions;
+mod firehose;
 mod forward;
 mod mcp;
 mod node;

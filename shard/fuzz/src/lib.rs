@@ -15,6 +15,7 @@ pub mod definition;
 pub mod events;
 pub mod expr;
 pub mod expr_twin;
+pub mod follow;
 pub mod frames;
 pub mod history;
 pub mod interpolation;
@@ -62,4 +63,5 @@ pub const TARGETS: &[Target] = &[
     target("url_guard", url_guard::url_guard, 512, 6_000),
     target("backup", backup::backup, 2 * 1024, 6_000),
     target("schedule", schedule::schedule, 300, 2_000),
+    target("follow", follow::follow, 600, 4_000),
 ];

@@ -18,6 +18,7 @@ mod http;
 mod http_guard;
 mod jq;
 mod params;
+pub mod push;
 mod shell;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,6 +120,8 @@ pub struct Group {
     /// come as far again.
     pub(super) floor: Floor,
     pub(super) kept_for_backups: KeptForBackups,
+    /// From where on those who follow the log want it kept.
+    pub(super) held_from: AtomicU64,
 }
 
 pub(super) fn stopped(error: impl std::fmt::Display) -> ShardError {
@@ -180,6 +182,7 @@ impl Group {
             copies_dir,
             floor: Arc::new(Mutex::new(floor)),
             kept_for_backups: KeptForBackups::default(),
+            held_from: AtomicU64::new(u64::MAX),
         });
         tokio::spawn(stand_in_turn(Electorate {
             raft: group.raft.clone(),
@@ -417,6 +420,7 @@ impl Group {
         let kept_from = self.store.first_of_last(self.id, kept, KEPT_BYTES).unwrap_or(last + 1);
         let index = if is_alone { upto.index } else { upto.index.min(kept_from.saturating_sub(1)) };
         let index = index.min(self.first_for_backups().map_or(u64::MAX, |first| first.saturating_sub(1)));
+        let index = index.min(self.held(last).saturating_sub(1));
         if index == 0 || purged.is_some_and(|purged| purged >= index) {
             return Ok(());
         }

@@ -21,6 +21,7 @@ pub mod fuzz;
 mod group;
 mod hand_over;
 mod heard;
+mod hold;
 mod index;
 mod lag;
 mod network;

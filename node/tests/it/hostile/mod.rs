@@ -12,6 +12,7 @@ mod mcp;
 mod operations;
 mod protocol;
 mod schedules;
+mod webhooks;
 
 use std::collections::BTreeSet;
 
@@ -132,6 +133,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         catalogue::agents(),
         history::history(),
         backup::backups(),
+        webhooks::webhooks(),
     ]
     .into_iter()
     .flatten()
@@ -152,7 +154,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
     assert_eq!(templates["items"], json!([]), "a template was stored");
     let (_, schedules) = node.get("/v1/schedules").await;
     assert_eq!(schedules["items"], json!([]), "a schedule was stored");
-    for kept in ["secrets", "agents", "tokens"] {
+    for kept in ["secrets", "agents", "tokens", "webhooks"] {
         let (_, list) = node.get(&format!("/v1/{kept}")).await;
         assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
     }

@@ -3,6 +3,7 @@
 mod fs;
 mod http;
 mod pure;
+mod push;
 mod secrets;
 mod server;
 mod shell;
