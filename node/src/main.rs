@@ -12,6 +12,7 @@ mod join;
 mod membership;
 mod memory;
 mod node;
+mod observed;
 mod replicas;
 mod secret_file;
 mod services;

@@ -14,6 +14,7 @@ use crate::addresses;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::membership::agent::Ended;
+use crate::observed::Observed;
 use crate::services::Control;
 use crate::shards::Identity;
 use crate::{telemetry, token_file, vault};
@@ -43,6 +44,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
 
     let (ready_in, ready_out) = watch::channel(true);
     let (stop_in, stop_out) = watch::channel(false);
+    let observed = Observed::start(&config, &cluster);
     let state = RouterState::new(RouterParts {
         map: cluster.map.clone(),
         local: cluster.agent.local.clone(),
@@ -62,7 +64,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         },
         ready: ready_out,
         shutdown: stop_out.clone(),
-        metrics: Arc::new(move || metrics.render()),
+        metrics: Arc::new(move || format!("{}{}", metrics.render(), observed.render())),
         listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
         tokens,
         options: RouterOptions::default(),

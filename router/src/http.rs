@@ -27,6 +27,7 @@ use crate::handlers::{
 };
 use crate::incoming::json_bytes;
 use crate::mcp;
+use crate::meters::Asked;
 use crate::state::RouterState;
 
 #[derive(OpenApi)]
@@ -204,10 +205,11 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
 async fn outermost(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let trace_id = trace_id(request.headers());
-    let method = request.method().clone();
+    let asked = Asked::of(request.method(), request.extensions());
     request.extensions_mut().insert(TraceId(trace_id.clone()));
     let mut response = next.run(request).await;
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+    let problem = response.extensions_mut().remove::<ApiError>();
+    if let Some(error) = &problem {
         let mut rendered = error.render(&trace_id);
         let headers = std::mem::take(response.headers_mut());
         for (name, value) in &headers {
@@ -226,32 +228,8 @@ async fn outermost(mut request: Request, next: Next) -> Response {
         }
         response = rendered;
     }
-    let labels = [("method", label(&method)), ("status", class(response.status()))];
-    metrics::counter!("opcode_http_requests_total", &labels).increment(1);
-    metrics::histogram!("opcode_http_request_duration_seconds", &labels).record(started.elapsed());
+    asked.answered(response.status(), problem.as_ref(), started.elapsed());
     response
-}
-
-/// A method as a label: a bounded set, whatever clients send.
-fn label(method: &axum::http::Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        "HEAD" => "HEAD",
-        _ => "other",
-    }
-}
-
-fn class(status: StatusCode) -> &'static str {
-    match status.as_u16() / 100 {
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        _ => "5xx",
-    }
 }
 
 /// The trace id of a W3C `traceparent`, or a new one.

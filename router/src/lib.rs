@@ -22,6 +22,7 @@ mod http;
 mod incoming;
 mod local;
 pub mod mcp;
+pub mod meters;
 pub mod placement;
 mod query;
 mod relay;

@@ -29,6 +29,7 @@ pub mod disk;
 pub mod error;
 pub mod handle;
 pub mod log;
+pub mod meters;
 pub mod peer;
 mod queue;
 pub mod record;

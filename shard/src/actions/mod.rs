@@ -217,6 +217,11 @@ impl Actions {
         })
     }
 
+    /// The circuit breakers.
+    pub(crate) fn breakers(&self) -> &Breakers {
+        &self.breakers
+    }
+
     /// The runner of jq: a pool of processes that are killed when they take too long.
     pub fn jq(&self) -> &dyn JqRunner {
         self.jq.as_ref()

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::commit::Release;
 use super::{Inbox, Loop};
 use crate::actions::{Actions, Call, Outcome};
+use crate::meters;
 use crate::planted;
 use crate::vault::Vault;
 use crate::workers::Workers;
@@ -152,8 +153,10 @@ impl Loop {
         let workers = self.workers.clone();
         let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
         let task = tokio::spawn(async move {
+            let (action, begun) = (job.call.action.clone(), tokio::time::Instant::now());
             let Outcome { result, emissions } = work(&workers, job).await;
             drop(permit);
+            meters::attempted(&action, begun.elapsed(), &result);
             let command = Command::Finished { handle, result, emissions };
             // A loop that is gone leaves the step to its successor.
             let _ = inbox.send(Inbox::Result { no, handle, epoch, command });
