@@ -82,7 +82,7 @@ impl Observed {
     }
 
     fn look_at_node(&self) {
-        gauge!("opcode_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+        gauge!("opcode_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         gauge!("opcode_workers").set(self.workers.size() as f64);
         gauge!("opcode_workers_busy").set(self.workers.busy() as f64);
         let (open, half_open) = self.workers.breakers();

@@ -96,6 +96,11 @@ pub const METERS: &[Meter] = &[
     Meter::counter("opcode_sync_frames_total", "Frames given to embedded replicas"),
 ];
 
+/// A group as a label.
+pub(crate) fn label(group: ShardId) -> String {
+    if group == ShardId::MEMBERSHIP { "membership".to_owned() } else { group.to_string() }
+}
+
 /// What a shard's loop counts.
 pub(crate) struct LoopMeters {
     /// By the code of an event's type.
@@ -107,6 +112,7 @@ impl LoopMeters {
     pub(crate) fn new(shard: ShardId) -> Self {
         // Told from none, so that the first is seen to come.
         metrics::counter!("opcode_corruption_total", "shard" => shard.to_string()).increment(0);
+        metrics::counter!("opcode_sync_frames_total").increment(0);
         let of = |code| match EventType::from_code(code) {
             Some(kind) => metrics::counter!("opcode_events_total", "type" => kind.as_str()),
             None => metrics::Counter::noop(),

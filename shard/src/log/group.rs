@@ -32,6 +32,7 @@ use super::wire::{Answer, Request, decode_request, encode_answer};
 use super::{GroupOptions, LogStore, Tables};
 use crate::batch::{Batch, Committed, Gathered, Position};
 use crate::error::ShardError;
+use crate::meters;
 use crate::peer::{NodeId, Peers, Service};
 use crate::{planted, simulation};
 
@@ -156,7 +157,7 @@ impl Group {
         let (role_in, role) = watch::channel(Role::Follower { leader: None });
         tokio::spawn(watch_core(id.to_string(), raft.clone(), store.clone(), stopping.clone()));
         let lag = SharedLag::default();
-        let changes = metrics::counter!("opcode_leader_changes_total", "shard" => id.to_string());
+        let changes = metrics::counter!("opcode_leader_changes_total", "shard" => meters::label(id));
         let watched = (role_in, last_quorum.clone(), lag.clone(), log.clone());
         tokio::spawn(watch_role(raft.metrics(), watched, changes));
         let group = Arc::new(Self {
