@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use opcode_engine::Code;
@@ -15,7 +15,6 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
 use crate::access::authenticate;
 use crate::agents;
@@ -26,9 +25,11 @@ use crate::handlers::{
     sync, templates, tokens, validate, workflows,
 };
 use crate::incoming::json_bytes;
+use crate::manual;
 use crate::mcp;
 use crate::meters::Asked;
 use crate::state::RouterState;
+use crate::trace::Traced;
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -37,10 +38,6 @@ use crate::state::RouterState;
                    find the same as tools of MCP (streamable HTTP) at `/mcp`."
 ))]
 struct Api;
-
-/// A request's trace id, for problem documents and logs.
-#[derive(Clone, Debug)]
-pub(crate) struct TraceId(pub(crate) String);
 
 /// The HTTP service of a node.
 pub fn app(state: RouterState) -> Router {
@@ -159,6 +156,10 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+        .routes(routes!(manual::index))
+        .routes(routes!(manual::page))
+        .routes(routes!(manual::overview))
+        .routes(routes!(manual::skill))
         // `batch` and `bulk` are ids that a run may have.
         .route("/v1/workflows/batch", axum::routing::get(workflows::get).delete(commands::delete))
         .route("/v1/workflows/bulk", axum::routing::get(workflows::get).delete(commands::delete))
@@ -204,9 +205,10 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
 /// Gives the request its trace id, and writes an error as the problem document it is.
 async fn outermost(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let trace_id = trace_id(request.headers());
-    let asked = Asked::of(request.method(), request.extensions());
-    request.extensions_mut().insert(TraceId(trace_id.clone()));
+    let (traced, method) = (Traced::begin(request.headers()), request.method().clone());
+    let trace_id = traced.id();
+    let asked = Asked::of(&method, request.extensions());
+    request.extensions_mut().insert(traced);
     let mut response = next.run(request).await;
     let problem = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &problem {
@@ -228,16 +230,8 @@ async fn outermost(mut request: Request, next: Next) -> Response {
         }
         response = rendered;
     }
+    tracing::debug!(trace_id, %method, route = asked.route, status = response.status().as_u16(), "request");
+    traced.answered(&method, &asked.route, response.status().as_u16(), problem.as_ref());
     asked.answered(response.status(), problem.as_ref(), started.elapsed());
     response
-}
-
-/// The trace id of a W3C `traceparent`, or a new one.
-fn trace_id(headers: &HeaderMap) -> String {
-    let given = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(|text| {
-        let id = text.split('-').nth(1)?;
-        let is_hex = id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        (id.len() == 32 && is_hex && id.bytes().any(|b| b != b'0')).then(|| id.to_owned())
-    });
-    given.unwrap_or_else(|| Uuid::now_v7().simple().to_string())
 }

@@ -21,6 +21,7 @@ mod handlers;
 mod http;
 mod incoming;
 mod local;
+mod manual;
 pub mod mcp;
 pub mod meters;
 pub mod placement;
@@ -34,6 +35,7 @@ pub mod shard_map;
 mod state;
 mod strict;
 mod submission;
+mod trace;
 mod wire;
 
 pub use access::file::Tokens;

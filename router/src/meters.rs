@@ -28,7 +28,7 @@ pub const METERS: &[Meter] = &[
 /// A request, as labels.
 pub(crate) struct Asked {
     method: &'static str,
-    route: String,
+    pub(crate) route: String,
 }
 
 impl Asked {

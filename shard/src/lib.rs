@@ -40,6 +40,7 @@ pub mod shard;
 pub mod simulation;
 pub mod store;
 pub mod ticks;
+pub mod trace;
 pub mod vault;
 pub mod workers;
 

@@ -15,6 +15,7 @@ mod decision;
 mod failure;
 mod follow;
 mod force_recover;
+mod health;
 mod input;
 mod locate;
 mod mcp;
@@ -97,6 +98,8 @@ pub(crate) enum ClientCommand {
     /// See the cluster
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    /// Tell whether the node serves
+    Health(health::Health),
     /// Serve MCP to an agent on stdin and stdout
     Mcp(mcp::Mcp),
     /// Print a shell's completions
@@ -153,6 +156,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Schedule(command) => schedule::run(command, context).await,
         ClientCommand::Sql(args) => cluster::sql(args, context).await,
         ClientCommand::Cluster(command) => cluster::run(command, context).await,
+        ClientCommand::Health(health::Health {}) => health::run(context).await,
         ClientCommand::Mcp(mcp::Mcp {}) => mcp::run(context).await,
         ClientCommand::Completions(args) => {
             completions::completions(&args);
