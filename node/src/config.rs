@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) fs_roots: Vec<PathBuf>,
     /// Least severe log level, or a filter as of `tracing`.
     pub(crate) log_level: String,
+    /// Where spans go: an OTLP collector's HTTP address; without it none are made.
+    pub(crate) otlp_endpoint: Option<String>,
     /// Bytes of one log segment file.
     pub(crate) log_segment_bytes: u64,
 }
@@ -82,6 +84,7 @@ impl Default for Config {
             allow_private_network: false,
             fs_roots: Vec::new(),
             log_level: "info".into(),
+            otlp_endpoint: None,
             log_segment_bytes: 64 * 1024 * 1024,
         }
     }
@@ -108,6 +111,7 @@ const KEYS: &[&str] = &[
     "allow_private_network",
     "fs_roots",
     "log_level",
+    "otlp_endpoint",
     "log_segment_bytes",
 ];
 
@@ -192,6 +196,10 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log_level: Option<String>,
+    /// OTLP collector, by HTTP, for a span of each request and of each attempt of a step [default: none]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_endpoint: Option<String>,
     /// Configuration file: TOML, or OPCODE's settings.json [default: opcode.toml, when there is one]
     #[arg(long, value_name = "FILE", env = "OPCODE_CONFIG")]
     #[serde(skip)]

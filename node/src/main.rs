@@ -13,6 +13,7 @@ mod membership;
 mod memory;
 mod node;
 mod observed;
+mod otlp;
 mod replicas;
 mod secret_file;
 mod services;

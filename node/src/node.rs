@@ -17,7 +17,7 @@ use crate::membership::agent::Ended;
 use crate::observed::Observed;
 use crate::services::Control;
 use crate::shards::Identity;
-use crate::{telemetry, token_file, vault};
+use crate::{otlp, telemetry, token_file, vault};
 
 /// Longest time a stop may take; a supervisor kills the process soon after.
 const STOP_MAX: Duration = Duration::from_secs(14);
@@ -32,6 +32,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     let secrets = Arc::new(CatalogueSecrets::default());
     let vault = vault::open(&config, secrets.clone())?;
     let metrics = telemetry::start_metrics()?;
+    otlp::start(&config)?;
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind(config.listen)
         .await

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use metrics::{gauge, with_local_recorder};
+use metrics::{counter, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::ids::ShardId;
@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::otlp;
 
 /// Time between two counts of runs, at least.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
@@ -40,6 +41,7 @@ const METERS: &[Meter] = &[
     Meter::gauge("opcode_workers", "Steps with side effects that may run at a time"),
     Meter::gauge("opcode_workers_busy", "Steps with side effects that run now"),
     Meter::gauge("opcode_circuit_breakers", "Circuit breakers of this node that are not closed, by state"),
+    Meter::counter("opcode_spans_lost_total", "Spans that the OTLP collector did not get"),
     Meter::gauge("opcode_disk_free_bytes", "Bytes that are free on the disk of the data, or of the log"),
     Meter::gauge("opcode_disk_size_bytes", "Bytes that the disk of the data, or of the log, has"),
 ];
@@ -83,6 +85,7 @@ impl Observed {
 
     fn look_at_node(&self) {
         gauge!("opcode_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        counter!("opcode_spans_lost_total").absolute(otlp::lost());
         gauge!("opcode_workers").set(self.workers.size() as f64);
         gauge!("opcode_workers_busy").set(self.workers.busy() as f64);
         let (open, half_open) = self.workers.breakers();

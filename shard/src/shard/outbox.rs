@@ -34,8 +34,11 @@ use crate::planted;
 use crate::record::{EventRecord, Record};
 use crate::relay::Relay;
 use crate::remote::Request;
+use crate::trace::TRACEPARENT;
 use crate::workers::Workers;
 
+/// What a child's context has of its parent's, unless it has its own.
+const INHERITED: [&str; 2] = ["intent", TRACEPARENT];
 /// Messages under way to one shard.
 const UNDER_WAY_MAX: usize = 32;
 /// Messages held with all that they say; more wait as keys.
