@@ -95,7 +95,29 @@ fn described(api: &utoipa::openapi::OpenApi) -> serde_json::Value {
                 "content": {"application/problem+json": {"schema": problem}}}),
         );
     }
+    free_form(&mut document);
+    // Where the node asks for it; on loopback it does not.
+    document["components"]["securitySchemes"] = serde_json::json!({"token": {"type": "http", "scheme": "bearer"}});
+    document["security"] = serde_json::json!([{}, {"token": []}]);
     document
+}
+
+/// Says of objects whose fields are not named that they may have any: what makes clients of the
+/// document would take them for empty.
+fn free_form(schema: &mut serde_json::Value) {
+    match schema {
+        serde_json::Value::Object(fields) => {
+            let is_object = fields.get("type").is_some_and(|kind| {
+                kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&"object".into()))
+            });
+            if is_object && !fields.contains_key("properties") {
+                fields.entry("additionalProperties").or_insert(true.into());
+            }
+            fields.values_mut().for_each(free_form);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(free_form),
+        _ => {}
+    }
 }
 
 /// Where the schema of problem documents is.

@@ -4,6 +4,7 @@ mod agents;
 mod children;
 mod conventions;
 mod forward;
+mod manual;
 mod mcp;
 mod node;
 mod operations;
