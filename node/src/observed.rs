@@ -32,7 +32,10 @@ const COUNT_SHARE: u32 = 100;
 /// Every metric that is looked at.
 const METERS: &[Meter] = &[
     Meter::gauge("opcode_build_info", "This build, by its version; always 1"),
-    Meter::gauge("opcode_workflows", "Runs of the shards that this node leads, by status, as of some seconds ago"),
+    Meter::gauge(
+        "opcode_workflows",
+        "Runs of the shards that this node leads, by status, as of some seconds ago",
+    ),
     Meter::gauge("opcode_shard_leader", "1 while this node leads the shard and takes its requests, else 0"),
     Meter::gauge("opcode_shard_term", "The term of a shard's group, as this node knows it"),
     Meter::gauge("opcode_shard_queue_messages", "Messages that wait in a shard's queue"),

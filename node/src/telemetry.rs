@@ -26,12 +26,10 @@ pub(crate) fn start_logs(level: &str) -> Result<()> {
 }
 
 /// Upper bounds of times, in seconds.
-const SECONDS: [f64; 16] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const SECONDS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Upper bounds of sizes, in what is counted.
-const SIZES: [f64; 12] =
-    [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 5_000.0, 25_000.0];
+const SIZES: [f64; 12] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 5_000.0, 25_000.0];
 /// How often samples are put into their buckets, whether somebody asks for them or not: until then each
 /// of them is kept.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -41,7 +39,8 @@ pub(crate) fn start_metrics() -> Result<PrometheusHandle> {
     let sizes = |builder: PrometheusBuilder, suffix: &str| {
         builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), &SIZES)
     };
-    let builder = PrometheusBuilder::new().set_buckets(&SECONDS).and_then(|builder| sizes(builder, "_records"));
+    let builder =
+        PrometheusBuilder::new().set_buckets(&SECONDS).and_then(|builder| sizes(builder, "_records"));
     let recorder = builder
         .and_then(|builder| sizes(builder, "_ops"))
         .context("the histogram buckets are not empty")?

@@ -97,7 +97,8 @@ fn described(api: &utoipa::openapi::OpenApi) -> serde_json::Value {
     }
     free_form(&mut document);
     // Where the node asks for it; on loopback it does not.
-    document["components"]["securitySchemes"] = serde_json::json!({"token": {"type": "http", "scheme": "bearer"}});
+    document["components"]["securitySchemes"] =
+        serde_json::json!({"token": {"type": "http", "scheme": "bearer"}});
     document["security"] = serde_json::json!([{}, {"token": []}]);
     document
 }

@@ -75,9 +75,15 @@ pub const METERS: &[Meter] = &[
     Meter::histogram("opcode_log_sync_seconds", "Time that one sync of the log to stable storage took"),
     Meter::counter("opcode_log_bytes_total", "Bytes written to the log"),
     Meter::gauge("opcode_log_purged_index", "Last entry of a group's log that was purged"),
-    Meter::counter("opcode_leader_changes_total", "Times that this node saw another node come to lead a shard"),
+    Meter::counter(
+        "opcode_leader_changes_total",
+        "Times that this node saw another node come to lead a shard",
+    ),
     Meter::gauge("opcode_runs_in_memory", "Runs that a shard holds in memory"),
-    Meter::gauge("opcode_outbox_messages", "Messages of a shard's runs to other shards that are not delivered"),
+    Meter::gauge(
+        "opcode_outbox_messages",
+        "Messages of a shard's runs to other shards that are not delivered",
+    ),
     Meter::histogram("opcode_timer_lateness_seconds", "How long after it was due a run's timer fired"),
     Meter::histogram(
         "opcode_step_attempt_seconds",
@@ -89,7 +95,10 @@ pub const METERS: &[Meter] = &[
     ),
     Meter::counter("opcode_denied_total", "Calls and steps refused for what they may not do"),
     Meter::counter("opcode_tables_records_total", "Records that a shard's tables have taken"),
-    Meter::gauge("opcode_tables_backlog_records", "Records that are committed and not yet in a shard's tables"),
+    Meter::gauge(
+        "opcode_tables_backlog_records",
+        "Records that are committed and not yet in a shard's tables",
+    ),
     Meter::histogram("opcode_tables_commit_seconds", "Time that one transaction of a shard's tables took"),
     Meter::histogram("opcode_tables_checkpoint_seconds", "Time that one checkpoint of a shard's tables took"),
     Meter::counter("opcode_corruption_total", "Damage found in a shard's tables"),

@@ -19,7 +19,8 @@ fn example(name: &str) -> PathBuf {
 /// A node, and the document that it serves, as a file.
 async fn described(dir: &Path) -> (Node, PathBuf) {
     let node = NodeBuilder::new(&dir.join("data")).start();
-    let document = node.request(reqwest::Method::GET, "/openapi.json").send().await.expect("the node answers");
+    let document =
+        node.request(reqwest::Method::GET, "/openapi.json").send().await.expect("the node answers");
     let file = dir.join("openapi.json");
     std::fs::write(&file, document.bytes().await.expect("a body")).expect("a file can be written");
     (node, file)
@@ -57,7 +58,8 @@ async fn a_typescript_client_is_made_of_the_document_checked_and_runs() {
         command
     };
     content(program("openapi-typescript").arg(document).args(["-o", "schema.d.ts"]));
-    let options = ["--strict", "--target", "es2022", "--module", "nodenext", "--skipLibCheck", "api_client.ts"];
+    let options =
+        ["--strict", "--target", "es2022", "--module", "nodenext", "--skipLibCheck", "api_client.ts"];
     content(program("tsc").args(options));
     let ran = content(Command::new("node").arg(dir.path().join("api_client.js")).arg(&node.url));
     assert_eq!(ran.trim(), "done");

@@ -54,7 +54,8 @@ pub(crate) fn tool(name: &str) -> Option<Command> {
 }
 
 fn text_of(path: &str) -> String {
-    std::fs::read_to_string(root().join("deploy").join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    std::fs::read_to_string(root().join("deploy").join(path))
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 fn yaml_of(text: &str) -> Value {
@@ -79,7 +80,10 @@ fn alerts_are_valid_fire_when_they_must_and_are_in_the_runbook() {
         }
     }
     for heading in runbook.lines().filter_map(|line| line.strip_prefix("### Opcode")) {
-        assert!(alerts.contains(&format!("Opcode{heading}")), "the runbook knows of an alert Opcode{heading}");
+        assert!(
+            alerts.contains(&format!("Opcode{heading}")),
+            "the runbook knows of an alert Opcode{heading}"
+        );
     }
     promtool(&["check", "rules", "opcode.rules.yml"], None);
     promtool(&["test", "rules", "opcode.test.yml"], None);
@@ -90,7 +94,8 @@ fn alerts_are_valid_fire_when_they_must_and_are_in_the_runbook() {
 fn the_image_and_the_three_nodes_are_locked_down() {
     let image = text_of("Dockerfile");
     let last = image.rsplit("\nFROM ").next().unwrap();
-    for line in ["USER 10001:10001\n", "HEALTHCHECK ", "CMD [\"opcode\", \"health\"]", "STOPSIGNAL SIGTERM\n"] {
+    for line in ["USER 10001:10001\n", "HEALTHCHECK ", "CMD [\"opcode\", \"health\"]", "STOPSIGNAL SIGTERM\n"]
+    {
         assert!(last.contains(line), "the image lacks {line}");
     }
     let compose = text_of("compose.yaml");
@@ -116,7 +121,8 @@ fn the_image_and_the_three_nodes_are_locked_down() {
 
 /// The documents that kustomize makes of a folder; none where it is not there.
 fn built(folder: &str) -> Option<String> {
-    let made = Command::new("kubectl").arg("kustomize").arg(root().join("deploy/kubernetes").join(folder)).output();
+    let made =
+        Command::new("kubectl").arg("kustomize").arg(root().join("deploy/kubernetes").join(folder)).output();
     let Ok(Output { status, stdout, stderr }) = made else {
         not_tested("kubectl");
         return None;
@@ -144,7 +150,9 @@ fn check_pod(set: &Value) {
         assert_eq!(context["capabilities"]["drop"][0], "ALL", "{}", container["name"]);
         assert!(container["resources"]["limits"]["memory"].is_string(), "{}", container["name"]);
     }
-    for (probe, path) in [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")] {
+    for (probe, path) in
+        [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")]
+    {
         assert_eq!(main[probe]["httpGet"]["path"], path, "{probe}");
     }
 }
@@ -153,7 +161,9 @@ fn check_pod(set: &Value) {
 fn kubernetes_gets_three_nodes_of_which_one_at_a_time_may_go() {
     let (Some(base), Some(bootstrap)) = (built("base"), built("bootstrap")) else { return };
     let all = documents(&base);
-    let of = |kind: &str| all.iter().find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"));
+    let of = |kind: &str| {
+        all.iter().find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+    };
     let set = of("StatefulSet");
     assert_eq!((&set["spec"]["replicas"], &set["spec"]["serviceName"]), (&3.into(), &"opcode-nodes".into()));
     check_pod(set);
@@ -180,7 +190,11 @@ fn kubernetes_gets_three_nodes_of_which_one_at_a_time_may_go() {
 #[test]
 fn the_unit_is_hardened_and_the_package_has_its_files() {
     let unit = root().join("deploy/systemd/opcode.service");
-    match Command::new("systemd-analyze").args(["security", "--offline=true", "--threshold=20"]).arg(&unit).output() {
+    match Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=20"])
+        .arg(&unit)
+        .output()
+    {
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success(), "its exposure is over 2.0: {said}");
@@ -218,7 +232,10 @@ async fn a_probe_tells_whether_a_node_serves_and_an_agent_finds_its_way() {
     let node = NodeBuilder::new(&dir.path().join("data")).start();
     let health = || opcode().args(["health", "--server", &node.url]).output().unwrap();
     let answer = health();
-    assert!(answer.status.success() && String::from_utf8_lossy(&answer.stdout).contains("is ready"), "{answer:?}");
+    assert!(
+        answer.status.success() && String::from_utf8_lossy(&answer.stdout).contains("is ready"),
+        "{answer:?}"
+    );
     let text = async |path: &str| {
         let response = node.request(reqwest::Method::GET, path).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");

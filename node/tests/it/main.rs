@@ -7,8 +7,8 @@ mod bad_input;
 mod canary;
 mod children;
 mod cli;
-mod cluster;
 mod clients;
+mod cluster;
 mod crash;
 #[cfg(feature = "crash-points")]
 mod crash_points;

@@ -147,7 +147,10 @@ async fn every_metric_is_described_and_told_as_prometheus_takes_it() {
 fn used(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.';
     let words = text.split(|c| !is_part(c)).filter(|word| word.starts_with("opcode_"));
-    words.filter(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')).map(str::to_owned).collect()
+    words
+        .filter(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -190,7 +193,8 @@ async fn a_trace_goes_through_to_the_calls_of_steps_and_to_a_collector() {
     let dir = tempfile::tempdir().unwrap();
     let (service, collector) = (Service::start().await, Service::start().await);
     let node = NodeBuilder::new(&dir.path().join("data")).arg("--otlp-endpoint").arg(&collector.url).start();
-    let child = json!({"steps": [{"id": "call", "action": "http.get", "params": {"url": service.url("child")}}]});
+    let child =
+        json!({"steps": [{"id": "call", "action": "http.get", "params": {"url": service.url("child")}}]});
     assert_eq!(node.post("/v1/templates", &json!({"name": "child", "definition": child})).await.0, 201);
     let definition = json!({"steps": [
         {"id": "call", "action": "http.get", "params": {"url": service.url("stock")}},
@@ -198,7 +202,8 @@ async fn a_trace_goes_through_to_the_calls_of_steps_and_to_a_collector() {
         {"id": "start", "action": "workflow.run", "params": {"template": "child"}},
     ]});
     let traced = |method, path: &str| node.request(method, path).header("traceparent", TRACEPARENT);
-    let submission = traced(reqwest::Method::POST, "/v1/workflows?wait=30s").json(&json!({"definition": definition}));
+    let submission =
+        traced(reqwest::Method::POST, "/v1/workflows?wait=30s").json(&json!({"definition": definition}));
     let run: Value = submission.send().await.unwrap().json().await.unwrap();
     assert_eq!(run["status"], "completed", "{run}");
     let missing: Value =
@@ -206,7 +211,8 @@ async fn a_trace_goes_through_to_the_calls_of_steps_and_to_a_collector() {
     assert_eq!((&missing["trace_id"], &missing["type"]), (&json!(TRACE_ID), &json!("/errors/NOT_FOUND")));
 
     let calls = service.calls().await;
-    let sent = |path: &str| calls.iter().find(|call| call.path == path).and_then(|call| call.traceparent.clone());
+    let sent =
+        |path: &str| calls.iter().find(|call| call.path == path).and_then(|call| call.traceparent.clone());
     for path in ["stock", "child"] {
         let parent = sent(path).unwrap_or_else(|| panic!("{path} was called outside of the trace"));
         assert!(parent.starts_with(&format!("00-{TRACE_ID}-")) && parent != TRACEPARENT, "{path}: {parent}");
@@ -219,7 +225,8 @@ async fn a_trace_goes_through_to_the_calls_of_steps_and_to_a_collector() {
         let exported = collector.calls().await;
         let all: Vec<u8> = exported.iter().flat_map(|call| call.raw.to_vec()).collect();
         let has = |needle: &[u8]| all.windows(needle.len()).any(|window| window == needle);
-        let id: Vec<u8> = (0..16).map(|at| u8::from_str_radix(&TRACE_ID[2 * at..2 * at + 2], 16).unwrap()).collect();
+        let id: Vec<u8> =
+            (0..16).map(|at| u8::from_str_radix(&TRACE_ID[2 * at..2 * at + 2], 16).unwrap()).collect();
         if has(&id) && wanted.iter().all(|name| has(name.as_bytes())) {
             assert!(exported.iter().all(|call| call.path == "v1/traces"), "spans and nothing else");
             break;
@@ -234,7 +241,8 @@ async fn a_trace_goes_through_to_the_calls_of_steps_and_to_a_collector() {
 async fn without_a_trace_none_is_made_up_and_a_collector_that_is_not_there_harms_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::start().await;
-    let definition = json!({"steps": [{"id": "call", "action": "http.get", "params": {"url": service.url("stock")}}]});
+    let definition =
+        json!({"steps": [{"id": "call", "action": "http.get", "params": {"url": service.url("stock")}}]});
     let plain = NodeBuilder::new(&dir.path().join("plain")).start();
     let id = plain.submit(&json!({"definition": definition})).await;
     assert_eq!(plain.end(&id).await["context"], Value::Null);
@@ -242,7 +250,8 @@ async fn without_a_trace_none_is_made_up_and_a_collector_that_is_not_there_harms
     assert!(plain.stop().success());
 
     // Nobody listens on port 9 of loopback.
-    let blind = NodeBuilder::new(&dir.path().join("blind")).arg("--otlp-endpoint").arg("http://127.0.0.1:9").start();
+    let blind =
+        NodeBuilder::new(&dir.path().join("blind")).arg("--otlp-endpoint").arg("http://127.0.0.1:9").start();
     let id = blind.submit(&json!({"definition": definition})).await;
     assert_eq!(blind.end(&id).await["status"], "completed");
     let deadline = Instant::now() + PATIENCE;

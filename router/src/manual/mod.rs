@@ -4,13 +4,13 @@
 
 mod codes;
 
-use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use self::codes::{Page, find};
 use crate::error::ApiError;
+use crate::incoming::Incoming;
 use crate::wire::shortened;
-pub(crate) use codes::{Page, find};
 
 /// Where the page of a code is, from any node.
 pub(crate) fn path_of(code: &str) -> String {
@@ -29,7 +29,14 @@ pub(crate) async fn index(headers: HeaderMap) -> Response {
     if wants_html(&headers) {
         let items: String = codes::PAGES
             .iter()
-            .map(|page| format!("<li><a href=\"{}\">{}</a>: {}</li>\n", path_of(page.code), page.code, escaped(page.title)))
+            .map(|page| {
+                format!(
+                    "<li><a href=\"{}\">{}</a>: {}</li>\n",
+                    path_of(page.code),
+                    page.code,
+                    escaped(page.title)
+                )
+            })
             .collect();
         return html("Error codes", &format!("<h1>Error codes</h1>\n<ul>\n{items}</ul>\n"));
     }
@@ -41,11 +48,12 @@ pub(crate) async fn index(headers: HeaderMap) -> Response {
 #[utoipa::path(get, path = "/errors/{code}", tag = "manual", operation_id = "getErrorCode",
     params(("code" = String, Path, description = "as in a problem document: `NOT_FOUND`")),
     responses((status = 200, body = String, content_type = "text/plain"), (status = 404, body = crate::schema::Problem)))]
-pub(crate) async fn page(Path(code): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(crate) async fn page(incoming: Incoming) -> Result<Response, ApiError> {
+    let code = incoming.segment(1)?;
     let page = find(&code.to_ascii_uppercase()).ok_or_else(|| {
         ApiError::not_found(format!("there is no error code {}; /errors lists them", shortened(&code)))
     })?;
-    Ok(if wants_html(&headers) { html(page.code, &as_html(page)) } else { text(as_text(page)) })
+    Ok(if wants_html(&incoming.headers) { html(page.code, &as_html(page)) } else { text(as_text(page)) })
 }
 
 /// An overview for language models (llmstxt.org).
@@ -137,7 +145,8 @@ mod tests {
 
     #[test]
     fn what_stands_in_a_page_is_shown_and_not_run() {
-        let page = Page { code: "X", title: "<b>", status: "400", cause: "a & b", fix: "f", example: "</pre>" };
+        let page =
+            Page { code: "X", title: "<b>", status: "400", cause: "a & b", fix: "f", example: "</pre>" };
         let shown = as_html(&page);
         assert!(shown.contains("&lt;b&gt;") && shown.contains("a &amp; b") && shown.contains("&lt;/pre&gt;"));
     }

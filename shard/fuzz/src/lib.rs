@@ -21,6 +21,7 @@ pub mod records;
 pub mod reference;
 pub mod schedule;
 pub mod template_twin;
+pub mod traceparent;
 pub mod tree;
 pub mod url_guard;
 pub mod wire;
@@ -58,4 +59,5 @@ pub const TARGETS: &[Target] = &[
     target("records", records::records, 4 * 1024, 10_000),
     target("url_guard", url_guard::url_guard, 512, 6_000),
     target("schedule", schedule::schedule, 300, 2_000),
+    target("traceparent", traceparent::traceparent, 128, 4_000),
 ];
