@@ -38,8 +38,6 @@ pub(crate) struct Cluster {
     pub(crate) addresses: Addresses,
     pub(crate) agent: Agent,
     pub(crate) map: watch::Receiver<Arc<ShardMap>>,
-    /// What runs steps.
-    pub(crate) workers: Workers,
     /// The shards' way to each other, open once the router is there.
     pub(crate) relay: Arc<ShardRelay>,
     tasks: Vec<JoinHandle<()>>,
@@ -84,8 +82,7 @@ impl Cluster {
         let relay = Arc::new(ShardRelay::default());
         let actions = Actions::new(action_options(config)?);
         let workers = Workers::new(actions, config.pool_size).with_vault(vault);
-        let shared =
-            crate::shards::shared(config, workers.clone(), transport.clone(), definitions, relay.clone())?;
+        let shared = crate::shards::shared(config, workers, transport.clone(), definitions, relay.clone())?;
         opcode_shard::finish_removals(&shared.log, &config.data_dir.join("shards")).await?;
         let begin = match identity.joined {
             true => Begin::Joined(identity.map.clone().map(Arc::new)),
@@ -126,7 +123,7 @@ impl Cluster {
             tokio::spawn(replicas.run()),
             tokio::spawn(tell_addresses(membership, identity.node_id, addresses.clone())),
         ];
-        Ok(Self { identity, addresses, agent, map, workers, relay, tasks, _data: data })
+        Ok(Self { identity, addresses, agent, map, relay, tasks, _data: data })
     }
 
     /// Gives away what it leads and stops.

@@ -14,10 +14,9 @@ use crate::addresses;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::membership::agent::Ended;
-use crate::observed::Observed;
 use crate::services::Control;
 use crate::shards::Identity;
-use crate::{otlp, telemetry, token_file, vault};
+use crate::{observed, telemetry, token_file, vault};
 
 /// Longest time a stop may take; a supervisor kills the process soon after.
 const STOP_MAX: Duration = Duration::from_secs(14);
@@ -31,8 +30,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     let tokens = config.token_file.as_deref().map(token_file::all).transpose()?;
     let secrets = Arc::new(CatalogueSecrets::default());
     let vault = vault::open(&config, secrets.clone())?;
-    let metrics = telemetry::start_metrics()?;
-    otlp::start(&config)?;
+    let metrics = telemetry::start(&config)?;
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -45,7 +43,6 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
 
     let (ready_in, ready_out) = watch::channel(true);
     let (stop_in, stop_out) = watch::channel(false);
-    let observed = Observed::start(&config, &cluster);
     let state = RouterState::new(RouterParts {
         map: cluster.map.clone(),
         local: cluster.agent.local.clone(),
@@ -65,14 +62,14 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         },
         ready: ready_out,
         shutdown: stop_out.clone(),
-        metrics: Arc::new(move || format!("{}{}", metrics.render(), observed.render())),
+        metrics: observed::metrics(metrics, &config, &cluster),
         listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
         tokens,
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());
     secrets.open(state.clone());
-    run_beside(&state);
+    run_beside(&state, &config);
     let mut stopping = stop_out;
     let server = axum::serve(listener, opcode_router::app(state)).with_graceful_shutdown(async move {
         // The sender lives as long as the node runs.
@@ -103,9 +100,13 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
 }
 
 /// Starts what a router does beside answering; it ends by itself once the node is stopping.
-fn run_beside(state: &RouterState) {
+fn run_beside(state: &RouterState, config: &Config) {
     tokio::spawn(opcode_router::run_schedules(state.clone()));
     tokio::spawn(opcode_router::run_agents(state.clone()));
+    if config.scrub_every_hours > 0 {
+        let every = Duration::from_secs(u64::from(config.scrub_every_hours) * 60 * 60);
+        tokio::spawn(opcode_router::run_scrubs(state.clone(), every));
+    }
 }
 
 /// A node that was taken out holds no part in the cluster any more, and never will again.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge, with_local_recorder};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::ids::ShardId;
 use opcode_router::LocalShards;
@@ -52,8 +52,18 @@ const METERS: &[Meter] = &[
 /// What a shard has of each status, when its log stood there.
 type Counted = BTreeMap<ShardId, (Position, BTreeMap<String, u64>)>;
 
+/// What `/metrics` answers: what was recorded, and what is the case.
+pub(crate) fn metrics(
+    recorded: PrometheusHandle,
+    config: &Config,
+    cluster: &Cluster,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let observed = Observed::start(config, cluster);
+    Arc::new(move || format!("{}{}", recorded.render(), observed.render()))
+}
+
 /// A node, as it is looked at.
-pub(crate) struct Observed {
+struct Observed {
     local: Arc<LocalShards>,
     workers: Workers,
     /// Folders by what they hold.
@@ -63,20 +73,20 @@ pub(crate) struct Observed {
 
 impl Observed {
     /// Begins to count; it ends with the last who looks.
-    pub(crate) fn start(config: &Config, cluster: &Cluster) -> Self {
+    fn start(config: &Config, cluster: &Cluster) -> Self {
         let log = config.log_dir.clone().unwrap_or_else(|| config.data_dir.clone());
         let (local, counted) = (cluster.agent.local.clone(), Arc::default());
         tokio::spawn(count(local.clone(), Arc::downgrade(&counted)));
         Self {
             local,
-            workers: cluster.workers.clone(),
+            workers: cluster.agent.starter.shared.workers.clone(),
             folders: [("data", config.data_dir.clone()), ("log", log)],
             counted,
         }
     }
 
     /// All of it in Prometheus' text format.
-    pub(crate) fn render(&self) -> String {
+    fn render(&self) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
         with_local_recorder(&recorder, || {
             METERS.iter().for_each(Meter::describe);

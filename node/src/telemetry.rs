@@ -8,6 +8,9 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opcode_shard::meters::Meter;
 use tracing_subscriber::EnvFilter;
 
+use crate::config::Config;
+use crate::otlp;
+
 /// Starts logging; call once.
 pub(crate) fn start_logs(level: &str) -> Result<()> {
     // openraft tells every try to reach a node that is away, for each group, as an error. What an
@@ -34,8 +37,14 @@ const SIZES: [f64; 12] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 
 /// of them is kept.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// Starts recording metrics; call once, in a runtime. The handle renders them for `/metrics`.
-pub(crate) fn start_metrics() -> Result<PrometheusHandle> {
+/// Starts recording metrics, and spans if somebody is to have them; call once, in a runtime. The handle
+/// renders the metrics.
+pub(crate) fn start(config: &Config) -> Result<PrometheusHandle> {
+    otlp::start(config)?;
+    start_metrics()
+}
+
+fn start_metrics() -> Result<PrometheusHandle> {
     let sizes = |builder: PrometheusBuilder, suffix: &str| {
         builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), &SIZES)
     };

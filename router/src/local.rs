@@ -32,7 +32,7 @@ impl LocalShards {
         self.handles.read().get(&shard).cloned()
     }
 
-    /// Every replica that is a member of its shard's group.
+    /// The replicas of all shards that this node is a member of.
     pub fn all(&self) -> Vec<Arc<ShardHandle>> {
         self.handles.read().values().cloned().collect()
     }

@@ -27,6 +27,7 @@ mod observability;
 mod operations;
 mod reads;
 mod schedules;
+mod scrub;
 mod secrets;
 mod service;
 mod takeover;

@@ -12,6 +12,7 @@ pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod lists;
 pub(crate) mod schedules;
+pub(crate) mod scrub;
 pub(crate) mod secrets;
 pub(crate) mod sync;
 pub(crate) mod templates;
