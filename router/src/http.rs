@@ -180,10 +180,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
-        .routes(routes!(manual::index))
-        .routes(routes!(manual::page))
-        .routes(routes!(manual::overview))
-        .routes(routes!(manual::skill))
+        .merge(manual::routes())
         // `batch` and `bulk` are ids that a run may have.
         .route("/v1/workflows/batch", axum::routing::get(workflows::get).delete(commands::delete))
         .route("/v1/workflows/bulk", axum::routing::get(workflows::get).delete(commands::delete))

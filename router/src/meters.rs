@@ -19,6 +19,17 @@ pub const METERS: &[Meter] = &[
         "Time from a request's head to its answer's; a stream's body comes after",
     ),
     Meter::counter("opcode_http_problems_total", "HTTP requests answered with a problem, by its code"),
+    Meter::counter("opcode_audit_lost_total", "Entries of the audit log that could not be written"),
+    Meter::counter("opcode_retention_deleted_total", "Runs deleted, since their time was up"),
+    Meter::counter(
+        "opcode_retention_failures_total",
+        "Runs whose time was up, and that could not be deleted",
+    ),
+    Meter::counter(
+        "opcode_retention_archives_deleted_total",
+        "Archives of runs deleted, since their time was up",
+    ),
+    Meter::counter("opcode_webhook_deliveries_total", "Deliveries to webhooks, by what became of them"),
     Meter::counter(
         "opcode_schedule_slots_total",
         "Slots of schedules that came up on this node, by what became of them",

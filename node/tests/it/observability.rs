@@ -11,6 +11,15 @@ use crate::cluster::{Node, NodeBuilder, PATIENCE};
 use crate::deploy::{promtool, root};
 use crate::service::Service;
 
+/// What only some seldom event brings up.
+const SELDOM: &[&str] = &[
+    "opcode_audit_lost_total",
+    "opcode_retention_archives_deleted_total",
+    "opcode_retention_deleted_total",
+    "opcode_retention_failures_total",
+    "opcode_webhook_deliveries_total",
+];
+
 /// A trace as a client names it, and its id.
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -108,13 +117,15 @@ async fn every_metric_is_described_and_told_as_prometheus_takes_it() {
     let recorded = names(&["counter!(", "gauge!(", "histogram!("]);
     let described = names(&["Meter::counter(", "Meter::gauge(", "Meter::histogram("]);
     assert!(recorded.len() > 20);
-    assert_eq!(recorded, described, "what is recorded, and what is described");
+    let untold: Vec<_> = recorded.difference(&described).collect();
+    assert!(untold.is_empty(), "{untold:?} are recorded, and nothing says what they are");
 
     let deadline = Instant::now() + PATIENCE;
     let (text, kinds) = loop {
         let text = metrics(&node).await;
         let kinds = parsed(&text);
-        let missing: Vec<_> = described.iter().filter(|name| !kinds.contains_key(*name)).collect();
+        let is_due = |name: &&String| !SELDOM.contains(&name.as_str()) && !kinds.contains_key(*name);
+        let missing: Vec<_> = described.iter().filter(is_due).collect();
         // The log is purged when the tables are checkpointed, runs are counted now and then, and so on.
         if missing.is_empty() && text.contains("opcode_workflows{status=\"completed\"} 1") {
             break (text, kinds);
@@ -184,8 +195,9 @@ fn dashboards_and_alerts_are_made_of_metrics_that_there_are() {
             assert!(at["x"].as_u64().unwrap() + at["w"].as_u64().unwrap() <= 24, "{}", panel["title"]);
         }
     }
-    let unseen: Vec<_> = described.difference(&seen).collect();
-    assert!(unseen.len() < 8, "{unseen:?} stand in no dashboard and no alert");
+    let is_unseen = |name: &&String| !seen.contains(*name) && !SELDOM.contains(&name.as_str());
+    let unseen: Vec<_> = described.iter().filter(is_unseen).collect();
+    assert!(unseen.is_empty(), "{unseen:?} stand in no dashboard and no alert");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

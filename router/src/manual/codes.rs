@@ -139,6 +139,15 @@ pub(crate) const PAGES: &[Page] = &[
         example: "GET /v1/workflows/order-17?consistency=session\n409 {\"code\": \"STALE_EPOCH\"}",
     },
     Page {
+        code: "EVENTS_GONE",
+        title: "The stream cannot go on from there: what came then is kept no more.",
+        status: "410",
+        cause: "The Last-Event-ID is of events that have been purged from the log since, or of another cluster.",
+        fix: "Follow from now, without Last-Event-ID, and read what was missed from the runs: `GET /v1/workflows` \
+              since the last time, then the events of each.",
+        example: "GET /v1/events, Last-Event-ID: …\n410 {\"code\": \"EVENTS_GONE\"}",
+    },
+    Page {
         code: "STORAGE_FULL",
         title: "The disk of the node that leads the shard is full; nothing of this was applied.",
         status: "503 with Retry-After and `applied: \"no\"`",

@@ -6,11 +6,23 @@ mod codes;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::codes::{Page, find};
 use crate::error::ApiError;
 use crate::incoming::Incoming;
+use crate::state::RouterState;
 use crate::wire::shortened;
+
+/// What answers for all of it.
+pub(crate) fn routes() -> OpenApiRouter<RouterState> {
+    OpenApiRouter::new()
+        .routes(routes!(index))
+        .routes(routes!(page))
+        .routes(routes!(overview))
+        .routes(routes!(skill))
+}
 
 /// Where the page of a code is, from any node.
 pub(crate) fn path_of(code: &str) -> String {
