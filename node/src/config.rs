@@ -65,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) scrub_every_hours: u32,
     /// Least severe log level, or a filter as of `tracing`.
     pub(crate) log_level: String,
+    /// Where spans go: an OTLP collector's HTTP address; without it none are made.
+    pub(crate) otlp_endpoint: Option<String>,
     /// Bytes of one log segment file.
     pub(crate) log_segment_bytes: u64,
     /// Folder of archives of runs that are kept no longer; default `DATA_DIR/archive`.
@@ -99,6 +101,7 @@ impl Default for Config {
             backup_dir: None,
             scrub_every_hours: 24,
             log_level: "info".into(),
+            otlp_endpoint: None,
             log_segment_bytes: 64 * 1024 * 1024,
             archive_dir: None,
             retention_every_s: 60,
@@ -135,6 +138,7 @@ const KEYS: &[&str] = &[
     "backup_dir",
     "scrub_every_hours",
     "log_level",
+    "otlp_endpoint",
     "log_segment_bytes",
     "archive_dir",
     "retention_every_s",
@@ -247,6 +251,10 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     #[serde(skip_serializing_if = "Option::is_none")]
     retention_every_s: Option<u64>,
+    /// OTLP collector, by HTTP, for a span of each request and of each attempt of a step [default: none]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_endpoint: Option<String>,
     /// Configuration file: TOML, or OPCODE's settings.json [default: opcode.toml, when there is one]
     #[arg(long, value_name = "FILE", env = "OPCODE_CONFIG")]
     #[serde(skip)]

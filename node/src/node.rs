@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::membership::agent::Ended;
 use crate::services::Control;
 use crate::shards::Identity;
-use crate::{telemetry, token_file, vault};
+use crate::{observed, telemetry, token_file, vault};
 
 /// Longest time a stop may take; a supervisor kills the process soon after.
 const STOP_MAX: Duration = Duration::from_secs(14);
@@ -33,7 +33,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     let tokens = config.token_file.as_deref().map(token_file::all).transpose()?;
     let secrets = Arc::new(CatalogueSecrets::default());
     let vault = vault::open(&config, secrets.clone())?;
-    let metrics = telemetry::start_metrics()?;
+    let metrics = telemetry::start(&config)?;
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -65,7 +65,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         },
         ready: ready_out,
         shutdown: stop_out.clone(),
-        metrics: Arc::new(move || metrics.render()),
+        metrics: observed::metrics(metrics, &config, &cluster),
         listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
         tokens,
         backup_dir: config.backup_dir.as_deref().map(std::path::absolute).transpose()?,

@@ -24,7 +24,9 @@ mod http;
 mod incoming;
 mod known_runs;
 mod local;
+mod manual;
 pub mod mcp;
+pub mod meters;
 pub mod placement;
 mod query;
 mod relay;
@@ -37,6 +39,7 @@ pub mod shard_map;
 mod state;
 mod strict;
 mod submission;
+mod trace;
 mod webhooks;
 mod wire;
 

@@ -35,7 +35,7 @@ impl LocalShards {
     }
 
     /// The replicas of all shards that this node is a member of.
-    pub(crate) fn all(&self) -> Vec<Arc<ShardHandle>> {
+    pub fn all(&self) -> Vec<Arc<ShardHandle>> {
         self.handles.read().values().cloned().collect()
     }
 

@@ -20,7 +20,7 @@ pub use schedules::{
 /// RFC 9457, `application/problem+json`.
 #[derive(ToSchema)]
 pub struct Problem {
-    /// `urn:opcode:problem:…`
+    /// `/errors/CODE`: a page about it.
     pub r#type: String,
     pub title: String,
     /// The HTTP status.

@@ -32,6 +32,7 @@ pub mod follow;
 pub mod handle;
 pub mod history;
 pub mod log;
+pub mod meters;
 pub mod peer;
 mod queue;
 pub mod record;
@@ -42,6 +43,7 @@ pub mod shard;
 pub mod simulation;
 pub mod store;
 pub mod ticks;
+pub mod trace;
 pub mod vault;
 pub mod workers;
 

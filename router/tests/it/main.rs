@@ -5,6 +5,7 @@ mod children;
 mod conventions;
 mod firehose;
 mod forward;
+mod manual;
 mod mcp;
 mod node;
 mod operations;

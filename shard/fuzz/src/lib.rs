@@ -24,6 +24,7 @@ pub mod records;
 pub mod reference;
 pub mod schedule;
 pub mod template_twin;
+pub mod traceparent;
 pub mod tree;
 pub mod url_guard;
 pub mod wire;
@@ -64,4 +65,5 @@ pub const TARGETS: &[Target] = &[
     target("backup", backup::backup, 2 * 1024, 6_000),
     target("schedule", schedule::schedule, 300, 2_000),
     target("follow", follow::follow, 600, 4_000),
+    target("traceparent", traceparent::traceparent, 128, 4_000),
 ];

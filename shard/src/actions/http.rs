@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use super::http_guard::{Guard, Lookup, Refused, SystemLookup};
 use super::params::{Params, text_of};
 use super::{Call, Failure};
+use crate::trace::TRACEPARENT;
 use crate::vault::mask::Mask;
 
 /// Largest answer, in bytes.
@@ -190,6 +191,11 @@ impl Plan {
         }
         if let Ok(key) = HeaderValue::from_str(&call.idempotency_key) {
             plan.headers.entry(IDEMPOTENCY_KEY).or_insert(key);
+        }
+        if let Some(trace) = &call.trace
+            && let Ok(parent) = HeaderValue::from_str(&trace.to_string())
+        {
+            plan.headers.entry(TRACEPARENT).or_insert(parent);
         }
         Ok(plan)
     }

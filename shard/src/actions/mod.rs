@@ -37,6 +37,7 @@ use opcode_engine::expr::{Budget, JqRunner, OwnedScope};
 use opcode_engine::{Code, Fault};
 use serde_json::{Value, json};
 
+use crate::trace::TraceParent;
 use crate::vault::mask::Mask;
 use crate::workers::breaker::{Breakers, Refused, Verdict};
 use crate::workers::jq_pool::JqPool;
@@ -86,6 +87,8 @@ pub struct Call {
     pub step_id: Arc<str>,
     /// For `expr.eval`: its program and what it reads.
     pub program: Option<(Arc<opcode_engine::expr::expr::Expr>, Arc<OwnedScope>)>,
+    /// What it is in the trace that its run belongs to, if to one.
+    pub trace: Option<TraceParent>,
     /// What takes the secrets that are in its params out of what it gives back.
     pub mask: Option<Arc<Mask>>,
 }
@@ -216,6 +219,11 @@ impl Actions {
             }
             None => outcome,
         })
+    }
+
+    /// The circuit breakers.
+    pub(crate) fn breakers(&self) -> &Breakers {
+        &self.breakers
     }
 
     /// The runner of jq: a pool of processes that are killed when they take too long.

@@ -33,6 +33,7 @@ use super::wire::{Answer, Request, decode_request, encode_answer};
 use super::{GroupOptions, LogStore, Tables};
 use crate::batch::{Batch, Committed, Gathered, Position};
 use crate::error::ShardError;
+use crate::meters;
 use crate::peer::{NodeId, Peers, Service};
 use crate::{planted, simulation};
 
@@ -160,7 +161,9 @@ impl Group {
         let (role_in, role) = watch::channel(Role::Follower { leader: None });
         tokio::spawn(watch_core(id.to_string(), raft.clone(), store.clone(), stopping.clone()));
         let lag = SharedLag::default();
-        tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone(), lag.clone(), log.clone()));
+        let changes = metrics::counter!("opcode_leader_changes_total", "shard" => meters::label(id));
+        let watched = (role_in, last_quorum.clone(), lag.clone(), log.clone());
+        tokio::spawn(watch_role(raft.metrics(), watched, changes));
         let group = Arc::new(Self {
             id: id.0,
             node_id,
@@ -257,6 +260,11 @@ impl Group {
             Role::Leader { term } => Some(term),
             Role::Follower { .. } => None,
         }
+    }
+
+    /// The term that this node knows of.
+    pub fn term(&self) -> u64 {
+        self.raft.metrics().borrow().current_term
     }
 
     /// Whether this node, as leader, has heard a majority lately: else it must start nothing.
@@ -519,12 +527,11 @@ fn check_tables(
 /// Tells what this node is in the group, and notes when it last heard a majority.
 async fn watch_role(
     mut metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>,
-    role: watch::Sender<Role>,
-    last_quorum: LastQuorum,
-    lag: SharedLag,
-    log: GroupLog,
+    (role, last_quorum, lag, log): (watch::Sender<Role>, LastQuorum, SharedLag, GroupLog),
+    changes: metrics::Counter,
 ) {
     let mut looked = Instant::now();
+    let mut led_by = None;
     loop {
         // A report was made at some time since the last look, and the process may have been stopped
         // for long in between: what it says of the quorum is no younger than that look.
@@ -541,6 +548,11 @@ async fn watch_role(
             let leads = metrics.running_state.is_ok()
                 && metrics.state == ServerState::Leader
                 && metrics.last_applied.is_some_and(|last| last.leader_id.term == metrics.current_term);
+            if let Some(leader) = metrics.current_leader
+                && led_by.replace(leader).is_some_and(|before| before != leader)
+            {
+                changes.increment(1);
+            }
             log.set_alone(metrics.membership_config.nodes().count() == 1);
             lag.lock().note(looked, metrics.last_log_index.unwrap_or_default());
             *last_quorum.lock() = heard.filter(|_| leads);

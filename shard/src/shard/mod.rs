@@ -35,6 +35,7 @@ use crate::definitions::Definitions;
 use crate::error::{CallError, ShardError};
 use crate::handle::ShardHandle;
 use crate::log::{Group, GroupOptions, LogStore, QUORUM_MAX, Role};
+use crate::meters::LoopMeters;
 use crate::peer::Peers;
 use crate::queue::{Door, Gauges, Message, QUEUE_MESSAGES_MAX};
 use crate::relay::Relay;
@@ -190,6 +191,7 @@ impl Shard {
             draining: false,
             purged_at: tokio::time::Instant::now(),
             meter: metrics::gauge!("opcode_runs_in_memory", "shard" => options.shard.to_string()),
+            meters: LoopMeters::new(options.shard),
         };
         let task = tokio::spawn(shard.run());
         let handle = ShardHandle { inner: Arc::new(door) };
@@ -307,6 +309,7 @@ struct Loop {
     purged_at: tokio::time::Instant,
     /// Runs in memory.
     meter: metrics::Gauge,
+    meters: LoopMeters,
 }
 
 /// How a time as leader, or as follower, ended.

@@ -498,6 +498,7 @@ impl Loop {
             return;
         }
         for event in &decision.events {
+            self.meters.decided(event.body.event_type());
             let mut record = EventRecord::encode(no, event);
             if planted::is("reuse-sequence") && event.sequence.0 == 5 {
                 record.sequence = Sequence(4);

@@ -39,6 +39,7 @@ fn call(action: &str, params: Value) -> Call {
         workflow_id: "run-1".into(),
         step_id: "step".into(),
         program: None,
+        trace: None,
         mask: None,
     }
 }
