@@ -28,6 +28,7 @@ pub mod definitions;
 pub mod disk;
 pub mod error;
 pub mod handle;
+pub mod isolation;
 pub mod log;
 pub mod peer;
 mod queue;

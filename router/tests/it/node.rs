@@ -224,5 +224,6 @@ fn actions(dir: &std::path::Path) -> ActionOptions {
         working_dir: dir.to_path_buf(),
         jq_worker: Vec::new(),
         jq_workers_max: 1,
+        isolation: Default::default(),
     }
 }

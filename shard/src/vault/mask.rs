@@ -142,7 +142,7 @@ impl Mask {
     }
 
     /// A text without the values.
-    pub(super) fn text(&self, text: String) -> String {
+    pub fn text(&self, text: String) -> String {
         self.masked(&text).unwrap_or(text)
     }
 

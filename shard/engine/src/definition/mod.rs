@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::catalogue::plugin_action;
 use crate::error::{Code, Invalid};
 use crate::expr::cel::Cel;
 use crate::expr::interpolate::Template;
@@ -317,9 +318,9 @@ impl Definition {
 
     /// The namespaces of actions that its steps want of plugins, sorted.
     pub fn plugin_namespaces(&self) -> Vec<Arc<str>> {
-        let wanted = self.steps.iter().filter_map(|step| match &step.kind {
-            StepKind::Action { action, .. } => Some(crate::catalogue::plugin_action(action)?.0.into()),
-            _ => None,
+        let wanted = self.steps.iter().filter_map(|step| {
+            let StepKind::Action { action, .. } = &step.kind else { return None };
+            Some(plugin_action(action)?.0.into())
         });
         let wanted: std::collections::BTreeSet<Arc<str>> = wanted.collect();
         wanted.into_iter().collect()

@@ -1,7 +1,9 @@
 //! Scripts of single steps and chains of them: guards, retries, timeouts, error strategies.
 
+use std::sync::Arc;
+
 use opcode_engine::command::{Command, Emission, PreparedParams};
-use opcode_engine::definition::Definition;
+use opcode_engine::definition::{Definition, Plugins};
 use opcode_engine::event::{EventType, NOTICE};
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::{Code, Fault};
