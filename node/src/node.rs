@@ -53,6 +53,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
             transport: cluster.agent.transport.clone(),
         }),
         vault,
+        plugins: cluster.plugins.clone(),
         node: NodeInfo {
             node_id: cluster.identity.node_id.to_string(),
             cluster_id: cluster.identity.cluster_id.clone(),
@@ -103,6 +104,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
 fn run_beside(state: &RouterState) {
     tokio::spawn(opcode_router::run_schedules(state.clone()));
     tokio::spawn(opcode_router::run_agents(state.clone()));
+    tokio::spawn(opcode_router::run_plugins(state.clone()));
 }
 
 /// A node that was taken out holds no part in the cluster any more, and never will again.

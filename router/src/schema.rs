@@ -3,6 +3,7 @@
 
 #![allow(missing_docs)]
 
+pub mod plugins;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -548,6 +549,8 @@ pub struct Member {
     pub alive: bool,
     /// Shards that it holds, or shall.
     pub shards: u64,
+    #[schema(value_type = Option<Object>)]
+    pub isolation: Option<Value>,
 }
 
 #[derive(ToSchema)]

@@ -17,6 +17,7 @@ use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::local::LocalShards;
+use crate::plugins::PluginHost;
 use crate::shard_map::ShardMap;
 
 /// Who this node is, for `GET /v1/cluster` and the guard on `Host`.
@@ -90,6 +91,8 @@ pub struct RouterParts {
     pub cluster: Arc<dyn ClusterControl>,
     /// The cluster's secrets, as far as this node has the key.
     pub vault: Arc<Vault>,
+    /// The plugins of this node.
+    pub plugins: Arc<PluginHost>,
     /// Who this node is.
     pub node: NodeInfo,
     /// True once requests are served.
@@ -155,6 +158,10 @@ impl RouterState {
 
     pub(crate) fn vault(&self) -> &Vault {
         &self.inner.parts.vault
+    }
+
+    pub(crate) fn plugins(&self) -> &Arc<PluginHost> {
+        &self.inner.parts.plugins
     }
 
     /// This node's number.
