@@ -85,6 +85,34 @@ fn text_of(block: &ContentBlock) -> Option<&str> {
 mod tests {
     use super::*;
 
+    /// Whatever a server answers, it is an output, a fault, or no answer at all.
+    #[test]
+    fn damaged_answers_are_read_or_refused() {
+        use rand::{Rng, SeedableRng};
+        let answer = r#"{"content":[{"type":"text","text":"{\"n\":1e400}"},{"type":"image","data":"AA==",
+            "mimeType":"image/png"}],"structuredContent":{"n":[1,null]},"isError":false,"_meta":{"a":1}}"#;
+        let mut random = rand::rngs::StdRng::seed_from_u64(5);
+        let mut read = 0;
+        for _ in 0..20_000 {
+            let mut bytes = answer.as_bytes().to_vec();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..bytes.len());
+                match random.random_range(0..3) {
+                    0 => bytes[at] = random.random(),
+                    1 => _ = bytes.remove(at),
+                    _ => bytes.insert(at, b"{}[]\":,\\0e-"[random.random_range(0..11)]),
+                }
+            }
+            if let Ok(result) = serde_json::from_slice::<CallToolResult>(&bytes) {
+                read += 1;
+                if let Err(fault) = output("ns.tool", result) {
+                    assert!(fault.message.starts_with("ns.tool: "), "{fault}");
+                }
+            }
+        }
+        assert!(read > 500, "{read} were read");
+    }
+
     fn of(result: Value) -> Result<Value, Fault> {
         output("ns.tool", serde_json::from_value(result).expect("a result of a tool"))
     }

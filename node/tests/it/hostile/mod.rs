@@ -8,6 +8,7 @@ mod effects;
 mod identity;
 mod mcp;
 mod operations;
+mod plugins;
 mod protocol;
 mod schedules;
 
@@ -127,6 +128,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         identity::identity(),
         catalogue::secrets(),
         catalogue::agents(),
+        plugins::plugins(),
     ]
     .into_iter()
     .flatten()
@@ -147,7 +149,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
     assert_eq!(templates["items"], json!([]), "a template was stored");
     let (_, schedules) = node.get("/v1/schedules").await;
     assert_eq!(schedules["items"], json!([]), "a schedule was stored");
-    for kept in ["secrets", "agents", "tokens"] {
+    for kept in ["secrets", "agents", "tokens", "plugins"] {
         let (_, list) = node.get(&format!("/v1/{kept}")).await;
         assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
     }
