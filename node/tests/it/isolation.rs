@@ -150,7 +150,10 @@ async fn no_action_on_files_reaches_the_nodes_own() {
     let (_, run) = node.get(&format!("/v1/workflows/{}", run["workflow_id"].as_str().unwrap())).await;
     let listed = run["steps"]["list"]["output"].to_string();
     assert!(listed.contains("opcode.toml") && !listed.contains("node.json"), "{listed}");
-    assert!(!lair.root.join("copy/data").exists(), "{run}");
+    assert!(lair.root.join("copy/opcode.toml").exists(), "{run}");
+    for own in ["copy/data", "copy/key"] {
+        assert!(!lair.root.join(own).exists(), "{own}: {run}");
+    }
     assert!(node.stop().success());
 }
 
@@ -170,7 +173,7 @@ async fn what_a_command_may_use_has_an_end() {
     assert!(busy["exit_code"] != 0 && busy["killed"] == false, "its time of a processor was over: {busy}");
     let report = in_force(&node).await;
     if report["cgroups"].as_str().is_some_and(|cgroups| cgroups.contains("pids")) {
-        let line = "n=0; while [ $n -lt 500 ] && sleep 600 & do n=$((n+1)); echo $n > count; done";
+        let line = "n=0; while [ $n -lt 500 ]; do sleep 600 & n=$((n+1)); echo $n > count; done";
         let bomb = sh(&node, line).await;
         let count = sh(&node, "cat count").await["stdout"].as_u64().unwrap();
         assert!(count < 40, "{count} processes were started: {bomb}");

@@ -152,7 +152,7 @@ fn is_missing_folder(failure: &Failure, params: Params<'_>) -> bool {
 fn list(params: Params<'_>, guard: &FsGuard) -> Done {
     let place = guard.locate(params.require_str("path")?, LastLink::Follow, false)?;
     let pattern = params.str("pattern")?;
-    let found = fs_tree::list(place.open_folder()?, params.bool("recursive", false)?, &guard.closed_folders())
+    let found = fs_tree::list(place.open_folder()?, params.bool("recursive", false)?, &guard.closed_ids())
         .map_err(|errno| place.failure(errno))?;
     let prefix = place.shown.trim_end_matches('/');
     let entries: Vec<Value> = found
@@ -199,7 +199,7 @@ fn copy(params: Params<'_>, guard: &FsGuard) -> Done {
     let from = guard.locate(params.require_str("src")?, LastLink::Follow, false)?;
     let source = from.stat()?.ok_or_else(|| from.failure(Errno::ENOENT))?;
     let to = target(guard, params, "dst")?;
-    copy_to(&from, &source, &to, overwrites, &guard.closed_folders())
+    copy_to(&from, &source, &to, overwrites, &guard.closed_ids())
 }
 
 fn copy_to(from: &Place, source: &FileStat, to: &Place, overwrites: bool, closed: &[(u64, u64)]) -> Done {
@@ -244,7 +244,7 @@ fn rename(params: Params<'_>, guard: &FsGuard) -> Done {
             Ok(json!({"src": from.shown, "dst": to.shown, "size": source.st_size, "is_dir": is_dir}))
         }
         Err(Errno::EXDEV) => {
-            let output = copy_to(&from, &source, &to, overwrites, &guard.closed_folders())?;
+            let output = copy_to(&from, &source, &to, overwrites, &guard.closed_ids())?;
             let removed = if fs_tree::is_dir(&source) {
                 fs_tree::remove(from.folder(), from.name(), 0)
             } else {

@@ -69,10 +69,10 @@ impl FsGuard {
         self.closed.iter().any(|closed| closed.starts_with(&place.real))
     }
 
-    /// Which folders are closed, for walks that meet them: device and number.
-    pub(super) fn closed_folders(&self) -> Vec<(u64, u64)> {
+    /// What is closed, for walks that meet it: device and number.
+    pub(super) fn closed_ids(&self) -> Vec<(u64, u64)> {
         let found = self.closed.iter().filter_map(|closed| fs::metadata(closed).ok());
-        found.filter(fs::Metadata::is_dir).map(|folder| (folder.dev(), folder.ino())).collect()
+        found.map(|found| (found.dev(), found.ino())).collect()
     }
 
     /// Finds a path's place, whether anything is there or not; `create_dirs` makes the folders
@@ -335,7 +335,7 @@ mod tests {
         let around = t.guard.locate(".", LastLink::Follow, false).unwrap();
         let beside = t.guard.locate("sub", LastLink::Follow, false).unwrap();
         assert!(t.guard.is_around_closed(&around) && !t.guard.is_around_closed(&beside));
-        assert_eq!(t.guard.closed_folders().len(), 1);
+        assert_eq!(t.guard.closed_ids().len(), 1);
     }
 
     #[test]

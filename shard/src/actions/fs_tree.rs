@@ -88,7 +88,7 @@ pub(super) fn remove(folder: BorrowedFd<'_>, name: &OsStr, depth: usize) -> Resu
 }
 
 /// Copies a folder into another, made if need be; the bytes copied. Symlinks and special files are
-/// left out, and so are `closed` folders, and the target itself where it lies in the source.
+/// left out, and so is what is `closed`, and the target itself where it lies in the source.
 pub(super) fn copy(from: End<'_>, to: End<'_>, closed: &[(u64, u64)]) -> Result<u64, Errno> {
     make_folder(to)?;
     let target = fstatat(to.0, to.1, AtFlags::AT_SYMLINK_NOFOLLOW)?;
