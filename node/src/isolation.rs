@@ -1,14 +1,12 @@
 //! What this node's programs may not see, where they may write, and what is in force for them.
 
-use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use opcode_router::PluginHost;
 use opcode_shard::actions::Actions;
-use opcode_shard::isolation::{Isolation, IsolationOptions, Limits};
+use opcode_shard::isolation::{Isolation, IsolationOptions, Limits, own_folder};
 use opcode_shard::vault::Vault;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -20,8 +18,9 @@ pub(crate) const LAUNCH: &str = "launch-confined";
 /// How the node confines programs; makes the folder that they may write to, if it runs any.
 pub(crate) fn options(config: &Config) -> Result<IsolationOptions> {
     let scratch = scratch(config);
-    if config.allow_shell || config.allow_plugins {
-        make(&scratch).with_context(|| format!("scratch folder {}", scratch.display()))?;
+    let runs_programs = config.allow_shell || config.allow_plugins;
+    for folder in [scratch.clone(), scratch.join("tmp")].iter().filter(|_| runs_programs) {
+        own_folder(folder).with_context(|| format!("scratch folder {} (scratch_dir)", folder.display()))?;
     }
     // By this process's own file, so that a new version on disk does not come in between.
     let launcher = vec!["/proc/self/exe".to_owned(), LAUNCH.to_owned()];
@@ -31,6 +30,7 @@ pub(crate) fn options(config: &Config) -> Result<IsolationOptions> {
         closed: closed(config),
         writable: config.fs_roots.iter().filter_map(|root| root.canonicalize().ok()).collect(),
         scratch: Some(scratch),
+        groups: runs_programs,
     })
 }
 
@@ -98,23 +98,11 @@ fn scratch(config: &Config) -> PathBuf {
     resolved(&std::env::temp_dir()).join(format!("opcode-{user}-{data:016x}"))
 }
 
-/// Makes it and the folder of temporary files in it, for this user alone.
-fn make(scratch: &Path) -> Result<()> {
-    for folder in [scratch, &scratch.join("tmp")] {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let found = fs::symlink_metadata(folder)?;
-        if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() {
-            bail!("{} is not a folder of this user: name another with scratch_dir", folder.display());
-        }
-    }
-    Ok(())
-}
-
 /// What would be in force for programs of a node with this configuration: name and what it is.
 pub(crate) async fn report(config: &Config) -> Result<Vec<(String, String)>> {
     let mut options = options(&Config { allow_shell: false, allow_plugins: false, ..config.clone() })?;
     // Nothing is written here, and the configuration tells the limits.
-    options.scratch = None;
+    (options.scratch, options.groups) = (None, true);
     let report = Isolation::new(options).report().await;
     let rows = report.as_object().context("a report is an object")?;
     let shown = rows.iter().filter(|(name, _)| *name != "limits").map(|(name, value)| {
@@ -132,7 +120,7 @@ mod tests {
     fn what_holds_a_key_is_closed_wherever_it_lies() {
         let home = tempfile::tempdir().unwrap();
         let root = home.path().canonicalize().unwrap();
-        fs::create_dir(root.join("real")).unwrap();
+        std::fs::create_dir(root.join("real")).unwrap();
         std::os::unix::fs::symlink(root.join("real"), root.join("link")).unwrap();
         let config = Config {
             data_dir: root.join("link/data"),
@@ -141,13 +129,5 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(closed(&config), [root.join("real/data"), root.join("tokens")]);
-    }
-
-    #[test]
-    fn a_scratch_folder_of_somebody_else_is_refused() {
-        let home = tempfile::tempdir().unwrap();
-        make(&home.path().join("own")).unwrap();
-        std::os::unix::fs::symlink("/etc", home.path().join("link")).unwrap();
-        assert!(make(&home.path().join("link")).is_err());
     }
 }

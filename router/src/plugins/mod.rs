@@ -202,28 +202,29 @@ pub async fn run_plugins(state: RouterState) {
     if !host.is_allowed {
         return;
     }
-    let follow = async {
-        loop {
-            host.looked.send_modify(|looked| looked.begun += 1);
-            let found = tokio::time::timeout(LOOK_MAX, registered(&state)).await;
-            let is_read = match found {
-                Ok(Ok(plugins)) => {
-                    host.take(plugins);
-                    true
-                }
-                // Those that run go on.
-                Ok(Err(_)) | Err(_) => false,
-            };
-            host.looked.send_modify(|looked| (looked.ended, looked.is_read) = (looked.begun, is_read));
-            // Nothing is lost when nobody leads for a while.
-            let _ = tokio::time::timeout(LOOK_EVERY, host.look.notified()).await;
-        }
-    };
     tokio::select! {
-        () = follow => {}
+        () = follow(&state, &host) => {}
         () = state.stopping() => {}
     }
     host.processes.lock().clear();
+}
+
+async fn follow(state: &RouterState, host: &PluginHost) {
+    loop {
+        host.looked.send_modify(|looked| looked.begun += 1);
+        let found = tokio::time::timeout(LOOK_MAX, registered(state)).await;
+        let is_read = match found {
+            Ok(Ok(plugins)) => {
+                host.take(plugins);
+                true
+            }
+            // Those that run go on.
+            Ok(Err(_)) | Err(_) => false,
+        };
+        host.looked.send_modify(|looked| (looked.ended, looked.is_read) = (looked.begun, is_read));
+        // Between two looks it is nothing but late to hear of a plugin.
+        let _ = tokio::time::timeout(LOOK_EVERY, host.look.notified()).await;
+    }
 }
 
 /// All plugins that are registered and can be read.

@@ -230,7 +230,7 @@ fn is_gone(folder: &Path) -> bool {
     let _ = fs::write(folder.join("pids.max"), "0");
     if fs::write(folder.join("cgroup.kill"), "1").is_err() {
         let inside = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-        for pid in inside.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0) {
+        for pid in inside.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0) {
             // One that has ended meanwhile is as good as killed.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }

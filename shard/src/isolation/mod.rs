@@ -12,15 +12,17 @@ mod launch;
 mod mounts;
 
 use std::ffi::OsString;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -78,6 +80,8 @@ pub struct IsolationOptions {
     pub writable: Vec<PathBuf>,
     /// Where programs put temporary files, and plugins live; none: where the host has them.
     pub scratch: Option<PathBuf>,
+    /// Each program has a cgroup, where they can be made.
+    pub groups: bool,
 }
 
 /// A program to be started.
@@ -122,8 +126,7 @@ pub struct Isolation {
 impl Isolation {
     /// Starts nothing yet.
     pub fn new(options: IsolationOptions) -> Arc<Self> {
-        // Programs are hardly ever in groups where nothing confines them in the first place.
-        let cgroups = if options.launcher.is_empty() { Cgroups::none() } else { Cgroups::find() };
+        let cgroups = if options.groups { Cgroups::find() } else { Cgroups::none() };
         Arc::new(Self { options, cgroups, found: OnceCell::new() })
     }
 
@@ -262,13 +265,24 @@ impl Isolation {
             "no_new_privs": found.no_new_privs,
             "capabilities": found.capabilities,
             "landlock": landlock,
-            "namespaces": match &found.mounts { Ok(()) => "mount", Err(why) => why },
+            "namespaces": match &found.mounts { Ok(()) => "mount", Err(why) => why.as_str() },
             "cgroups": self.cgroups.told(),
             "own_files": own_files,
             "escapes": escapes,
             "network": "not confined",
         })
     }
+}
+
+/// Opens a folder of this user's alone, made when it is not there; one that others could have made, or a
+/// link, is refused.
+pub fn own_folder(folder: &Path) -> io::Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let found = std::fs::symlink_metadata(folder)?;
+    if !found.is_dir() || found.uid() != geteuid().as_raw() {
+        return Err(io::Error::other("it is not a folder of this node's user"));
+    }
+    File::open(folder)
 }
 
 /// Kills a process group when it is dropped, so that no way out leaves one behind.
@@ -319,5 +333,19 @@ impl Running {
             Ok(Said { why, .. }) => StartError::Isolation(why),
             Err(error) => StartError::Isolation(error.to_string()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_no_folder_of_ones_own() {
+        let home = tempfile::tempdir().unwrap();
+        own_folder(&home.path().join("plugins/a")).unwrap();
+        own_folder(&home.path().join("plugins/a")).unwrap();
+        std::os::unix::fs::symlink("/etc", home.path().join("plugins/b")).unwrap();
+        assert!(own_folder(&home.path().join("plugins/b")).is_err());
     }
 }
