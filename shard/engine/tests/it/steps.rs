@@ -374,7 +374,8 @@ fn a_plugins_tool_is_an_action_that_waits_for_a_worker_and_takes_no_secret() {
     let alone = refused(&steps(json!({})), Plugins::Of(&[]));
     assert_eq!(alone[0].pointer, "/steps/0/action");
     assert!(alone[0].message.contains("no plugin brings the namespace \"files\""), "{}", alone[0].message);
-    let near = refused(&steps(json!({})), Plugins::Of(&[Arc::from("filez")]));
+    let others = [Arc::from("filez")];
+    let near = refused(&steps(json!({})), Plugins::Of(&others));
     assert!(near[0].message.ends_with("did you mean \"filez\"?"), "{}", near[0].message);
     let secret = refused(&steps(json!({"key": "${{secrets.K}}"})), Plugins::Of(&files));
     assert!(secret[0].message.contains("a plugin's tool takes no secret"), "{}", secret[0].message);
