@@ -306,7 +306,7 @@ impl Keeper {
         let client = Client { changed: changed.clone() };
         let begin = async {
             let service = serve_client(client, transport).await.map_err(|error| error.to_string())?;
-            let tools = tools_of(service.peer()).await.map_err(|error| error.to_string())?;
+            let tools = tools_of(service.peer(), mask).await.map_err(|error| error.to_string())?;
             Ok::<_, String>((service, tools))
         };
         let (service, tools) = match tokio::time::timeout(START_MAX, begin).await {
@@ -336,7 +336,7 @@ impl Keeper {
             let is_changed = tokio::time::timeout(PING_EVERY, changed.notified()).await.is_ok();
             let asked = async {
                 if is_changed {
-                    return tools_of(peer).await.map(Some);
+                    return tools_of(peer, mask).await.map(Some);
                 }
                 let ping = ClientRequest::PingRequest(PingRequest::default());
                 peer.send_request(ping).await.map(|_| None)
@@ -353,12 +353,12 @@ impl Keeper {
 }
 
 /// All tools of a server, within bounds.
-async fn tools_of(peer: &Peer<RoleClient>) -> Result<Vec<ToolInfo>, ServiceError> {
+async fn tools_of(peer: &Peer<RoleClient>, mask: &Mask) -> Result<Vec<ToolInfo>, ServiceError> {
     let (mut tools, mut cursor) = (Vec::new(), None);
     for _ in 0..PAGES_MAX {
         let params = PaginatedRequestParams::default().with_cursor(cursor);
         let page = peer.list_tools(Some(params)).await?;
-        tools.extend(page.tools.iter().take(TOOLS_MAX - tools.len()).map(info_of));
+        tools.extend(page.tools.iter().take(TOOLS_MAX - tools.len()).map(|tool| info_of(tool, mask)));
         cursor = page.next_cursor;
         if cursor.is_none() || tools.len() == TOOLS_MAX {
             break;
@@ -367,8 +367,8 @@ async fn tools_of(peer: &Peer<RoleClient>) -> Result<Vec<ToolInfo>, ServiceError
     Ok(tools)
 }
 
-fn info_of(tool: &Tool) -> ToolInfo {
-    let about = tool.description.as_deref().unwrap_or_default();
+fn info_of(tool: &Tool, mask: &Mask) -> ToolInfo {
+    let about = mask.text(tool.description.as_deref().unwrap_or_default().to_owned());
     let about: String = about.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(200).collect();
     let required = tool.input_schema.get("required").and_then(Value::as_array);
     let is_required = |name: &str| required.is_some_and(|all| all.iter().any(|one| one == name));
@@ -442,7 +442,8 @@ mod tests {
     fn tools_are_told_with_their_params() {
         let tool = json!({"name": "add", "description": "Adds\n two numbers.", "inputSchema": {"type": "object",
             "properties": {"a": {"type": "integer"}, "b": {"anyOf": []}}, "required": ["a"]}});
-        let info = info_of(&serde_json::from_value(tool).expect("a tool"));
+        let mask = Mask::none();
+        let info = info_of(&serde_json::from_value(tool).expect("a tool"), &mask);
         assert_eq!((info.name.as_str(), info.about.as_str()), ("add", "Adds two numbers."));
         let params = [("a".to_owned(), true, "number".to_owned()), ("b".to_owned(), false, "any".to_owned())];
         assert_eq!(info.params, params);
