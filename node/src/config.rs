@@ -63,6 +63,18 @@ pub(crate) struct Config {
     pub(crate) backup_dir: Option<PathBuf>,
     /// Hours between two readings of all that is stored, for damage; 0 is never.
     pub(crate) scrub_every_hours: u32,
+    /// Whether plugins are run, which are programs.
+    pub(crate) allow_plugins: bool,
+    /// Folder of what programs write: temporary files, plugins' homes; default one of the node's own
+    /// where the host has temporary files.
+    pub(crate) scratch_dir: Option<PathBuf>,
+    /// What a command or plugin may use, see `opcode_shard::isolation::Limits`.
+    pub(crate) step_memory_bytes: u64,
+    pub(crate) step_address_space_bytes: u64,
+    pub(crate) step_file_bytes: u64,
+    pub(crate) step_processes: u64,
+    pub(crate) step_open_files: u64,
+    pub(crate) step_cpu_s: u64,
     /// Least severe log level, or a filter as of `tracing`.
     pub(crate) log_level: String,
     /// Where spans go: an OTLP collector's HTTP address; without it none are made.
@@ -77,6 +89,7 @@ pub(crate) struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let step = opcode_shard::isolation::Limits::default();
         Self {
             data_dir: "opcode-data".into(),
             log_dir: None,
@@ -100,6 +113,14 @@ impl Default for Config {
             fs_roots: Vec::new(),
             backup_dir: None,
             scrub_every_hours: 24,
+            allow_plugins: false,
+            scratch_dir: None,
+            step_memory_bytes: step.memory_bytes,
+            step_address_space_bytes: step.address_space_bytes,
+            step_file_bytes: step.file_bytes,
+            step_processes: step.processes,
+            step_open_files: step.open_files,
+            step_cpu_s: step.cpu_s,
             log_level: "info".into(),
             otlp_endpoint: None,
             log_segment_bytes: 64 * 1024 * 1024,
@@ -137,6 +158,14 @@ const KEYS: &[&str] = &[
     "fs_roots",
     "backup_dir",
     "scrub_every_hours",
+    "allow_plugins",
+    "scratch_dir",
+    "step_memory_bytes",
+    "step_address_space_bytes",
+    "step_file_bytes",
+    "step_processes",
+    "step_open_files",
+    "step_cpu_s",
     "log_level",
     "otlp_endpoint",
     "log_segment_bytes",
@@ -239,6 +268,14 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "HOURS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     scrub_every_hours: Option<u32>,
+    /// Run plugins: MCP servers, which are programs
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    allow_plugins: bool,
+    /// Folder of what commands and plugins write [default: the node's own, in TMPDIR]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scratch_dir: Option<PathBuf>,
     /// Least severe log level: error, warn, info, debug, trace, or a filter [default: info]
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -270,6 +307,7 @@ fn is_false(value: &bool) -> bool {
 #[derive(Serialize)]
 struct DevDefaults {
     allow_shell: bool,
+    allow_plugins: bool,
     allow_private_network: bool,
     fs_roots: Vec<PathBuf>,
 }
@@ -309,7 +347,12 @@ pub(crate) fn load(flags: &NodeFlags, dev: bool) -> Result<Loaded> {
     let mut figment = Figment::from(Layer("default", &Config::default()));
     if dev {
         let here = std::env::current_dir().context("the current folder cannot be read")?;
-        let defaults = DevDefaults { allow_shell: true, allow_private_network: true, fs_roots: vec![here] };
+        let defaults = DevDefaults {
+            allow_shell: true,
+            allow_plugins: true,
+            allow_private_network: true,
+            fs_roots: vec![here],
+        };
         figment = figment.merge(Layer("opcode dev", &defaults));
     }
     if let Some(path) = config_file(flags)? {

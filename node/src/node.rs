@@ -56,6 +56,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
             transport: cluster.agent.transport.clone(),
         }),
         vault,
+        plugins: cluster.plugins.clone(),
         node: NodeInfo {
             node_id: cluster.identity.node_id.to_string(),
             cluster_id: cluster.identity.cluster_id.clone(),
@@ -113,6 +114,7 @@ fn run_beside(state: &RouterState, config: &Config) {
         tokio::spawn(opcode_router::run_scrubs(state.clone(), every));
     }
     tokio::spawn(opcode_router::run_webhooks(state.clone()));
+    tokio::spawn(opcode_router::run_plugins(state.clone()));
 }
 
 /// Where and how often runs are archived that are kept no longer.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use opcode_engine::ids::ShardId;
 use opcode_router::shard_map::{NodeState, ShardMap};
-use opcode_router::{ClusterChange, ClusterControl, ClusterError, LocalShards};
+use opcode_router::{ClusterChange, ClusterControl, ClusterError, LocalShards, PluginHost};
 use opcode_shard::definitions::Definitions;
 use opcode_shard::peer::{NodeId, PeerService, Service};
 
@@ -23,6 +23,7 @@ pub(crate) struct Services {
     pub(crate) local: Arc<LocalShards>,
     pub(crate) definitions: Arc<Definitions>,
     pub(crate) membership: OnceLock<Arc<Membership>>,
+    pub(crate) plugins: OnceLock<Arc<PluginHost>>,
 }
 
 impl PeerService for Services {
@@ -49,6 +50,15 @@ impl PeerService for Services {
                 Box::pin(
                     async move { membership.ok_or("this node is still starting")?.answer(from, &body).await },
                 )
+            }
+            // One question is known; what a node that starts knows, it tells when it is there.
+            Service::Node => {
+                let told = match (self.plugins.get(), &*body) {
+                    (Some(plugins), b"plugins") => Ok(plugins.told().into()),
+                    (Some(_), _) => Err("this node does not know what is asked".to_owned()),
+                    (None, _) => Err("this node is still starting".to_owned()),
+                };
+                Box::pin(std::future::ready(told))
             }
             Service::Raft | Service::Copy => {
                 let handle = self.local.get(shard);

@@ -163,6 +163,8 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(secrets::rotate))
+        .routes(routes!(handlers::plugins::register, handlers::plugins::list))
+        .routes(routes!(handlers::plugins::get, handlers::plugins::remove))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
         .routes(routes!(events::firehose))

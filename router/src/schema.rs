@@ -4,6 +4,7 @@
 #![allow(missing_docs)]
 
 mod history;
+pub mod plugins;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -550,6 +551,8 @@ pub struct Member {
     pub alive: bool,
     /// Shards that it holds, or shall.
     pub shards: u64,
+    #[schema(value_type = Option<Object>)]
+    pub isolation: Option<Value>,
 }
 
 #[derive(ToSchema)]

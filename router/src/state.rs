@@ -17,6 +17,7 @@ use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::local::LocalShards;
+use crate::plugins::PluginHost;
 use crate::shard_map::ShardMap;
 use crate::webhooks::WebhookOptions;
 
@@ -91,6 +92,8 @@ pub struct RouterParts {
     pub cluster: Arc<dyn ClusterControl>,
     /// The cluster's secrets, as far as this node has the key.
     pub vault: Arc<Vault>,
+    /// The plugins of this node.
+    pub plugins: Arc<PluginHost>,
     /// Who this node is.
     pub node: NodeInfo,
     /// True once requests are served.
@@ -165,6 +168,10 @@ impl RouterState {
 
     pub(crate) fn vault(&self) -> &Vault {
         &self.inner.parts.vault
+    }
+
+    pub(crate) fn plugins(&self) -> &Arc<PluginHost> {
+        &self.inner.parts.plugins
     }
 
     /// This node's number.

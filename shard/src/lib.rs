@@ -31,6 +31,7 @@ pub mod error;
 pub mod follow;
 pub mod handle;
 pub mod history;
+pub mod isolation;
 pub mod log;
 pub mod meters;
 pub mod peer;

@@ -25,6 +25,8 @@ pub enum Service {
     Cluster = 4,
     /// A call for a copy of a shard's tables, or its log, for a backup; `group` is the shard.
     Backup = 5,
+    /// What a node says of itself; `group` is 0.
+    Node = 6,
 }
 
 impl Service {
@@ -36,6 +38,7 @@ impl Service {
             3 => Some(Self::Shard),
             4 => Some(Self::Cluster),
             5 => Some(Self::Backup),
+            6 => Some(Self::Node),
             _ => None,
         }
     }

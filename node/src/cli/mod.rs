@@ -25,6 +25,7 @@ mod locate;
 mod mcp;
 mod opcode_db;
 mod output;
+mod plugin;
 pub(crate) mod rebuild;
 mod restore;
 mod retention;
@@ -97,6 +98,9 @@ pub(crate) enum ClientCommand {
     /// See the agents that have been in contact
     #[command(subcommand)]
     Agent(agent::Agent),
+    /// Register, list and remove plugins: MCP servers whose tools are actions
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
     /// List and resolve decisions
     #[command(subcommand)]
     Decision(decision::Decision),
@@ -180,6 +184,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Token(command) => token::run(command, context).await,
         ClientCommand::Secret(command) => secret::run(command, context).await,
         ClientCommand::Agent(command) => agent::run(command, context).await,
+        ClientCommand::Plugin(command) => plugin::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,
         ClientCommand::Schedule(command) => schedule::run(command, context).await,
         ClientCommand::Export(args) => export::run(*args, context).await,

@@ -52,7 +52,7 @@ pub(crate) async fn define(
     let text = incoming.json()?;
     let (name, source) = read_file(text, query_name)?;
     // The sent text is compiled, so that pointers are into what was sent.
-    let definition = crate::definitions::parse(text.into()).await?;
+    let definition = crate::definitions::parse(&state, text.into()).await?;
     let schedule = schedules::of_template(&name, text)?;
     if schedule.is_some() {
         schedules::check_free(&state, &name).await?;

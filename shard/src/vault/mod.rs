@@ -336,7 +336,7 @@ impl Vault {
     }
 
     /// The values of these secrets, as they are now.
-    pub(crate) async fn resolve(&self, names: &BTreeSet<&str>) -> Result<Resolved, VaultError> {
+    pub async fn resolve(&self, names: &BTreeSet<&str>) -> Result<Resolved, VaultError> {
         let resolved = async {
             let mut values = BTreeMap::new();
             let mut bytes = 0;
@@ -397,18 +397,18 @@ impl Vault {
 }
 
 /// Secrets opened for one attempt; wiped from memory when it is over.
-pub(crate) struct Resolved {
+pub struct Resolved {
     values: BTreeMap<String, SecretString>,
 }
 
 impl Resolved {
     /// The value of one of those that were asked for.
-    pub(crate) fn value(&self, name: &str) -> &str {
+    pub fn value(&self, name: &str) -> &str {
         self.values.get(name).map_or("", |value| value.expose_secret())
     }
 
     /// What takes their values out of what an action gives back.
-    pub(crate) fn mask(&self) -> Mask {
+    pub fn mask(&self) -> Mask {
         Mask::of(self.values.iter().map(|(name, value)| (name.as_str(), value.expose_secret())))
     }
 }

@@ -10,6 +10,7 @@ mod history;
 mod identity;
 mod mcp;
 mod operations;
+mod plugins;
 mod protocol;
 mod schedules;
 mod webhooks;
@@ -134,6 +135,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         history::history(),
         backup::backups(),
         webhooks::webhooks(),
+        plugins::plugins(),
     ]
     .into_iter()
     .flatten()
@@ -154,7 +156,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
     assert_eq!(templates["items"], json!([]), "a template was stored");
     let (_, schedules) = node.get("/v1/schedules").await;
     assert_eq!(schedules["items"], json!([]), "a schedule was stored");
-    for kept in ["secrets", "agents", "tokens", "webhooks"] {
+    for kept in ["secrets", "agents", "tokens", "webhooks", "plugins"] {
         let (_, list) = node.get(&format!("/v1/{kept}")).await;
         assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
     }

@@ -2,6 +2,7 @@
 
 mod fs;
 mod http;
+mod plugins;
 mod pure;
 mod push;
 mod secrets;
@@ -27,6 +28,7 @@ fn options(dir: &Path) -> ActionOptions {
         working_dir: dir.to_owned(),
         jq_worker: Vec::new(),
         jq_workers_max: 1,
+        isolation: Default::default(),
     }
 }
 
