@@ -11,6 +11,7 @@ use opcode_router::{ClusterChange, ClusterControl, ClusterError, LocalShards};
 use opcode_shard::definitions::Definitions;
 use opcode_shard::peer::{NodeId, PeerService, Service};
 
+use crate::audit::AuditFiles;
 use crate::membership::change::{Change, Refusal};
 use crate::membership::{Membership, controller};
 use crate::transport::Transport;
@@ -23,6 +24,7 @@ pub(crate) struct Services {
     pub(crate) local: Arc<LocalShards>,
     pub(crate) definitions: Arc<Definitions>,
     pub(crate) membership: OnceLock<Arc<Membership>>,
+    pub(crate) audit: Arc<AuditFiles>,
 }
 
 impl PeerService for Services {
@@ -57,6 +59,10 @@ impl PeerService for Services {
                         handle.ok_or_else(|| format!("this node holds no replica of shard {shard}"))?;
                     handle.group().answer(service, from, body).await
                 })
+            }
+            Service::Audit => {
+                let audit = self.audit.clone();
+                Box::pin(async move { opcode_router::audit::query::answer(&*audit, &body).await })
             }
             Service::Shard => {
                 let (handle, definitions) = (self.local.get(shard), self.definitions.clone());

@@ -2,11 +2,12 @@
 //! that owns the workflow, and answers become documents of the HTTP contract.
 //!
 //! Any node answers any request. The router decides nothing about a workflow and stores nothing;
-//! it never touches the log or the tables except through a shard's handle. Runs that are due by a
+//! it never touches the log or the tables except through a shard's handle, nor the audit log's files. Runs that are due by a
 //! schedule come in here too: from the node that leads the system shard, to whoever owns them.
 
 mod access;
 mod agents;
+pub mod audit;
 mod catalogue_secrets;
 mod control;
 mod definitions;
@@ -35,7 +36,9 @@ mod strict;
 mod submission;
 mod wire;
 
+pub use access::Remote;
 pub use access::file::Tokens;
+pub use access::limit::RateLimit;
 pub use agents::run_agents;
 pub use catalogue_secrets::CatalogueSecrets;
 pub use control::{ClusterChange, ClusterControl, ClusterError};

@@ -23,6 +23,8 @@ pub enum Service {
     Shard = 3,
     /// Membership: joining, reports, changes of the map; `group` is 0.
     Cluster = 4,
+    /// What a node has in its part of the audit log; `group` is 0.
+    Audit = 5,
 }
 
 impl Service {
@@ -33,6 +35,7 @@ impl Service {
             2 => Some(Self::Copy),
             3 => Some(Self::Shard),
             4 => Some(Self::Cluster),
+            5 => Some(Self::Audit),
             _ => None,
         }
     }
