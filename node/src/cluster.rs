@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::addresses::{self, Addresses};
+use crate::audit::{AuditFiles, AuditOptions};
 use crate::config::Config;
 use crate::membership::agent::Agent;
 use crate::membership::change::Change;
@@ -25,6 +26,7 @@ use crate::replicas::{Keeper, Wanted};
 use crate::services::Services;
 use crate::shards::{DataDir, Identity, NewData, Starter};
 use crate::transport::{self, Transport};
+use crate::trust::Trust;
 use crate::{incarnation, join, token_file};
 
 /// Processes that run jq, at most.
@@ -38,6 +40,7 @@ pub(crate) struct Cluster {
     pub(crate) addresses: Addresses,
     pub(crate) agent: Agent,
     pub(crate) map: watch::Receiver<Arc<ShardMap>>,
+    pub(crate) audit: Arc<AuditFiles>,
     /// The shards' way to each other, open once the router is there.
     pub(crate) relay: Arc<ShardRelay>,
     tasks: Vec<JoinHandle<()>>,
@@ -68,10 +71,12 @@ impl Cluster {
         join::check_same_cluster(config, &identity).await?;
         let local = Arc::new(LocalShards::default());
         let definitions = Arc::default();
+        let audit = Arc::new(open_audit(config, identity.node_id)?);
         let services = Arc::new(Services {
             local: local.clone(),
             definitions: Arc::clone(&definitions),
             membership: OnceLock::new(),
+            audit: audit.clone(),
         });
         let me = transport::Identity {
             cluster_id: identity.cluster_id.clone(),
@@ -113,6 +118,7 @@ impl Cluster {
             auth_token: config.token_file.as_deref().map(token_file::first).transpose()?.unwrap_or_default(),
             local: local.clone(),
             data_dir: config.data_dir.clone(),
+            tls: replicas_tls(config)?,
         };
         let mut agent = Agent::new(membership.clone(), transport.clone(), local, starter);
         agent.follow(&first).await?;
@@ -123,12 +129,15 @@ impl Cluster {
             tokio::spawn(replicas.run()),
             tokio::spawn(tell_addresses(membership, identity.node_id, addresses.clone())),
         ];
-        Ok(Self { identity, addresses, agent, map, relay, tasks, _data: data })
+        Ok(Self { identity, addresses, agent, map, audit, relay, tasks, _data: data })
     }
 
     /// Gives away what it leads and stops.
     pub(crate) async fn stop(self) -> Result<()> {
-        let Self { agent, tasks, .. } = self;
+        let Self { agent, tasks, audit, .. } = self;
+        if let Err(error) = audit.flush().await {
+            tracing::error!(error, "the last calls are not in the audit log");
+        }
         tasks.iter().for_each(JoinHandle::abort);
         let (membership, transport) = (agent.membership.clone(), agent.transport.clone());
         let group = membership.group.clone();
@@ -145,6 +154,18 @@ impl Cluster {
         transport.shutdown();
         Ok(())
     }
+}
+
+/// How replicas make sure of the members that they are copies of, where nodes speak HTTPS.
+fn replicas_tls(config: &Config) -> Result<Option<Arc<rustls::ClientConfig>>> {
+    let asks = config.tls_cert.is_some() && !config.replicas.is_empty();
+    asks.then(|| Trust::of_node(config)?.client_config()).transpose()
+}
+
+/// This node's part of the audit log.
+fn open_audit(config: &Config, node: NodeId) -> Result<AuditFiles> {
+    let options = AuditOptions { segment_bytes: config.audit_segment_bytes, bytes_max: config.audit_bytes_max };
+    AuditFiles::open(&config.data_dir.join("audit"), node, options)
 }
 
 /// The map of a cluster that this node founds.

@@ -102,13 +102,13 @@ impl AuditLog for AuditFiles {
 fn write(queue: &Queue, mut segments: Segments) {
     let clock = Clock::default();
     while let Some(batch) = queue.take() {
-        let written = segments.append(batch.calls, batch.not_recorded, clock.now());
-        if let Err(error) = &written {
-            tracing::error!(%error, "the audit log takes no more");
-            metrics::counter!("opcode_audit_lost_total").increment(batch.calls_count);
-            queue.lost(batch.calls_count, batch.not_recorded);
-        }
-        let written = written.map_err(|error| format!("the audit log takes no more: {error}"));
+        let appended = segments.append(batch.calls, batch.not_recorded, clock.now());
+        let written = appended.map_err(|failed| {
+            tracing::error!(error = %failed.error, lost = failed.lost.lost, "the audit log takes no more");
+            metrics::counter!("opcode_audit_lost_total").increment(failed.lost.lost);
+            queue.lost(failed.lost);
+            format!("the audit log takes no more: {}", failed.error)
+        });
         for waiting in batch.waiting {
             // Whoever waited may be gone.
             let _ = waiting.send(written.clone());

@@ -20,7 +20,6 @@ type Written = Result<(), String>;
 /// What is written together.
 pub(super) struct Batch {
     pub(super) calls: Vec<Call>,
-    pub(super) calls_count: u64,
     /// Calls that have no entry, when it is time to say so.
     pub(super) not_recorded: NotRecorded,
     pub(super) waiting: Vec<oneshot::Sender<Written>>,
@@ -37,6 +36,8 @@ struct State {
     calls: Vec<Call>,
     waiting: Vec<oneshot::Sender<Written>>,
     not_recorded: NotRecorded,
+    /// When it is time to say so; at once when somebody asks for entries.
+    tell_at: Option<Instant>,
     /// When what is here has to be written at the latest.
     due: Option<Instant>,
     is_closed: bool,
@@ -51,6 +52,26 @@ impl State {
         }
         is_sooner
     }
+
+    /// Has it said within [`COUNT_MAX`] how many calls were not taken down.
+    fn tell(&mut self) -> bool {
+        self.tell_at.get_or_insert_with(|| Instant::now() + COUNT_MAX);
+        self.due_within(COUNT_MAX)
+    }
+
+    /// What there is to say, when it is time.
+    fn told(&mut self, now: Instant) -> NotRecorded {
+        match self.tell_at {
+            Some(at) if at > now => {
+                self.due = Some(at);
+                NotRecorded::default()
+            }
+            Some(_) | None => {
+                self.tell_at = None;
+                std::mem::take(&mut self.not_recorded)
+            }
+        }
+    }
 }
 
 impl Queue {
@@ -59,6 +80,7 @@ impl Queue {
         let mut state = self.state.lock();
         if state.calls.len() >= CALLS_MAX {
             state.not_recorded.lost += 1;
+            state.tell();
             metrics::counter!("opcode_audit_lost_total").increment(1);
             return;
         }
@@ -78,6 +100,9 @@ impl Queue {
     pub(super) fn wait(&self, call: Option<Call>) -> impl Future<Output = Written> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
+        if call.is_none() {
+            state.tell_at = None;
+        }
         state.calls.extend(call);
         state.waiting.push(sender);
         state.due_within(Duration::ZERO);
@@ -90,19 +115,19 @@ impl Queue {
     pub(super) fn skip_refused(&self) {
         let mut state = self.state.lock();
         state.not_recorded.refused += 1;
-        let wakes = state.due_within(COUNT_MAX);
+        let wakes = state.tell();
         drop(state);
         if wakes {
             self.wake.notify_one();
         }
     }
 
-    /// Counts calls that could not be written, and again what was to be told of others.
-    pub(super) fn lost(&self, calls: u64, told: NotRecorded) {
+    /// Counts calls that could not be written.
+    pub(super) fn lost(&self, lost: NotRecorded) {
         let mut state = self.state.lock();
-        state.not_recorded.lost += calls + told.lost;
-        state.not_recorded.refused += told.refused;
-        state.due_within(COUNT_MAX);
+        state.not_recorded.lost += lost.lost;
+        state.not_recorded.refused += lost.refused;
+        state.tell();
     }
 
     /// No more calls come.
@@ -130,10 +155,9 @@ impl Queue {
             }
         }
         state.due = None;
+        let not_recorded = state.told(Instant::now());
         let calls = std::mem::take(&mut state.calls);
-        let calls_count = calls.len() as u64;
-        let not_recorded = std::mem::take(&mut state.not_recorded);
         let waiting = std::mem::take(&mut state.waiting);
-        Some(Batch { calls, calls_count, not_recorded, waiting })
+        Some(Batch { calls, not_recorded, waiting })
     }
 }
