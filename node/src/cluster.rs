@@ -111,15 +111,7 @@ impl Cluster {
         let (map_in, map) = watch::channel(first.clone());
         let starter =
             Starter { data_dir: config.data_dir.clone(), cluster_id: identity.cluster_id.clone(), shared };
-        let replicas = Keeper {
-            wanted: Wanted::parse(&config.replicas)?,
-            map: map.clone(),
-            node_id: identity.node_id,
-            auth_token: config.token_file.as_deref().map(token_file::first).transpose()?.unwrap_or_default(),
-            local: local.clone(),
-            data_dir: config.data_dir.clone(),
-            tls: replicas_tls(config)?,
-        };
+        let replicas = keeper(config, &identity, map.clone(), local.clone())?;
         let mut agent = Agent::new(membership.clone(), transport.clone(), local, starter);
         agent.follow(&first).await?;
         let tasks = vec![
@@ -156,10 +148,23 @@ impl Cluster {
     }
 }
 
-/// How replicas make sure of the members that they are copies of, where nodes speak HTTPS.
-fn replicas_tls(config: &Config) -> Result<Option<Arc<rustls::ClientConfig>>> {
-    let asks = config.tls_cert.is_some() && !config.replicas.is_empty();
-    asks.then(|| Trust::of_node(config)?.client_config()).transpose()
+/// Who keeps replicas of shards that are elsewhere, of members that speak as this node does.
+fn keeper(
+    config: &Config,
+    identity: &Identity,
+    map: watch::Receiver<Arc<ShardMap>>,
+    local: Arc<LocalShards>,
+) -> Result<Keeper> {
+    let is_https = config.tls_cert.is_some() && !config.replicas.is_empty();
+    Ok(Keeper {
+        wanted: Wanted::parse(&config.replicas)?,
+        map,
+        node_id: identity.node_id,
+        auth_token: config.token_file.as_deref().map(token_file::first).transpose()?.unwrap_or_default(),
+        local,
+        data_dir: config.data_dir.clone(),
+        tls: is_https.then(|| Trust::of_node(config)?.client_config()).transpose()?,
+    })
 }
 
 /// This node's part of the audit log.

@@ -180,11 +180,11 @@ pub(crate) struct NodeFlags {
     pub(crate) ca_file: Option<PathBuf>,
     /// Serve HTTPS with this certificate and its chain, in PEM; read again when it changes, or on
     /// SIGHUP
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_cert: Option<PathBuf>,
     /// Its private key, in PEM, readable by its owner alone
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_key: Option<PathBuf>,
     /// Requests a second that a token may make, or an address where there are no tokens; each node

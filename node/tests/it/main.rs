@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod agents;
+mod audit;
 mod bad_input;
 mod canary;
 mod children;
@@ -17,6 +18,7 @@ mod embedded;
 mod examples;
 mod failover;
 mod hostile;
+mod https;
 mod lab;
 mod many;
 mod mcp;

@@ -141,6 +141,8 @@ impl Node {
             metrics: Arc::new(|| "# no metrics\n".to_owned()),
             listener_is_loopback: true,
             tokens: None,
+            rate_limit: None,
+            audit: None,
             options: RouterOptions {
                 heartbeat: Duration::from_millis(50),
                 mcp_sessions_max: MCP_SESSIONS_MAX,
