@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use axum::http::{Method, Uri};
 use opcode_engine::ids::Timestamp;
 use opcode_router::audit::query::{Filter, PageQuery};
 use opcode_router::audit::{AuditLog, Call};
@@ -12,7 +11,7 @@ use super::*;
 const SMALL: AuditOptions = AuditOptions { segment_bytes: 2_000, bytes_max: 10_000 };
 
 fn call(at: i64) -> Call {
-    Call::made(Timestamp(at), Method::POST, format!("/v1/workflows/w{at}/cancel").parse::<Uri>().unwrap())
+    Call::made(Timestamp(at), "POST", &format!("/v1/workflows/w{at}/cancel")).unwrap()
 }
 
 fn open(dir: &Path, options: AuditOptions) -> AuditFiles {

@@ -177,6 +177,9 @@ async fn files_that_do_not_do_keep_a_node_from_starting() {
     let open_key = home.path().join("open.key");
     std::fs::copy(&key, &open_key).unwrap();
     std::fs::set_permissions(&open_key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let no_key = home.path().join("no.key");
+    std::fs::copy(&cert, &no_key).unwrap();
+    std::fs::set_permissions(&no_key, std::fs::Permissions::from_mode(0o600)).unwrap();
     let (cert, key, missing) = (shown(&cert), shown(&key), shown(&home.path().join("none.pem")));
     let data = shown(&home.path().join("data"));
     for (cert, key, wanted) in [
@@ -184,7 +187,7 @@ async fn files_that_do_not_do_keep_a_node_from_starting() {
         (&missing, &key, "none.pem: cannot be read"),
         (&cert, &missing, "none.pem: cannot be read"),
         (&key, &key, "no certificate in it"),
-        (&cert, &cert, "no private key in PEM"),
+        (&cert, &shown(&no_key), "no private key in PEM"),
         (&cert, &shown(&open_key), "chmod 600"),
     ] {
         let serve = ["serve", "--data-dir", &data, "--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key];

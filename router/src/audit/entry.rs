@@ -91,9 +91,10 @@ impl Call {
         Self { at, trace_id, method, uri, status: None, location: None, remote, duration, noted }
     }
 
-    /// A call without an answer, as tests and fuzz targets make it.
-    pub fn made(at: Timestamp, method: Method, uri: Uri) -> Self {
-        Self { at, ..Self::new(String::new(), method, uri, None, Arc::default()) }
+    /// A call without an answer, as tests and fuzz targets make it; none when no such call can come.
+    pub fn made(at: Timestamp, method: &str, uri: &str) -> Option<Self> {
+        let (method, uri) = (method.parse().ok()?, uri.parse().ok()?);
+        Some(Self { at, ..Self::new(String::new(), method, uri, None, Arc::default()) })
     }
 
     /// Puts it into words, as the entry of this number on this node.
@@ -191,8 +192,8 @@ pub struct Entry {
 impl Entry {
     /// An entry that stands for calls that have none.
     pub fn of_missing(seq: u64, node_id: &str, at: Timestamp, not_recorded: NotRecorded) -> Self {
-        let call = Call::made(at, Method::GET, Uri::default());
-        let entry = call.into_entry(seq, node_id);
+        let call = Call::new(String::new(), Method::GET, Uri::default(), None, Arc::default());
+        let entry = Call { at, ..call }.into_entry(seq, node_id);
         Self { method: String::new(), path: String::new(), not_recorded: Some(not_recorded), ..entry }
     }
 
@@ -257,17 +258,15 @@ mod tests {
     use super::*;
 
     fn entry(path: &str, location: Option<&'static str>) -> Entry {
-        let mut call = Call::made(Timestamp(1_700_000_000_123), Method::POST, path.parse().unwrap());
+        let mut call = Call::made(Timestamp(1_700_000_000_123), "POST", path).unwrap();
         call.location = location.map(HeaderValue::from_static);
         call.into_entry(7, "2")
     }
 
     #[test]
     fn an_entry_is_one_line_and_is_read_back() {
-        for path in ["/v1/workflows/a%0Ab/cancel?token=x", "/v1/x%22%0d%0a{}", &format!("/{}", "é%".repeat(1))]
-        {
-            let Ok(uri) = path.parse::<Uri>() else { continue };
-            let entry = Call::made(Timestamp(5), Method::POST, uri).into_entry(1, "1");
+        for path in ["/v1/workflows/a%0Ab/cancel?token=x", "/v1/x%22%0d%0a", "/"] {
+            let entry = entry(path, None);
             let mut line = Vec::new();
             entry.write_line(&mut line);
             assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);

@@ -210,14 +210,12 @@ pub(crate) fn merge(
 
 #[cfg(test)]
 mod tests {
-    use axum::http::Method;
-
     use super::super::Call;
     use super::*;
 
     fn entry(node: NodeId, seq: u64, at: i64) -> Entry {
-        Call::made(Timestamp(at), Method::POST, "/v1/workflows".parse().unwrap())
-            .into_entry(seq, &node.to_string())
+        let call = Call::made(Timestamp(at), "POST", "/v1/workflows").expect("a call");
+        call.into_entry(seq, &node.to_string())
     }
 
     /// What a node with these entries, oldest first, answers that looks at `scan` of them at a time.

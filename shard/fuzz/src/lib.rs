@@ -8,6 +8,7 @@
 //! grows and prints expressions of Expr and [`reference`] evaluates them; [`template_twin`] does both
 //! for `${{ … }}`. They are targets too: the bytes choose what grows.
 
+pub mod audit;
 pub mod cel;
 pub mod choices;
 pub mod definition;
@@ -58,4 +59,5 @@ pub const TARGETS: &[Target] = &[
     target("records", records::records, 4 * 1024, 10_000),
     target("url_guard", url_guard::url_guard, 512, 6_000),
     target("schedule", schedule::schedule, 300, 2_000),
+    target("audit", audit::audit, 2 * 1024, 8_000),
 ];
