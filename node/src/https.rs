@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ impl Https {
     }
 }
 
-fn read(cert: &PathBuf, key: &PathBuf) -> Result<Current> {
+fn read(cert: &Path, key: &Path) -> Result<Current> {
     let chain = trust::certificates(cert)?;
     let key_text = secret_file::read(key)?;
     let hash = chain.iter().fold(xxh3_64(key_text.as_bytes()), |hash, certificate| {
@@ -222,8 +222,6 @@ async fn refuse_plain(mut stream: TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;

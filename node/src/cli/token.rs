@@ -15,7 +15,7 @@ pub(crate) enum Token {
     /// Make a token; it is shown once
     #[command(after_help = "Scopes: read (whatever only reads), run (start, signal, cancel runs), define
 (templates and schedules), decide (resolve decisions), admin (all of these, deleting runs, secrets,
-tokens, the audit log, the cluster).
+tokens, the cluster, reading the audit log).
 
 Examples:
   opcode token create --name ci --scope run --scope read

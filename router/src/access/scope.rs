@@ -15,7 +15,7 @@ pub(crate) enum Scope {
     Define,
     /// Resolves decisions.
     Decide,
-    /// All of these, and deleting runs, secrets, tokens, the audit log and the cluster.
+    /// All of these, and deleting runs, secrets, tokens and the cluster; reading the audit log.
     Admin,
 }
 

@@ -56,6 +56,13 @@ pub(crate) struct Kept {
     pub(crate) rate_limit: Option<RateLimit>,
 }
 
+impl Kept {
+    /// The same with a limit of its own, or none.
+    pub(crate) fn with_rate_limit(self, rate_limit: Option<RateLimit>) -> Self {
+        Self { rate_limit, ..self }
+    }
+}
+
 /// A new token, shown once.
 pub(crate) struct New {
     pub(crate) id: String,

@@ -80,7 +80,7 @@ pub(crate) async fn create(
     let rate_limit = rate_limit(&mut fields);
     fields.done()?;
     let new = New::random();
-    let kept = Kept { rate_limit, ..new.kept(name, scopes, agent_id, now, expires_at) };
+    let kept = new.kept(name, scopes, agent_id, now, expires_at).with_rate_limit(rate_limit);
     let body = serde_json::to_string(&kept).expect("a token's entry is JSON");
     let id: Arc<str> = new.id.as_str().into();
     let change = EntryChange { kind: EntryKind::Token, key: id, after: None, body: Some(body.into()) };
