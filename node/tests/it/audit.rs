@@ -230,3 +230,56 @@ async fn a_tool_of_mcp_is_taken_down_once_as_the_call_that_it_makes() {
     assert_eq!((&items[0]["path"], &items[0]["agent_id"]), (&json!("/v1/templates"), &json!("bot")), "{page}");
     assert!(items[0]["remote_addr"].as_str().is_some_and(|addr| addr.starts_with("127.0.0.1:")), "{page}");
 }
+
+/// Asks for nothing, as many agents, until the node is gone: those who had an answer.
+async fn administer(node: &Node, round: usize, worker: usize) -> Vec<String> {
+    let mut answered = Vec::new();
+    for n in 0.. {
+        let agent = format!("agent-{round}-{worker}-{n}");
+        let body = json!({"action": "cancel", "filter": {}, "dry_run": true, "agent_id": agent});
+        let Ok((status, answer)) = node.try_post("/v1/workflows/bulk", &body).await else { break };
+        assert_eq!(status, 200, "{answer}");
+        answered.push(agent);
+    }
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_takes_nothing_of_what_administers() {
+    let home = tempfile::tempdir().unwrap();
+    // Small segments, so that crashes meet their beginnings too.
+    let config = home.path().join("opcode.toml");
+    std::fs::write(&config, "audit_segment_bytes = 4096\naudit_bytes_max = 1000000000\n").unwrap();
+    let builder = NodeBuilder::new(&home.path().join("data")).arg("--config").arg(config.display().to_string());
+    let mut answered = BTreeSet::new();
+    for round in 0..4 {
+        let node = builder.start();
+        let pid = nix::unistd::Pid::from_raw(node.pid().try_into().unwrap());
+        let after = std::time::Duration::from_millis(rand::random_range(100..600));
+        let kill = async {
+            tokio::time::sleep(after).await;
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        };
+        let workers = futures::future::join_all((0..4).map(|worker| administer(&node, round, worker)));
+        let (workers, ()) = tokio::join!(workers, kill);
+        answered.extend(workers.into_iter().flatten());
+    }
+    assert!(answered.len() > 20, "{} calls were answered", answered.len());
+    let node = builder.start();
+    let (mut found, mut seqs, mut cursor) = (BTreeSet::new(), Vec::new(), String::new());
+    loop {
+        let (status, page) = node.get(&format!("/v1/audit?limit=1000{cursor}")).await;
+        assert_eq!(status, 200, "{page}");
+        for entry in page["items"].as_array().unwrap() {
+            found.extend(entry["agent_id"].as_str().map(str::to_owned));
+            seqs.push(entry["seq"].as_u64().unwrap());
+        }
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    let missing: Vec<_> = answered.difference(&found).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(seqs.windows(2).all(|pair| pair[0] == pair[1] + 1), "numbers have gaps: {seqs:?}");
+    let segments = std::fs::read_dir(home.path().join("data/audit")).unwrap().count();
+    assert!(segments > 3, "{segments} segments");
+}
