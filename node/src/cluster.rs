@@ -169,7 +169,8 @@ fn keeper(
 
 /// This node's part of the audit log.
 fn open_audit(config: &Config, node: NodeId) -> Result<AuditFiles> {
-    let options = AuditOptions { segment_bytes: config.audit_segment_bytes, bytes_max: config.audit_bytes_max };
+    let options =
+        AuditOptions { segment_bytes: config.audit_segment_bytes, bytes_max: config.audit_bytes_max };
     AuditFiles::open(&config.data_dir.join("audit"), node, options)
 }
 

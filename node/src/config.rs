@@ -320,7 +320,8 @@ fn check_access(config: &Config) -> Result<()> {
     if config.rate_limit.is_some_and(|rate| !(1..=1_000_000).contains(&rate)) {
         bail!("rate_limit must be from 1 to 1000000 requests a second");
     }
-    if config.audit_segment_bytes < AUDIT_SEGMENT_BYTES_MIN || config.audit_bytes_max < config.audit_segment_bytes
+    if config.audit_segment_bytes < AUDIT_SEGMENT_BYTES_MIN
+        || config.audit_bytes_max < config.audit_segment_bytes
     {
         bail!(
             "audit_segment_bytes must be at least {AUDIT_SEGMENT_BYTES_MIN}, and audit_bytes_max no less than it"

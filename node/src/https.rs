@@ -107,9 +107,9 @@ impl Https {
 fn read(cert: &Path, key: &Path) -> Result<Current> {
     let chain = trust::certificates(cert)?;
     let key_text = secret_file::read(key)?;
-    let hash = chain.iter().fold(xxh3_64(key_text.as_bytes()), |hash, certificate| {
-        hash.rotate_left(1) ^ xxh3_64(certificate)
-    });
+    let hash = chain
+        .iter()
+        .fold(xxh3_64(key_text.as_bytes()), |hash, certificate| hash.rotate_left(1) ^ xxh3_64(certificate));
     let private = PrivateKeyDer::from_pem_slice(key_text.as_bytes())
         .with_context(|| format!("{}: no private key in PEM", key.display()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -117,7 +117,9 @@ fn read(cert: &Path, key: &Path) -> Result<Current> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, private)
-        .with_context(|| format!("{}: not the key of the certificate in {}", key.display(), cert.display()))?;
+        .with_context(|| {
+            format!("{}: not the key of the certificate in {}", key.display(), cert.display())
+        })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Current { config: Arc::new(config), hash })
 }
@@ -228,7 +230,8 @@ mod tests {
 
     fn made(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
+        let certificate =
+            CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
         let (cert_file, key_file) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
         std::fs::write(&cert_file, certificate.pem()).unwrap();
         secret_file::create(&key_file, key.serialize_pem().as_bytes()).unwrap();
@@ -246,7 +249,10 @@ mod tests {
         let (_, other) = made(home.path(), "two");
         Https::load(cert.clone(), key.clone()).unwrap();
         let told = refused(&cert, &other);
-        assert!(told.contains("two.key: not the key of the certificate in") && told.contains("one.pem"), "{told}");
+        assert!(
+            told.contains("two.key: not the key of the certificate in") && told.contains("one.pem"),
+            "{told}"
+        );
         let missing = home.path().join("none.pem");
         assert!(refused(&missing, &key).contains("none.pem: cannot be read"));
         assert!(refused(&key, &key).contains("one.key: no certificate"), "{}", refused(&key, &key));
@@ -254,7 +260,8 @@ mod tests {
         std::fs::copy(&key, &open).unwrap();
         std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
         assert!(refused(&cert, &open).contains("chmod 600"));
-        std::fs::write(&missing, "-----BEGIN CERTIFICATE-----\nnot base64!\n-----END CERTIFICATE-----\n").unwrap();
+        std::fs::write(&missing, "-----BEGIN CERTIFICATE-----\nnot base64!\n-----END CERTIFICATE-----\n")
+            .unwrap();
         assert!(refused(&missing, &key).contains("none.pem: no certificate"), "{}", refused(&missing, &key));
     }
 

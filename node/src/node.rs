@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use opcode_router::{
-    CatalogueSecrets, NodeInfo, RateLimit, Remote, RouterOptions, RouterParts, RouterState,
-};
+use opcode_router::{CatalogueSecrets, NodeInfo, RateLimit, Remote, RouterOptions, RouterParts, RouterState};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -15,8 +13,8 @@ use tokio::task::JoinHandle;
 use crate::addresses;
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::membership::agent::Ended;
 use crate::https::Https;
+use crate::membership::agent::Ended;
 use crate::services::Control;
 use crate::shards::Identity;
 use crate::{telemetry, token_file, vault};

@@ -58,7 +58,9 @@ impl Trust {
     /// The same for whoever speaks TLS by himself; the system's are not known then.
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>> {
         let (Self::Only(certificates) | Self::Also(certificates)) = self else {
-            bail!("replicas are fetched over HTTPS here: name the CAs of the members' certificates with --ca-file");
+            bail!(
+                "replicas are fetched over HTTPS here: name the CAs of the members' certificates with --ca-file"
+            );
         };
         let mut roots = RootCertStore::empty();
         for certificate in certificates {

@@ -12,7 +12,8 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 pub use access::{
-    AuditEntry, AuditList, NewToken, NotRecorded, RateLimit, Token, TokenDeleted, TokenList, TokenRequest, UnreachableNode,
+    AuditEntry, AuditList, NewToken, NotRecorded, RateLimit, Token, TokenDeleted, TokenList, TokenRequest,
+    UnreachableNode,
 };
 pub use schedules::{
     BackfillAnswer, BackfillRequest, Schedule, ScheduleList, SchedulePatch, ScheduleRequest, Slot, SlotError,

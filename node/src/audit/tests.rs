@@ -136,7 +136,8 @@ async fn a_disk_that_takes_nothing_keeps_nobody_waiting_and_is_told_of() {
     std::fs::create_dir(&dir).unwrap();
     log.record_durably(call(2)).await.unwrap();
     let page = log.page(all()).await.unwrap();
-    let lost: u64 = page.entries.iter().filter_map(|entry| entry.not_recorded).map(|missing| missing.lost).sum();
+    let lost: u64 =
+        page.entries.iter().filter_map(|entry| entry.not_recorded).map(|missing| missing.lost).sum();
     assert_eq!(lost, 1);
     assert!(page.entries.iter().any(|entry| entry.workflow_id.as_deref() == Some("w2")));
 }

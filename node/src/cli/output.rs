@@ -70,7 +70,11 @@ impl Output {
             && let Some(missing) = page.get("unreachable_nodes").and_then(Value::as_array)
         {
             for node in missing {
-                eprintln!("opcode: node {} did not answer: {}", shown(&node["node_id"]), shown(&node["detail"]));
+                eprintln!(
+                    "opcode: node {} did not answer: {}",
+                    shown(&node["node_id"]),
+                    shown(&node["detail"])
+                );
             }
         }
         if let Some(cursor) = page.get("next_cursor").and_then(Value::as_str) {

@@ -47,8 +47,14 @@ fn waiting(id: &str) -> Value {
 async fn what_changes_something_is_taken_down_and_never_what_was_in_it() {
     let home = tempfile::tempdir().unwrap();
     let node = with_tokens(home.path()).start();
-    let (status, made) =
-        ask(&node, TOKEN, Method::POST, "/v1/tokens", json!({"scopes": ["run"], "name": "ci", "agent_id": "bot"})).await;
+    let (status, made) = ask(
+        &node,
+        TOKEN,
+        Method::POST,
+        "/v1/tokens",
+        json!({"scopes": ["run"], "name": "ci", "agent_id": "bot"}),
+    )
+    .await;
     assert_eq!(status, 201, "{made}");
     let (token, id) = (made["token"].as_str().unwrap(), made["token_id"].as_str().unwrap());
     let mut body = waiting("w1");
@@ -66,7 +72,8 @@ async fn what_changes_something_is_taken_down_and_never_what_was_in_it() {
     assert_eq!(ask(&node, TOKEN, Method::GET, "/v1/workflows", Value::Null).await.0, 200);
 
     let all = entries(&node, "").await;
-    let told: Vec<_> = all.iter().map(|entry| (entry["status"].clone(), entry["path"].as_str().unwrap())).collect();
+    let told: Vec<_> =
+        all.iter().map(|entry| (entry["status"].clone(), entry["path"].as_str().unwrap())).collect();
     let deleted = format!("/v1/tokens/opc_{id}_…");
     let wanted = [
         (404, deleted.as_str()),
@@ -80,8 +87,14 @@ async fn what_changes_something_is_taken_down_and_never_what_was_in_it() {
     ];
     assert_eq!(told, wanted.map(|(status, path)| (json!(status), path)));
     let run = &all[6];
-    assert_eq!((&run["token_id"], &run["token_name"], &run["agent_id"]), (&json!(id), &json!("ci"), &json!("bot")));
-    assert_eq!((&run["workflow_id"], &run["method"], &run["node_id"]), (&json!("w1"), &json!("POST"), &json!("1")));
+    assert_eq!(
+        (&run["token_id"], &run["token_name"], &run["agent_id"]),
+        (&json!(id), &json!("ci"), &json!("bot"))
+    );
+    assert_eq!(
+        (&run["workflow_id"], &run["method"], &run["node_id"]),
+        (&json!("w1"), &json!("POST"), &json!("1"))
+    );
     assert!(run["remote_addr"].as_str().unwrap().starts_with("127.0.0.1:"), "{run}");
     assert_eq!((all[5]["items"].clone(), all[7]["token_name"].clone()), (json!(3), json!("ops")));
     assert!(all.windows(2).all(|pair| pair[0]["at"].as_str() >= pair[1]["at"].as_str()), "newest first");
@@ -151,7 +164,11 @@ async fn any_node_shows_the_calls_of_all_and_names_those_that_it_cannot_reach() 
     let (status, page) = nodes[0].get("/v1/audit?limit=1000").await;
     assert_eq!((status, &page["unreachable_nodes"][0]["node_id"]), (200, &json!("3")), "{page}");
     let (status, refused) = nodes[0].get("/v1/audit?cursor=MSAxNzAwMDAwMDAwMDAwIG9yZGVyLTE").await;
-    assert_eq!((status, &refused["errors"][0]["pointer"]), (400, &json!("/cursor")), "another list's: {refused}");
+    assert_eq!(
+        (status, &refused["errors"][0]["pointer"]),
+        (400, &json!("/cursor")),
+        "another list's: {refused}"
+    );
     let third = builders.0[2].start();
     let (_, page) = third.get("/v1/audit?path=/v1/tokens&method=POST&limit=1000").await;
     let of_third = page["items"].as_array().unwrap().iter().filter(|entry| entry["node_id"] == "3").count();
@@ -172,7 +189,8 @@ async fn guesses_fill_neither_the_log_nor_the_disk() {
         let guess = format!("opc_{n:016x}_{}", "A".repeat(43));
         // Whatever it says of where it comes from.
         let request = node.request(Method::GET, &path).bearer_auth(guess);
-        let answer = request.header("x-forwarded-for", format!("203.0.113.{}", n % 250)).send().await.unwrap();
+        let answer =
+            request.header("x-forwarded-for", format!("203.0.113.{}", n % 250)).send().await.unwrap();
         limited += u32::from(answer.status() == 429);
         assert!(matches!(answer.status().as_u16(), 401 | 429), "{}", answer.status());
     }
@@ -192,7 +210,8 @@ async fn without_tokens_an_address_has_the_quota() {
     let node = NodeBuilder::new(&home.path().join("data")).arg("--rate-limit").arg("5").start();
     let mut limited = 0;
     for n in 0..40 {
-        let request = node.request(Method::GET, "/v1/workflows").header("x-forwarded-for", format!("10.0.0.{n}"));
+        let request =
+            node.request(Method::GET, "/v1/workflows").header("x-forwarded-for", format!("10.0.0.{n}"));
         let answer = request.send().await.unwrap();
         assert!(answer.headers().contains_key("ratelimit-policy"), "it is told each time");
         limited += u32::from(answer.status() == 429);
@@ -227,7 +246,11 @@ async fn a_tool_of_mcp_is_taken_down_once_as_the_call_that_it_makes() {
     let (_, page) = node.get("/v1/audit").await;
     let items = page["items"].as_array().unwrap();
     assert_eq!(items.len(), 1, "{status}: {text}: {page}");
-    assert_eq!((&items[0]["path"], &items[0]["agent_id"]), (&json!("/v1/templates"), &json!("bot")), "{page}");
+    assert_eq!(
+        (&items[0]["path"], &items[0]["agent_id"]),
+        (&json!("/v1/templates"), &json!("bot")),
+        "{page}"
+    );
     assert!(items[0]["remote_addr"].as_str().is_some_and(|addr| addr.starts_with("127.0.0.1:")), "{page}");
 }
 
@@ -250,7 +273,8 @@ async fn a_crash_takes_nothing_of_what_administers() {
     // Small segments, so that crashes meet their beginnings too.
     let config = home.path().join("opcode.toml");
     std::fs::write(&config, "audit_segment_bytes = 4096\naudit_bytes_max = 1000000000\n").unwrap();
-    let builder = NodeBuilder::new(&home.path().join("data")).arg("--config").arg(config.display().to_string());
+    let builder =
+        NodeBuilder::new(&home.path().join("data")).arg("--config").arg(config.display().to_string());
     let mut answered = BTreeSet::new();
     for round in 0..4 {
         let node = builder.start();

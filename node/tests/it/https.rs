@@ -72,7 +72,8 @@ async fn clients_of_all_kinds_speak_tls_with_a_node() {
     assert!(node.url.starts_with("https://127.0.0.1:"), "{}", node.url);
 
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/tls_client.py");
-    let asked = Command::new("python3").arg(python).arg("127.0.0.1").arg(port(&node).to_string()).arg(&ca).output();
+    let asked =
+        Command::new("python3").arg(python).arg("127.0.0.1").arg(port(&node).to_string()).arg(&ca).output();
     match asked {
         Ok(asked) => assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr)),
         Err(error) => writeln!(std::io::stderr(), "NOT TESTED: python3 over HTTPS: {error}").unwrap(),
@@ -149,7 +150,10 @@ async fn who_takes_his_time_with_a_handshake_keeps_nobody_waiting() {
     // Each is cut off in time.
     for mut stream in slow {
         let ended = stream.read_to_end(&mut Vec::new());
-        assert!(!ended.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "{ended:?}");
+        assert!(
+            !ended.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+            "{ended:?}"
+        );
     }
     assert!(begun.elapsed() < HANDSHAKE_MAX, "{:?}", begun.elapsed());
     for noise in [&b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"[..], b"POST"] {
@@ -190,7 +194,8 @@ async fn files_that_do_not_do_keep_a_node_from_starting() {
         (&cert, &shown(&no_key), "no private key in PEM"),
         (&cert, &shown(&open_key), "chmod 600"),
     ] {
-        let serve = ["serve", "--data-dir", &data, "--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key];
+        let serve =
+            ["serve", "--data-dir", &data, "--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key];
         let told = refusal(&serve);
         assert!(told.contains(wanted), "wanted {wanted}, got {told}");
     }
@@ -208,7 +213,8 @@ async fn nodes_join_and_keep_replicas_over_https() {
     let seed = first.url.trim_start_matches("https://").to_owned();
     let second = builder("n2").arg("--join").arg(&seed).arg("--replicas").arg("all").start();
     let http = client(&ca);
-    let submitted = json!({"definition": {"steps": [{"id": "w", "type": "wait", "config": {"duration": "1h"}}]}});
+    let submitted =
+        json!({"definition": {"steps": [{"id": "w", "type": "wait", "config": {"duration": "1h"}}]}});
     for n in 0..20 {
         let mut body = submitted.clone();
         body["id"] = format!("run-{n}").into();
@@ -246,6 +252,7 @@ fn size(file: &Path) -> u64 {
 
 /// Every file below a folder.
 fn walk(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let entries =
+        std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

@@ -262,8 +262,9 @@ mod tests {
             quotas.count(IpAddr::V4(Ipv4Addr::from_bits(n + 1)), LIMIT, at(0));
         }
         let own = IpAddr::V4(Ipv4Addr::from_bits(7));
-        let refused = (0..1_000_u32)
-            .filter(|n| quotas.count(IpAddr::V4(Ipv4Addr::from_bits((1 << 30) | n)), LIMIT, at(1)).wait.is_some());
+        let refused = (0..1_000_u32).filter(|n| {
+            quotas.count(IpAddr::V4(Ipv4Addr::from_bits((1 << 30) | n)), LIMIT, at(1)).wait.is_some()
+        });
         assert_eq!(refused.count(), 980, "those that come too late share the quota of one");
         assert_eq!(quotas.whole_at.len(), CALLERS_MAX);
         assert_eq!(quotas.count(own, LIMIT, at(2)).left, 18, "those that were here have theirs");

@@ -108,8 +108,8 @@ impl Caller {
     /// Counts the request; none when nothing limits it.
     fn count(&self, state: &RouterState, request: &Request) -> Option<Counted> {
         // What a tool of MCP asks for is a part of its call; and replicas ask again and again.
-        let is_exempt = request.extensions().get::<IsPart>().is_some()
-            || request.uri().path().starts_with("/v1/shards/");
+        let is_exempt =
+            request.extensions().get::<IsPart>().is_some() || request.uri().path().starts_with("/v1/shards/");
         let own = self.token.as_ref().and_then(|token| token.rate_limit);
         let from = remote_of(request).map(|addr| addr.ip());
         if is_exempt { None } else { state.limits().count(self.key.as_ref(), own, from) }

@@ -134,7 +134,9 @@ impl KnownTokens {
         let known = self.known.lock().get(id).cloned();
         let kept = match known {
             Some(known) if known.since.elapsed() < FRESH => known.kept,
-            known if known.as_ref().is_none_or(|known| known.kept.is_none()) && !may_ask() => return Ok(None),
+            known if known.as_ref().is_none_or(|known| known.kept.is_none()) && !may_ask() => {
+                return Ok(None);
+            }
             known => match self.ask(state, id).await {
                 Some(kept) => kept,
                 None => match known.filter(|known| known.since.elapsed() < STALE_MAX) {

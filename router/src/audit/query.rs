@@ -47,7 +47,8 @@ pub struct Filter {
 impl Filter {
     /// Whether an entry is asked for.
     pub fn takes(&self, entry: &Entry) -> bool {
-        let is = |wanted: &Option<String>, value: Option<&String>| wanted.is_none() || value == wanted.as_ref();
+        let is =
+            |wanted: &Option<String>, value: Option<&String>| wanted.is_none() || value == wanted.as_ref();
         self.since.is_none_or(|since| since <= entry.at)
             && self.until.is_none_or(|until| entry.at < until)
             && is(&self.agent_id, entry.agent_id.as_ref())
@@ -172,7 +173,8 @@ pub(crate) fn merge(
     from: &Cursor,
 ) -> (Vec<Entry>, Option<Cursor>) {
     let part = |page: AuditPage| Part { entries: page.entries.into(), more_before: page.more_before };
-    let mut parts: BTreeMap<NodeId, Part> = pages.into_iter().map(|(node, page)| (node, part(page))).collect();
+    let mut parts: BTreeMap<NodeId, Part> =
+        pages.into_iter().map(|(node, page)| (node, part(page))).collect();
     let mut next = from.clone();
     let mut shown = Vec::new();
     while shown.len() < limit {
@@ -239,7 +241,8 @@ mod tests {
     #[test]
     fn pages_show_every_entry_once_whatever_clocks_say_and_however_little_is_read() {
         // The second node's clock is ahead, and the first's was set back once.
-        let one: Vec<Entry> = [10, 20, 30, 5, 6, 40].iter().zip(1..).map(|(at, n)| entry(1, n, *at)).collect();
+        let one: Vec<Entry> =
+            [10, 20, 30, 5, 6, 40].iter().zip(1..).map(|(at, n)| entry(1, n, *at)).collect();
         let two: Vec<Entry> = [25, 26, 60, 61].iter().zip(1..).map(|(at, n)| entry(2, n, *at)).collect();
         for (limit, scan) in [(1, 1), (2, 1), (2, 3), (3, 2), (50, 50)] {
             let (mut cursor, mut seen) = (Cursor::default(), Vec::new());
@@ -284,7 +287,9 @@ mod tests {
         for wrong in ["", "x", &of_another_list, &long] {
             assert_eq!(Cursor::decode(wrong), None);
         }
-        for wrong in ["audit1", "audit1 5 1", "audit1 5 1:2 1:3", "audit1 5 2:1 1:1", "audit1 05 1:1", "audit1  1:1"] {
+        for wrong in
+            ["audit1", "audit1 5 1", "audit1 5 1:2 1:3", "audit1 5 2:1 1:1", "audit1 05 1:1", "audit1  1:1"]
+        {
             assert_eq!(Cursor::decode(&URL_SAFE_NO_PAD.encode(wrong)), None, "{wrong}");
         }
     }

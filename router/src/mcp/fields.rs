@@ -51,7 +51,11 @@ impl Caller<'_> {
             return Err(refuse(vec![Problem::at("", what)]));
         }
         let reads = method == Method::GET;
-        match self.contract.call(Call { method, path, body, caller: self.headers.clone(), from: self.from }).await {
+        match self
+            .contract
+            .call(Call { method, path, body, caller: self.headers.clone(), from: self.from })
+            .await
+        {
             Ok(Answer { status: 200..300, body }) => Ok(body),
             Ok(Answer { status, body }) => Err(refused(status, &body)),
             Err(Unreachable { was_sent, detail }) => {

@@ -167,8 +167,14 @@ async fn a_token_has_its_quota_and_is_told_what_is_left_of_it() {
     }
     let refused = list(&token).await;
     let problem = refused.json();
-    assert_eq!((refused.status, &problem["code"], &problem["applied"]), (429, &json!("OVERLOADED"), &json!("no")));
-    assert_eq!((refused.header("retry-after"), refused.header("ratelimit-policy")), ("1", "\"default\";q=3;w=3"));
+    assert_eq!(
+        (refused.status, &problem["code"], &problem["applied"]),
+        (429, &json!("OVERLOADED"), &json!("no"))
+    );
+    assert_eq!(
+        (refused.header("retry-after"), refused.header("ratelimit-policy")),
+        ("1", "\"default\";q=3;w=3")
+    );
     // What it may not do counts too, and what others say of where it comes from changes nothing.
     let mut forwarded = request(Method::GET, "/v1/tokens", Body::empty());
     forwarded.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
@@ -189,10 +195,20 @@ async fn a_token_has_its_quota_and_is_told_what_is_left_of_it() {
     ] {
         let refused = node.post("/v1/tokens", &json!({"scopes": ["read"], "rate_limit": limit})).await;
         let problem = refused.json();
-        assert_eq!((refused.status, problem["errors"][0]["pointer"].as_str().unwrap()), (422, at), "{problem}");
+        assert_eq!(
+            (refused.status, problem["errors"][0]["pointer"].as_str().unwrap()),
+            (422, at),
+            "{problem}"
+        );
     }
     let kept = node.get("/v1/tokens").await.json();
-    assert!(kept["items"].as_array().unwrap().iter().any(|token| token["rate_limit"] == json!({"requests_per_second": 1, "burst": 3})));
+    assert!(
+        kept["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|token| token["rate_limit"] == json!({"requests_per_second": 1, "burst": 3}))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -207,7 +223,10 @@ async fn who_guesses_tokens_is_told_no_more_and_harms_nobody_with_one() {
         match guess.status {
             401 => counts[0] += 1,
             429 => {
-                assert_eq!((guess.json()["code"].as_str(), guess.header("retry-after")), (Some("OVERLOADED"), "1"));
+                assert_eq!(
+                    (guess.json()["code"].as_str(), guess.header("retry-after")),
+                    (Some("OVERLOADED"), "1")
+                );
                 counts[1] += 1;
             }
             other => panic!("{other}: {}", guess.json()),

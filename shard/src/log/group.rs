@@ -385,7 +385,7 @@ impl Group {
             (Service::Raft, Request::Poll { last }) => self.would_vote(last).await?,
             (Service::Raft, Request::Lead { term, last }) => self.take_over(from, term, last).await?,
             (Service::Copy, Request::Piece(piece)) => self.take_piece(piece).await?,
-            (Service::Raft | Service::Copy | Service::Shard | Service::Cluster, _) => {
+            (Service::Raft | Service::Copy | Service::Shard | Service::Cluster | Service::Audit, _) => {
                 return Err(format!("node {from} sent a message where it does not belong"));
             }
         };

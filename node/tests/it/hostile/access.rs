@@ -39,6 +39,10 @@ pub(super) fn access() -> Vec<Attack> {
         limited("a quota beyond numbers", json!({"requests_per_second": 1e300}), "requests_per_second"),
         limited("a burst without a rate", json!({"burst": 10}), "/rate_limit/requests_per_second"),
         limited("a quota that is a text", json!("many"), "/rate_limit"),
-        limited("a quota with a window", json!({"requests_per_second": 1, "window": 60}), "/rate_limit/window"),
+        limited(
+            "a quota with a window",
+            json!({"requests_per_second": 1, "window": 60}),
+            "/rate_limit/window",
+        ),
     ]
 }
