@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use opcode_router::{CatalogueSecrets, NodeInfo, RateLimit, Remote, RouterOptions, RouterParts, RouterState};
+use opcode_router::{
+    CatalogueSecrets, Door, NodeInfo, RateLimit, Remote, RouterOptions, RouterParts, RouterState,
+};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -119,11 +121,11 @@ fn serve(
         let _ = stopping.wait_for(|stop| *stop).await;
     };
     let Some(https) = https else {
-        return Ok(tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stop).into_future()));
+        return Ok(tokio::spawn(axum::serve(Door(listener), app).with_graceful_shutdown(stop).into_future()));
     };
     tokio::spawn(https.follow()?);
     let doors = https.listen(listener).context("a bound listener has an address")?;
-    Ok(tokio::spawn(axum::serve(doors, app).with_graceful_shutdown(stop).into_future()))
+    Ok(tokio::spawn(axum::serve(Door(doors), app).with_graceful_shutdown(stop).into_future()))
 }
 
 /// Starts what a router does beside answering; it ends by itself once the node is stopping.

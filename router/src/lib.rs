@@ -36,9 +36,9 @@ mod strict;
 mod submission;
 mod wire;
 
-pub use access::Remote;
 pub use access::file::Tokens;
 pub use access::limit::RateLimit;
+pub use access::remote::{Door, Remote};
 pub use agents::run_agents;
 pub use catalogue_secrets::CatalogueSecrets;
 pub use control::{ClusterChange, ClusterControl, ClusterError};

@@ -12,15 +12,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
 
 /// The headers of draft-ietf-httpapi-ratelimit-headers.
-const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const LEFT: HeaderName = HeaderName::from_static("ratelimit");
+const POLICY: &str = "ratelimit-policy";
+const LEFT: &str = "ratelimit";
 /// Most requests a second, and at once, that a quota may allow.
 pub(crate) const RATE_MAX: u32 = 1_000_000;
 /// Callers of one kind that are told from each other; more of them share one quota.
@@ -244,7 +244,7 @@ mod tests {
         let told = |counted: Counted| {
             let mut headers = HeaderMap::new();
             counted.tell(&mut headers);
-            let text = |name| headers[&name].to_str().unwrap().to_owned();
+            let text = |name: &str| headers[name].to_str().unwrap().to_owned();
             (text(POLICY), text(LEFT))
         };
         let mut whole_at = Duration::ZERO;

@@ -7,21 +7,21 @@
 
 pub(crate) mod file;
 pub(crate) mod limit;
+pub(crate) mod remote;
 pub(crate) mod scope;
 pub(crate) mod tokens;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::{IncomingStream, Listener};
 use opcode_shard::clock::Clock;
 
 use self::limit::Counted;
+use self::remote::remote_of;
 use self::scope::{Scope, asked_for};
 use self::tokens::{Kept, parts};
 use crate::audit::Noted;
@@ -30,21 +30,6 @@ use crate::state::RouterState;
 
 /// What anybody may ask: whether the node is there, and how to talk to it.
 const OPEN: &[&str] = &["/healthz", "/readyz", "/openapi.json"];
-
-/// The other end of a connection, as the listener has it. No header counts: anybody may say so there.
-#[derive(Clone, Copy, Debug)]
-pub struct Remote(pub SocketAddr);
-
-impl<L: Listener<Addr = SocketAddr>> Connected<IncomingStream<'_, L>> for Remote {
-    fn connect_info(stream: IncomingStream<'_, L>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
-/// The other end of a request's connection; none where there is no connection.
-pub(crate) fn remote_of(request: &Request) -> Option<SocketAddr> {
-    request.extensions().get::<ConnectInfo<Remote>>().map(|ConnectInfo(Remote(addr))| *addr)
-}
 
 /// Marks a request that another has been counted for, which it is a part of.
 #[derive(Clone, Copy, Debug)]

@@ -129,7 +129,7 @@ impl KnownTokens {
         state: &RouterState,
         (id, secret): (&str, &str),
         now: Timestamp,
-        may_ask: impl FnOnce() -> bool,
+        may_ask: impl Fn() -> bool,
     ) -> Result<Option<Arc<Kept>>, ApiError> {
         let known = self.known.lock().get(id).cloned();
         let kept = match known {

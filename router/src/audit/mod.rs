@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 pub use self::entry::{Call, Entry, NotRecorded, Noted};
 use self::query::{AuditPage, PageQuery};
 use crate::access::limit::{Bucket, RateLimit};
-use crate::access::remote_of;
+use crate::access::remote::remote_of;
 use crate::http::TraceId;
 use crate::state::RouterState;
 

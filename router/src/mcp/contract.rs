@@ -10,7 +10,8 @@ use futures::{FutureExt, StreamExt};
 use opcode_engine::event::EventType;
 use tower::ServiceExt;
 
-use crate::access::{IsPart, Remote};
+use crate::access::IsPart;
+use crate::access::remote::Remote;
 use crate::firehose;
 use crate::state::RouterState;
 

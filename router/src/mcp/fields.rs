@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::contract::{Answer, Call, Contract, Unreachable};
-use crate::access::Remote;
+use crate::access::remote::Remote;
 use crate::error::{ApiError, Applied};
 use crate::wire::{Fields, invalid, shortened};
 

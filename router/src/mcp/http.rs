@@ -21,7 +21,7 @@ use super::contract::InProcess;
 use super::message;
 use super::server::{SESSION, Server, Shared};
 use super::sessions::Sessions;
-use crate::access::Remote;
+use crate::access::remote::Remote;
 use crate::error::ApiError;
 use crate::incoming::{Incoming, json};
 use crate::state::RouterState;
