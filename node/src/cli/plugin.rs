@@ -143,8 +143,12 @@ fn show(plugin: &Value, context: &Context) {
             let why = node["last_error"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
             format!("node {} {} ({} restarts){why}", text("node_id"), text("status"), node["restarts"])
         });
-        plugin["tools"] = lines(&plugin["tools"], &|tool| tool["action"].as_str().unwrap_or_default().to_owned());
-        facts(&plugin, &["name", "namespace", "command", "restart", "timeout", "created_at", "nodes", "tools"])
+        plugin["tools"] =
+            lines(&plugin["tools"], &|tool| tool["action"].as_str().unwrap_or_default().to_owned());
+        facts(
+            &plugin,
+            &["name", "namespace", "command", "restart", "timeout", "created_at", "nodes", "tools"],
+        )
     });
 }
 

@@ -57,7 +57,9 @@ impl Lane {
     fn of(service: Service, bytes: usize) -> Self {
         match service {
             Service::Copy => Self::Bulk,
-            Service::Raft | Service::Shard | Service::Cluster | Service::Node if bytes > SMALL_BYTES_MAX => Self::Bulk,
+            Service::Raft | Service::Shard | Service::Cluster | Service::Node if bytes > SMALL_BYTES_MAX => {
+                Self::Bulk
+            }
             Service::Raft | Service::Cluster => Self::Consensus,
             Service::Shard | Service::Node => Self::Calls,
         }

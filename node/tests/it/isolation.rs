@@ -56,8 +56,7 @@ impl Lair {
 async fn sh(node: &Node, line: &str) -> Value {
     let params = json!({"command": "sh", "args": ["-c", line], "timeout": "30s"});
     let step = json!({"id": "a", "action": "shell.exec", "params": params});
-    let (status, run) =
-        node.post("/v1/workflows?wait=60s", &json!({"definition": {"steps": [step]}})).await;
+    let (status, run) = node.post("/v1/workflows?wait=60s", &json!({"definition": {"steps": [step]}})).await;
     assert_eq!((status, &run["status"]), (201, &json!("completed")), "{line}: {run}");
     run["output"]["a"].clone()
 }
@@ -94,11 +93,13 @@ async fn a_command_has_a_clean_environment_and_no_files_of_the_node() {
     if !is_hidden {
         not_tested("the node's own files", &report);
     }
-    for file in ["data/node.json", "data/LOCK", "data/shards/0/tables.db", "key"].iter().filter(|_| is_hidden) {
+    for file in ["data/node.json", "data/LOCK", "data/shards/0/tables.db", "key"].iter().filter(|_| is_hidden)
+    {
         let read = sh(&node, &format!("cat {}", lair.at(file))).await;
         assert_eq!(read["stdout_raw"], "", "{file}: {read}");
         // Nor by a way around.
-        let read = sh(&node, &format!("cat /proc/$PPID/root{}; cat /proc/$PPID/cwd/{file}", lair.at(file))).await;
+        let read =
+            sh(&node, &format!("cat /proc/$PPID/root{}; cat /proc/$PPID/cwd/{file}", lair.at(file))).await;
         assert_eq!(read["stdout_raw"], "", "{file}: {read}");
     }
     if report["landlock"].as_str().is_some_and(|landlock| landlock.starts_with("abi")) {
@@ -107,7 +108,9 @@ async fn a_command_has_a_clean_environment_and_no_files_of_the_node() {
         sh(&node, "kill -9 $PPID").await;
         let freed = sh(&node, &format!("umount {0} && cat {0}/node.json", lair.at("data"))).await;
         assert_eq!(freed["stdout_raw"], "", "{freed}");
-        for outside in ["/etc/opcode-test", "/opcode-test", "/usr/opcode-test", "/tmp/opcode-test", "$HOME/x-opcode"] {
+        for outside in
+            ["/etc/opcode-test", "/opcode-test", "/usr/opcode-test", "/tmp/opcode-test", "$HOME/x-opcode"]
+        {
             let written = sh(&node, &format!("echo x > {outside}")).await;
             assert_ne!(written["exit_code"], 0, "{outside} was written");
         }
@@ -116,7 +119,8 @@ async fn a_command_has_a_clean_environment_and_no_files_of_the_node() {
     } else {
         not_tested("Landlock", &report);
     }
-    let own = sh(&node, "echo x > new && cat new && echo y > $TMPDIR/y && cat $TMPDIR/y > /dev/null; ls").await;
+    let own =
+        sh(&node, "echo x > new && cat new && echo y > $TMPDIR/y && cat $TMPDIR/y > /dev/null; ls").await;
     assert!(own["stdout_raw"].as_str().unwrap().starts_with("x\n") && own["exit_code"] == 0, "{own}");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());
@@ -128,7 +132,12 @@ async fn no_action_on_files_reaches_the_nodes_own() {
     let lair = Lair::new();
     let node = lair.start("");
     std::os::unix::fs::symlink("data", lair.root.join("link")).unwrap();
-    let paths = [("fs.read", "data/node.json"), ("fs.read", "link/node.json"), ("fs.list", "data"), ("fs.read", "key")];
+    let paths = [
+        ("fs.read", "data/node.json"),
+        ("fs.read", "link/node.json"),
+        ("fs.list", "data"),
+        ("fs.read", "key"),
+    ];
     for (action, path) in paths {
         let told = refusal(&node, action, json!({ "path": path })).await;
         assert!(told.contains("PATH_DENIED"), "{action} {path}: {told}");

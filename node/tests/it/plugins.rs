@@ -150,7 +150,8 @@ async fn a_run_whose_plugin_is_gone_is_told_so_and_goes_on_when_it_is_back() {
     assert_eq!(unknown.status(), 404);
     let (status, refused) = node.post("/v1/validate", &definition).await;
     assert_eq!(status, 422, "{refused}");
-    let (status, _) = node.post("/v1/workflows/waits/signals", &json!({"type": "data", "step_id": "wait"})).await;
+    let (status, _) =
+        node.post("/v1/workflows/waits/signals", &json!({"type": "data", "step_id": "wait"})).await;
     assert_eq!(status, 202);
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -207,9 +208,7 @@ async fn what_a_plugin_does_wrong_is_its_own_end_and_it_comes_back() {
 async fn a_program_that_is_no_plugin_is_told_of_and_called_in_vain() {
     let home = tempfile::tempdir().unwrap();
     let node = allowed(&home.path().join("data")).start();
-    let plugin = |name: &str, command: &str, args: Value| {
-        json!({"name": name, "command": command, "args": args, "restart": "never"})
-    };
+    let plugin = |name: &str, command: &str, args: Value| json!({"name": name, "command": command, "args": args, "restart": "never"});
     let server = program("mcp_plugin.py");
     let dies = plugin("dies", "python3", json!([server, "dies"]));
     let missing = plugin("missing", "/no/such/program", json!([]));
@@ -318,7 +317,10 @@ async fn a_plugin_runs_on_every_node_and_survives_one() {
     let (_, plugin) = nodes[0].get("/v1/plugins/py").await;
     let states: Vec<&Value> =
         plugin["nodes"].as_array().unwrap().iter().map(|node| &node["status"]).collect();
-    assert!(states.len() == 3 && states.iter().filter(|state| ***state == "ready").count() >= 2, "{plugin:#}");
+    assert!(
+        states.len() == 3 && states.iter().filter(|state| ***state == "ready").count() >= 2,
+        "{plugin:#}"
+    );
     let mut step = tool("py.echo", json!({"text": "still here"}));
     step["retry"] = json!({"max": 5, "backoff": "constant", "delay": "200ms"});
     for node in &nodes {

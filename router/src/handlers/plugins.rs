@@ -200,9 +200,8 @@ pub(crate) async fn register(
 /// Refuses one too many, and a namespace that another plugin brings.
 async fn check_room(state: &RouterState, name: &str, registered: &Registered) -> Result<(), ApiError> {
     let there = crate::plugins::registered(state).await?;
-    if let Some(other) = there
-        .iter()
-        .find(|other| *other.name != *name && other.registered.namespace == registered.namespace)
+    if let Some(other) =
+        there.iter().find(|other| *other.name != *name && other.registered.namespace == registered.namespace)
     {
         let message = format!("the plugin `{}` brings the namespace `{}`", other.name, registered.namespace);
         return Err(conflict(message));

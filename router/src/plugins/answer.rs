@@ -30,7 +30,9 @@ impl Answered {
 /// The answer to a call of `action`.
 pub(crate) fn answered(action: &str, response: Result<CallToolResponse, ServiceError>) -> Answered {
     match response {
-        Ok(CallToolResponse::Complete(result)) => Answered { result: output(action, result), is_outage: false },
+        Ok(CallToolResponse::Complete(result)) => {
+            Answered { result: output(action, result), is_outage: false }
+        }
         Ok(_) => {
             let message = format!("{action} asks for more than it was given, which a step cannot answer");
             Answered::refused(Code::NonRetryable, message)
@@ -48,7 +50,9 @@ pub(crate) fn answered(action: &str, response: Result<CallToolResponse, ServiceE
         Err(ServiceError::UnexpectedResponse) => {
             Answered::outage(Code::ExecutionError, format!("{action}: what its plugin answers is no answer"))
         }
-        Err(error) => Answered::outage(Code::ExecutionError, format!("{action}: its plugin has ended: {error}")),
+        Err(error) => {
+            Answered::outage(Code::ExecutionError, format!("{action}: its plugin has ended: {error}"))
+        }
     }
 }
 
@@ -57,7 +61,8 @@ fn output(action: &str, result: CallToolResult) -> Result<Value, Fault> {
     let texts: Option<Vec<&str>> = content.iter().map(text_of).collect();
     if is_error == Some(true) {
         let said: Vec<&str> = content.iter().filter_map(text_of).collect();
-        let said = if said.is_empty() { "it failed, and does not say why".to_owned() } else { said.join("\n") };
+        let said =
+            if said.is_empty() { "it failed, and does not say why".to_owned() } else { said.join("\n") };
         let fault = Fault::new(Code::ExecutionError, format!("{action}: {said}"));
         return Err(match structured_content {
             Some(details) => fault.with_details(details),

@@ -83,7 +83,12 @@ struct Looked {
 
 impl PluginHost {
     /// Those of a node; it runs none unless `is_allowed`. Each has its folder beneath `scratch`.
-    pub fn new(isolation: Arc<Isolation>, vault: Arc<Vault>, scratch: PathBuf, is_allowed: bool) -> Arc<Self> {
+    pub fn new(
+        isolation: Arc<Isolation>,
+        vault: Arc<Vault>,
+        scratch: PathBuf,
+        is_allowed: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             home: Arc::new(Home { isolation, vault, scratch }),
             is_allowed,
@@ -252,7 +257,10 @@ pub(crate) async fn check_mutation(state: &RouterState, mutation: &Value) -> Res
     let problems: Vec<Problem> = wanted
         .into_iter()
         .map(|(pointer, namespace)| {
-            Problem::at(pointer, format!("there is no such action: no plugin brings the namespace {namespace:?}"))
+            Problem::at(
+                pointer,
+                format!("there is no such action: no plugin brings the namespace {namespace:?}"),
+            )
         })
         .collect();
     if problems.is_empty() { Ok(()) } else { Err(crate::wire::invalid(problems)) }

@@ -122,13 +122,7 @@ pub(super) struct Caller {
 
 impl Caller {
     /// Calls a tool within `limit`, the start of the process included.
-    pub(super) async fn call(
-        mut self,
-        tool: &str,
-        arguments: Value,
-        key: String,
-        limit: Duration,
-    ) -> Called {
+    pub(super) async fn call(mut self, tool: &str, arguments: Value, key: String, limit: Duration) -> Called {
         let action = format!("{}.{tool}", self.plugin.registered.namespace);
         let unmasked = |answered| Called { answered, mask: None };
         let late = || {

@@ -229,7 +229,9 @@ fn env(fields: &mut Fields<'_>) -> BTreeMap<String, String> {
             Value::String(value) if value.len() > TEXT_BYTES_MAX || value.contains('\0') => {
                 "has a NUL in it, or is too long"
             }
-            Value::String(value) if pieces(&value).is_none() => "may name secrets, `${{secrets.KEY}}`, and no more",
+            Value::String(value) if pieces(&value).is_none() => {
+                "may name secrets, `${{secrets.KEY}}`, and no more"
+            }
             Value::String(value) => {
                 env.insert(name, value);
                 continue;
@@ -281,9 +283,10 @@ mod tests {
     fn the_namespace_is_the_name_unless_it_is_given() {
         let (name, plugin) = read(r#"{"name": "files", "command": "mcp-files"}"#).unwrap();
         assert_eq!((&*name, &*plugin.namespace, plugin.restart), ("files", "files", Restart::Always));
-        let (_, plugin) =
-            read(r#"{"name": "fs", "namespace": "files", "command": "x", "timeout": "1m", "restart": "never"}"#)
-                .unwrap();
+        let (_, plugin) = read(
+            r#"{"name": "fs", "namespace": "files", "command": "x", "timeout": "1m", "restart": "never"}"#,
+        )
+        .unwrap();
         assert_eq!((&*plugin.namespace, plugin.timeout_ms()), ("files", Some(60_000)));
     }
 
@@ -299,7 +302,10 @@ mod tests {
             ]
         );
         assert_eq!(read(r#"{"name": "shell", "command": "x"}"#).unwrap_err(), ["/name"]);
-        assert_eq!(read(r#"{"name": "a", "namespace": "http", "command": "x"}"#).unwrap_err(), ["/namespace"]);
+        assert_eq!(
+            read(r#"{"name": "a", "namespace": "http", "command": "x"}"#).unwrap_err(),
+            ["/namespace"]
+        );
         assert_eq!(read("{}").unwrap_err(), ["/name", "/command"]);
     }
 
@@ -313,6 +319,9 @@ mod tests {
         let filled: Vec<_> = filled.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(filled, [("ONE", "va"), ("OWN", "plain"), ("TWO", "Bearer vb!")]);
         let shown = plugin.shown_env();
-        assert_eq!((shown["ONE"], shown["OWN"], shown["TWO"]), ("${{secrets.A}}", "(not shown)", "(not shown)"));
+        assert_eq!(
+            (shown["ONE"], shown["OWN"], shown["TWO"]),
+            ("${{secrets.A}}", "(not shown)", "(not shown)")
+        );
     }
 }

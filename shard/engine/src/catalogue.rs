@@ -488,7 +488,8 @@ mod tests {
         assert_eq!(plugin_action("files.read_text"), Some(("files", "read_text")));
         assert_eq!(plugin_action("files.a/b.c"), Some(("files", "a/b.c")));
         let long = format!("files.{}", "t".repeat(129));
-        for none in ["fs.such", "jq.x", "opcode.run", "files", "files.", ".x", "a b.c", "a.b c", "a.é", &long] {
+        for none in ["fs.such", "jq.x", "opcode.run", "files", "files.", ".x", "a b.c", "a.b c", "a.é", &long]
+        {
             assert_eq!(plugin_action(none), None, "{none}");
         }
     }

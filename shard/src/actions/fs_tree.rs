@@ -42,11 +42,7 @@ pub(super) fn is_file(stat: &FileStat) -> bool {
 
 /// The entries of a folder sorted by path, with those of the folders in it when `is_recursive`, but
 /// for those in `closed` ones.
-pub(super) fn list(
-    folder: OwnedFd,
-    is_recursive: bool,
-    closed: &[(u64, u64)],
-) -> Result<Vec<Entry>, Errno> {
+pub(super) fn list(folder: OwnedFd, is_recursive: bool, closed: &[(u64, u64)]) -> Result<Vec<Entry>, Errno> {
     let mut entries = Vec::new();
     let mut folders = VecDeque::from([(folder, String::new(), 0)]);
     while let Some((folder, prefix, depth)) = folders.pop_front() {

@@ -16,8 +16,7 @@ use landlock::{
 /// The rights that are ruled over: those of the versions up to this one, as far as a kernel has them.
 const KNOWN: ABI = ABI::V5;
 /// Devices that every program may use; no others, since root could read the disk.
-const DEVICES: [&str; 6] =
-    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 /// Entries of one folder that are looked at. What is beyond stays closed.
 const ENTRIES_MAX: usize = 10_000;
 

@@ -82,7 +82,12 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn none(why: &str) -> Self {
         let none = why.to_owned();
-        Self { mounts: Err(none.clone()), landlock: Err(none.clone()), no_new_privs: false, capabilities: none }
+        Self {
+            mounts: Err(none.clone()),
+            landlock: Err(none.clone()),
+            no_new_privs: false,
+            capabilities: none,
+        }
     }
 
     pub(super) fn layers(&self) -> Layers {

@@ -20,8 +20,7 @@ pub(super) fn hide(closed: &[PathBuf]) -> Result<(), String> {
     for path in closed {
         let hidden = match fs::metadata(path) {
             Ok(found) if found.is_dir() => {
-                let flags =
-                    MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+                let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
                 mount(Some("none"), path, Some("tmpfs"), flags, Some("mode=0555,size=4k"))
             }
             Ok(_) => mount(Some("/dev/null"), path, none, MsFlags::MS_BIND, none),

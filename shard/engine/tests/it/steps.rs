@@ -368,7 +368,8 @@ fn a_secret_where_none_is_taken_any_more_fails_its_step_alone() {
 
 #[test]
 fn a_plugins_tool_is_an_action_that_waits_for_a_worker_and_takes_no_secret() {
-    let steps = |params| json!({"steps": [{"id": "a", "action": "files.read", "params": params}]}).to_string();
+    let steps =
+        |params| json!({"steps": [{"id": "a", "action": "files.read", "params": params}]}).to_string();
     let files = [Arc::from("files")];
     let refused = |text: &str, plugins| Definition::parse_with(text, plugins).expect_err("refused").problems;
     let alone = refused(&steps(json!({})), Plugins::Of(&[]));
