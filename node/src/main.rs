@@ -13,6 +13,8 @@ mod join;
 mod membership;
 mod memory;
 mod node;
+mod observed;
+mod otlp;
 mod replicas;
 mod secret_file;
 mod services;

@@ -68,6 +68,14 @@ impl PeerService for Services {
                     handle.group().answer(service, from, body).await
                 })
             }
+            Service::Backup => {
+                let handle = self.local.get(shard);
+                Box::pin(async move {
+                    let handle =
+                        handle.ok_or_else(|| format!("this node holds no replica of shard {shard}"))?;
+                    opcode_shard::remote::answer_backup(&handle, &body).await
+                })
+            }
             Service::Shard => {
                 let (handle, definitions) = (self.local.get(shard), self.definitions.clone());
                 Box::pin(async move {

@@ -3,6 +3,7 @@
 
 #![allow(missing_docs)]
 
+mod history;
 pub mod plugins;
 mod schedules;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+pub use history::{ImportAnswer, ImportResult, Retention, RetentionList, RetentionRequest};
 pub use schedules::{
     BackfillAnswer, BackfillRequest, Schedule, ScheduleList, SchedulePatch, ScheduleRequest, Slot, SlotError,
     SlotList,
@@ -19,7 +21,7 @@ pub use schedules::{
 /// RFC 9457, `application/problem+json`.
 #[derive(ToSchema)]
 pub struct Problem {
-    /// `urn:opcode:problem:…`
+    /// `/errors/CODE`: a page about it.
     pub r#type: String,
     pub title: String,
     /// The HTTP status.

@@ -19,6 +19,7 @@ use crate::forward::ShardClient;
 use crate::local::LocalShards;
 use crate::plugins::PluginHost;
 use crate::shard_map::ShardMap;
+use crate::webhooks::WebhookOptions;
 
 /// Who this node is, for `GET /v1/cluster` and the guard on `Host`.
 #[derive(Clone, Debug)]
@@ -105,6 +106,10 @@ pub struct RouterParts {
     pub listener_is_loopback: bool,
     /// The tokens that callers must show one of; without, any caller is taken.
     pub tokens: Option<Tokens>,
+    /// Where this node may write backups; without, it writes none.
+    pub backup_dir: Option<std::path::PathBuf>,
+    /// How webhooks are told.
+    pub webhooks: WebhookOptions,
     /// Limits.
     pub options: RouterOptions,
 }
@@ -156,6 +161,11 @@ impl RouterState {
         &*self.inner.parts.cluster
     }
 
+    /// Where this node may write backups.
+    pub(crate) fn backup_dir(&self) -> Option<&std::path::Path> {
+        self.inner.parts.backup_dir.as_deref()
+    }
+
     pub(crate) fn vault(&self) -> &Vault {
         &self.inner.parts.vault
     }
@@ -190,6 +200,10 @@ impl RouterState {
 
     pub(crate) fn options(&self) -> &RouterOptions {
         &self.inner.parts.options
+    }
+
+    pub(crate) fn webhooks(&self) -> &WebhookOptions {
+        &self.inner.parts.webhooks
     }
 
     pub(crate) fn is_ready(&self) -> bool {

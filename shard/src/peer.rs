@@ -23,8 +23,10 @@ pub enum Service {
     Shard = 3,
     /// Membership: joining, reports, changes of the map; `group` is 0.
     Cluster = 4,
+    /// A call for a copy of a shard's tables, or its log, for a backup; `group` is the shard.
+    Backup = 5,
     /// What a node says of itself; `group` is 0.
-    Node = 5,
+    Node = 6,
 }
 
 impl Service {
@@ -35,7 +37,8 @@ impl Service {
             2 => Some(Self::Copy),
             3 => Some(Self::Shard),
             4 => Some(Self::Cluster),
-            5 => Some(Self::Node),
+            5 => Some(Self::Backup),
+            6 => Some(Self::Node),
             _ => None,
         }
     }

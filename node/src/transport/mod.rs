@@ -56,7 +56,7 @@ enum Lane {
 impl Lane {
     fn of(service: Service, bytes: usize) -> Self {
         match service {
-            Service::Copy => Self::Bulk,
+            Service::Copy | Service::Backup => Self::Bulk,
             Service::Raft | Service::Shard | Service::Cluster | Service::Node if bytes > SMALL_BYTES_MAX => {
                 Self::Bulk
             }

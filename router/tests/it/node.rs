@@ -12,8 +12,9 @@ use opcode_engine::ids::ShardId;
 use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
 use opcode_router::{
     ClusterChange, ClusterControl, ClusterError, LocalShards, NodeInfo, PluginDoor, PluginHost,
-    RouterOptions, RouterParts, RouterState, ShardRelay,
+    RouterOptions, RouterParts, RouterState, ShardRelay, WebhookOptions,
 };
+use opcode_shard::actions::push::Sender;
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::log::{LogOptions, LogStore};
 use opcode_shard::peer::{NoPeers, Peers};
@@ -146,6 +147,8 @@ impl Node {
             metrics: Arc::new(|| "# no metrics\n".to_owned()),
             listener_is_loopback: true,
             tokens: None,
+            backup_dir: Some(home.path().join("backups")),
+            webhooks: WebhookOptions::new(Sender::new(false)),
             options: RouterOptions {
                 heartbeat: Duration::from_millis(50),
                 mcp_sessions_max: MCP_SESSIONS_MAX,

@@ -19,6 +19,7 @@ mod http_guard;
 mod jq;
 mod params;
 mod plugins;
+pub mod push;
 mod shell;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use opcode_engine::{Code, Fault};
 use serde_json::{Value, json};
 
 use crate::isolation::{Isolation, IsolationOptions};
+use crate::trace::TraceParent;
 use crate::vault::mask::Mask;
 use crate::workers::breaker::{Breakers, Refused, Verdict};
 use crate::workers::jq_pool::JqPool;
@@ -91,6 +93,8 @@ pub struct Call {
     pub step_id: Arc<str>,
     /// For `expr.eval`: its program and what it reads.
     pub program: Option<(Arc<opcode_engine::expr::expr::Expr>, Arc<OwnedScope>)>,
+    /// What it is in the trace that its run belongs to, if to one.
+    pub trace: Option<TraceParent>,
     /// What takes the secrets that are in its params out of what it gives back.
     pub mask: Option<Arc<Mask>>,
 }
@@ -230,6 +234,11 @@ impl Actions {
             }
             None => outcome,
         })
+    }
+
+    /// The circuit breakers.
+    pub(crate) fn breakers(&self) -> &Breakers {
+        &self.breakers
     }
 
     /// What confines programs.

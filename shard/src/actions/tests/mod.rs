@@ -4,6 +4,7 @@ mod fs;
 mod http;
 mod plugins;
 mod pure;
+mod push;
 mod secrets;
 mod server;
 mod shell;
@@ -40,6 +41,7 @@ fn call(action: &str, params: Value) -> Call {
         workflow_id: "run-1".into(),
         step_id: "step".into(),
         program: None,
+        trace: None,
         mask: None,
     }
 }
