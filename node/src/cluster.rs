@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::addresses::{self, Addresses};
+use crate::audit::{AuditFiles, AuditOptions};
 use crate::config::Config;
 use crate::membership::agent::Agent;
 use crate::membership::change::Change;
@@ -25,6 +26,7 @@ use crate::replicas::{Keeper, Wanted};
 use crate::services::Services;
 use crate::shards::{DataDir, Identity, NewData, Starter};
 use crate::transport::{self, Transport};
+use crate::trust::Trust;
 use crate::{incarnation, isolation, join, token_file};
 
 /// Processes that run jq, at most.
@@ -38,6 +40,7 @@ pub(crate) struct Cluster {
     pub(crate) addresses: Addresses,
     pub(crate) agent: Agent,
     pub(crate) map: watch::Receiver<Arc<ShardMap>>,
+    pub(crate) audit: Arc<AuditFiles>,
     /// The shards' way to each other, open once the router is there.
     pub(crate) relay: Arc<ShardRelay>,
     /// Opened for the router, like the relay.
@@ -70,11 +73,13 @@ impl Cluster {
         join::check_same_cluster(config, &identity).await?;
         let local = Arc::new(LocalShards::default());
         let definitions = Arc::default();
+        let audit = Arc::new(open_audit(config, identity.node_id)?);
         let services = Arc::new(Services {
             local: local.clone(),
             definitions: Arc::clone(&definitions),
             membership: OnceLock::new(),
             plugins: OnceLock::new(),
+            audit: audit.clone(),
         });
         let me = transport::Identity {
             cluster_id: identity.cluster_id.clone(),
@@ -110,14 +115,7 @@ impl Cluster {
         let (map_in, map) = watch::channel(first.clone());
         let starter =
             Starter { data_dir: config.data_dir.clone(), cluster_id: identity.cluster_id.clone(), shared };
-        let replicas = Keeper {
-            wanted: Wanted::parse(&config.replicas)?,
-            map: map.clone(),
-            node_id: identity.node_id,
-            auth_token: config.token_file.as_deref().map(token_file::first).transpose()?.unwrap_or_default(),
-            local: local.clone(),
-            data_dir: config.data_dir.clone(),
-        };
+        let replicas = keeper(config, &identity, map.clone(), local.clone())?;
         let mut agent = Agent::new(membership.clone(), transport.clone(), local, starter);
         agent.follow(&first).await?;
         let tasks = vec![
@@ -127,12 +125,15 @@ impl Cluster {
             tokio::spawn(replicas.run()),
             tokio::spawn(tell_addresses(membership, identity.node_id, addresses.clone())),
         ];
-        Ok(Self { identity, addresses, agent, map, relay, plugins, tasks, _data: data })
+        Ok(Self { identity, addresses, agent, map, audit, relay, plugins, tasks, _data: data })
     }
 
     /// Gives away what it leads and stops.
     pub(crate) async fn stop(self) -> Result<()> {
-        let Self { agent, tasks, .. } = self;
+        let Self { agent, tasks, audit, .. } = self;
+        if let Err(error) = audit.flush().await {
+            tracing::error!(error, "the last calls are not in the audit log");
+        }
         tasks.iter().for_each(JoinHandle::abort);
         let (membership, transport) = (agent.membership.clone(), agent.transport.clone());
         let group = membership.group.clone();
@@ -149,6 +150,32 @@ impl Cluster {
         transport.shutdown();
         Ok(())
     }
+}
+
+/// Who keeps replicas of shards that are elsewhere, of members that speak as this node does.
+fn keeper(
+    config: &Config,
+    identity: &Identity,
+    map: watch::Receiver<Arc<ShardMap>>,
+    local: Arc<LocalShards>,
+) -> Result<Keeper> {
+    let is_https = config.tls_cert.is_some() && !config.replicas.is_empty();
+    Ok(Keeper {
+        wanted: Wanted::parse(&config.replicas)?,
+        map,
+        node_id: identity.node_id,
+        auth_token: config.token_file.as_deref().map(token_file::first).transpose()?.unwrap_or_default(),
+        local,
+        data_dir: config.data_dir.clone(),
+        tls: is_https.then(|| Trust::of_node(config)?.client_config()).transpose()?,
+    })
+}
+
+/// This node's part of the audit log.
+fn open_audit(config: &Config, node: NodeId) -> Result<AuditFiles> {
+    let options =
+        AuditOptions { segment_bytes: config.audit_segment_bytes, bytes_max: config.audit_bytes_max };
+    AuditFiles::open(&config.data_dir.join("audit"), node, options)
 }
 
 /// The map of a cluster that this node founds.

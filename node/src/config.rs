@@ -13,6 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::replicas::Wanted;
 
+/// Least size of a segment of the audit log: a few entries.
+const AUDIT_SEGMENT_BYTES_MIN: u64 = 4_096;
+
 /// Everything a node can be told.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +36,15 @@ pub(crate) struct Config {
     pub(crate) peer_tls_dir: Option<PathBuf>,
     /// File of bearer tokens, of which HTTP calls must show one; needed beyond loopback.
     pub(crate) token_file: Option<PathBuf>,
+    /// File of the certificate that clients are shown over HTTPS, and of its chain, in PEM.
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// File of its private key.
+    pub(crate) tls_key: Option<PathBuf>,
+    /// File of the CAs that this node takes other nodes' certificates for HTTPS by; default the CA of
+    /// `peer_tls_dir`, else the system's.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Requests a second of a token, or of an address where there are no tokens.
+    pub(crate) rate_limit: Option<u32>,
     /// File of keys for secrets, 32 bytes in hex or base64 a line: the first seals, all open.
     pub(crate) secrets_key_file: Option<PathBuf>,
     /// File of passphrases for secrets, one a line, likewise; after the keys.
@@ -85,6 +97,10 @@ pub(crate) struct Config {
     pub(crate) archive_dir: Option<PathBuf>,
     /// Seconds between two looks for such runs.
     pub(crate) retention_every_s: u64,
+    /// Bytes of one segment file of the audit log.
+    pub(crate) audit_segment_bytes: u64,
+    /// Bytes of the node's audit log, of which the oldest goes.
+    pub(crate) audit_bytes_max: u64,
 }
 
 impl Default for Config {
@@ -99,6 +115,10 @@ impl Default for Config {
             peer_advertise: None,
             peer_tls_dir: None,
             token_file: None,
+            tls_cert: None,
+            tls_key: None,
+            ca_file: None,
+            rate_limit: None,
             secrets_key_file: None,
             secrets_passphrase_file: None,
             join: Vec::new(),
@@ -126,6 +146,8 @@ impl Default for Config {
             log_segment_bytes: 64 * 1024 * 1024,
             archive_dir: None,
             retention_every_s: 60,
+            audit_segment_bytes: 8 * 1024 * 1024,
+            audit_bytes_max: 512 * 1024 * 1024,
         }
     }
 }
@@ -144,6 +166,10 @@ const KEYS: &[&str] = &[
     "peer_advertise",
     "peer_tls_dir",
     "token_file",
+    "tls_cert",
+    "tls_key",
+    "ca_file",
+    "rate_limit",
     "secrets_key_file",
     "secrets_passphrase_file",
     "join",
@@ -171,6 +197,8 @@ const KEYS: &[&str] = &[
     "log_segment_bytes",
     "archive_dir",
     "retention_every_s",
+    "audit_segment_bytes",
+    "audit_bytes_max",
 ];
 
 /// Flags of the commands that run a node.
@@ -208,6 +236,24 @@ pub(crate) struct NodeFlags {
     #[arg(skip)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Set by the flag of all commands.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Serve HTTPS with this certificate and its chain, in PEM; read again when it changes, or on
+    /// SIGHUP
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM, readable by its owner alone
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_key: Option<PathBuf>,
+    /// Requests a second that a token may make, or an address where there are no tokens; each node
+    /// counts for itself [default: any number]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limit: Option<u32>,
     /// File of keys for secrets, 32 bytes in hex or base64 a line: the first seals, all open. A
     /// passphrase may stand in OPCODE_SECRETS_PASSPHRASE instead
     #[arg(long, value_name = "FILE")]
@@ -389,6 +435,26 @@ pub(crate) fn delays(text: &str) -> Result<Vec<Duration>> {
 pub(crate) fn kept(text: &str) -> Result<Duration> {
     let read = humantime::parse_duration(text).ok().filter(|kept| *kept <= DELAY_MAX);
     read.context("events_kept must be a duration of at most a week, such as 2m or 1h")
+    check_access(&config)?;
+    Ok(Loaded { config, figment })
+}
+
+/// Refuses what does not go together.
+fn check_access(config: &Config) -> Result<()> {
+    if config.tls_cert.is_some() != config.tls_key.is_some() {
+        bail!("tls_cert and tls_key go together: a certificate is of no use without its key");
+    }
+    if config.rate_limit.is_some_and(|rate| !(1..=1_000_000).contains(&rate)) {
+        bail!("rate_limit must be from 1 to 1000000 requests a second");
+    }
+    if config.audit_segment_bytes < AUDIT_SEGMENT_BYTES_MIN
+        || config.audit_bytes_max < config.audit_segment_bytes
+    {
+        bail!(
+            "audit_segment_bytes must be at least {AUDIT_SEGMENT_BYTES_MIN}, and audit_bytes_max no less than it"
+        );
+    }
+    Ok(())
 }
 
 /// Words with commas between, however a file or a variable writes them: one alone may look like a

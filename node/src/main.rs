@@ -4,9 +4,11 @@
 //! few commands that look at a stopped node's data folder.
 
 mod addresses;
+mod audit;
 mod cli;
 mod cluster;
 mod config;
+mod https;
 mod incarnation;
 mod isolation;
 mod join;
@@ -22,6 +24,7 @@ mod shards;
 mod telemetry;
 mod token_file;
 mod transport;
+mod trust;
 mod vault;
 
 use std::process::ExitCode;
@@ -89,14 +92,15 @@ fn main() -> ExitCode {
         return opcode_shard::isolation::launch_main(std::env::args_os().skip(2));
     }
     let cli = Cli::parse();
-    let with_tokens = |mut node: Box<NodeFlags>| {
+    let with_globals = |mut node: Box<NodeFlags>| {
         node.token_file.clone_from(&cli.global.token_file);
+        node.ca_file.clone_from(&cli.global.ca_file);
         node
     };
     let result = match cli.command {
-        Command::Dev { node } => run_node(&with_tokens(node), true),
-        Command::Serve { node } => run_node(&with_tokens(node), false),
-        Command::Config { node } => print_config(&with_tokens(node)),
+        Command::Dev { node } => run_node(&with_globals(node), true),
+        Command::Serve { node } => run_node(&with_globals(node), false),
+        Command::Config { node } => print_config(&with_globals(node)),
         Command::Rebuild(rebuild) => in_runtime(cli::rebuild::run(rebuild)),
         Command::Client(command) => match runtime() {
             Ok(runtime) => return runtime.block_on(cli::run(command, &cli.global)),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use opcode_router::{
-    CatalogueSecrets, NodeInfo, RetentionOptions, RouterOptions, RouterParts, RouterState, WebhookOptions,
+    CatalogueSecrets, Door, NodeInfo, RateLimit, Remote, RetentionOptions, RouterOptions, RouterParts,
+    RouterState, WebhookOptions,
 };
 use opcode_shard::actions::push::Sender;
 use tokio::net::TcpListener;
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::addresses;
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::https::Https;
 use crate::membership::agent::Ended;
 use crate::services::Control;
 use crate::shards::Identity;
@@ -30,6 +32,10 @@ const REQUESTS_END_MAX: Duration = Duration::from_secs(2);
 /// are served.
 pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> {
     addresses::check_listen(&config)?;
+    let https = match (&config.tls_cert, &config.tls_key) {
+        (Some(cert), Some(key)) => Some(Https::load(cert.clone(), key.clone())?),
+        _ => None,
+    };
     let tokens = config.token_file.as_deref().map(token_file::all).transpose()?;
     let secrets = Arc::new(CatalogueSecrets::default());
     let vault = vault::open(&config, secrets.clone())?;
@@ -57,13 +63,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         }),
         vault,
         plugins: cluster.plugins.clone(),
-        node: NodeInfo {
-            node_id: cluster.identity.node_id.to_string(),
-            cluster_id: cluster.identity.cluster_id.clone(),
-            addr: cluster.addresses.http.clone(),
-            peer_addr: Some(cluster.addresses.peer.clone()),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        },
+        node: about(&cluster),
         ready: ready_out,
         shutdown: stop_out.clone(),
         metrics: observed::metrics(metrics, &config, &cluster),
@@ -71,19 +71,17 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
         tokens,
         backup_dir: config.backup_dir.as_deref().map(std::path::absolute).transpose()?,
         webhooks: webhook_options(&config)?,
+        rate_limit: config.rate_limit.map(RateLimit::per_second),
+        audit: Some(cluster.audit.clone()),
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());
     secrets.open(state.clone());
     run_beside(&state, &config);
-    let mut stopping = stop_out;
-    let server = axum::serve(listener, opcode_router::app(state)).with_graceful_shutdown(async move {
-        // The sender lives as long as the node runs.
-        let _ = stopping.wait_for(|stop| *stop).await;
-    });
-    let mut server = tokio::spawn(server.into_future());
-    tracing::info!(%address, cluster = cluster.identity.cluster_id, shards = cluster.identity.shards, "ready");
-    ready(&format!("http://{address}"));
+    let mut server = serve(listener, https.as_ref(), opcode_router::app(state), stop_out)?;
+    let shards = cluster.identity.shards;
+    tracing::info!(%address, cluster = cluster.identity.cluster_id, shards, "ready");
+    ready(&format!("{}://{address}", if https.is_some() { "https" } else { "http" }));
 
     let outcome = tokio::select! {
         () = signals.stop() => Ok(true),
@@ -102,6 +100,37 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     stop_in.send_replace(true);
     let was_asked = outcome?;
     stop(cluster, server, &mut signals, was_asked).await
+}
+
+/// Who this node is.
+fn about(cluster: &Cluster) -> NodeInfo {
+    NodeInfo {
+        node_id: cluster.identity.node_id.to_string(),
+        cluster_id: cluster.identity.cluster_id.clone(),
+        addr: cluster.addresses.http.clone(),
+        peer_addr: Some(cluster.addresses.peer.clone()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Serves clients until it is to stop and what is under way has ended.
+fn serve(
+    listener: TcpListener,
+    https: Option<&Arc<Https>>,
+    app: axum::Router,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<JoinHandle<std::io::Result<()>>> {
+    let app = app.into_make_service_with_connect_info::<Remote>();
+    let stop = async move {
+        // The sender lives as long as the node runs.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    };
+    let Some(https) = https else {
+        return Ok(tokio::spawn(axum::serve(Door(listener), app).with_graceful_shutdown(stop).into_future()));
+    };
+    tokio::spawn(https.follow()?);
+    let doors = https.listen(listener).context("a bound listener has an address")?;
+    Ok(tokio::spawn(axum::serve(Door(doors), app).with_graceful_shutdown(stop).into_future()))
 }
 
 /// Starts what a router does beside answering; it ends by itself once the node is stopping.

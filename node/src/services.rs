@@ -11,6 +11,7 @@ use opcode_router::{ClusterChange, ClusterControl, ClusterError, LocalShards, Pl
 use opcode_shard::definitions::Definitions;
 use opcode_shard::peer::{NodeId, PeerService, Service};
 
+use crate::audit::AuditFiles;
 use crate::membership::change::{Change, Refusal};
 use crate::membership::{Membership, controller};
 use crate::transport::Transport;
@@ -24,6 +25,7 @@ pub(crate) struct Services {
     pub(crate) definitions: Arc<Definitions>,
     pub(crate) membership: OnceLock<Arc<Membership>>,
     pub(crate) plugins: OnceLock<Arc<PluginHost>>,
+    pub(crate) audit: Arc<AuditFiles>,
 }
 
 impl PeerService for Services {
@@ -75,6 +77,10 @@ impl PeerService for Services {
                         handle.ok_or_else(|| format!("this node holds no replica of shard {shard}"))?;
                     opcode_shard::remote::answer_backup(&handle, &body).await
                 })
+            }
+            Service::Audit => {
+                let audit = self.audit.clone();
+                Box::pin(async move { opcode_router::audit::query::answer(&*audit, &body).await })
             }
             Service::Shard => {
                 let (handle, definitions) = (self.local.get(shard), self.definitions.clone());

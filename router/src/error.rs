@@ -145,6 +145,12 @@ impl ApiError {
         self
     }
 
+    /// The same refusal, with when to try again, in seconds.
+    pub(crate) fn with_retry_after(mut self, seconds: u32) -> Self {
+        self.0.retry_after_s = Some(seconds);
+        self
+    }
+
     /// Its HTTP status.
     pub fn status(&self) -> StatusCode {
         self.0.status

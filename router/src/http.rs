@@ -1,5 +1,5 @@
 //! Routes and layers. From the outside in: the trace id and the writing of problem documents,
-//! a net for panics, the guard against other sites' pages, the check of tokens, the note of the agent
+//! the audit log, a net for panics, the guard against other sites' pages, the check of tokens, the note of the agent
 //! that a call is made for, then the handlers.
 
 use std::any::Any;
@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 
 use crate::access::authenticate;
 use crate::agents;
+use crate::audit;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
@@ -61,6 +62,7 @@ fn layered(router: Router<RouterState>, state: &RouterState) -> Router {
         .layer(from_fn_with_state(state.clone(), authenticate))
         .layer(from_fn_with_state(state.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(state.clone(), audit::record))
         .layer(from_fn(outermost))
         .with_state(state.clone())
 }
@@ -167,6 +169,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(handlers::plugins::get, handlers::plugins::remove))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
+        .routes(routes!(handlers::audit::list))
         .routes(routes!(events::firehose))
         .routes(routes!(export::export))
         .routes(routes!(import::import))

@@ -2,12 +2,13 @@
 //! that owns the workflow, and answers become documents of the HTTP contract.
 //!
 //! Any node answers any request. The router decides nothing about a workflow and stores nothing;
-//! it never touches the log or the tables except through a shard's handle. Runs that are due by a
+//! it never touches the log or the tables except through a shard's handle, nor the audit log's files. Runs that are due by a
 //! schedule come in here too: from the node that leads the system shard, to whoever owns them.
 
 mod access;
 mod agents;
 mod archive;
+pub mod audit;
 mod backup;
 mod catalogue_secrets;
 mod control;
@@ -45,6 +46,8 @@ mod webhooks;
 mod wire;
 
 pub use access::file::Tokens;
+pub use access::limit::RateLimit;
+pub use access::remote::{Door, Remote};
 pub use agents::run_agents;
 pub use catalogue_secrets::CatalogueSecrets;
 pub use control::{ClusterChange, ClusterControl, ClusterError};

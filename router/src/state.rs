@@ -10,8 +10,10 @@ use opcode_shard::vault::Vault;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::access::file::Tokens;
+use crate::access::limit::{Limits, RateLimit};
 use crate::access::tokens::KnownTokens;
 use crate::agents::Agents;
+use crate::audit::{Audit, AuditLog};
 use crate::control::ClusterControl;
 use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
@@ -110,6 +112,11 @@ pub struct RouterParts {
     pub backup_dir: Option<std::path::PathBuf>,
     /// How webhooks are told.
     pub webhooks: WebhookOptions,
+    /// How many requests a token, or an address without one, may make where nothing else is said of
+    /// it; without, any number.
+    pub rate_limit: Option<RateLimit>,
+    /// Where this node keeps its part of the audit log; without, it keeps none.
+    pub audit: Option<Arc<dyn AuditLog>>,
     /// Limits.
     pub options: RouterOptions,
 }
@@ -124,6 +131,8 @@ struct Inner {
     parts: RouterParts,
     definitions: DefinitionCache,
     known_tokens: KnownTokens,
+    limits: Limits,
+    audit: Option<Audit>,
     agents: Agents,
     waits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
@@ -141,7 +150,20 @@ impl RouterState {
         let bodies = Arc::new(Semaphore::new(parts.options.bodies_bytes_max / BODY_UNIT_BYTES));
         let (definitions, known_tokens) = (DefinitionCache::default(), KnownTokens::default());
         let agents = Agents::default();
-        Self { inner: Arc::new(Inner { parts, definitions, known_tokens, agents, waits, streams, bodies }) }
+        let (limits, audit) = (Limits::new(parts.rate_limit), parts.audit.clone().map(Audit::new));
+        Self {
+            inner: Arc::new(Inner {
+                parts,
+                definitions,
+                known_tokens,
+                limits,
+                audit,
+                agents,
+                waits,
+                streams,
+                bodies,
+            }),
+        }
     }
 
     /// The shard map now.
@@ -220,6 +242,14 @@ impl RouterState {
 
     pub(crate) fn known_tokens(&self) -> &KnownTokens {
         &self.inner.known_tokens
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    pub(crate) fn audit(&self) -> Option<&Audit> {
+        self.inner.audit.as_ref()
     }
 
     pub(crate) fn metrics(&self) -> String {

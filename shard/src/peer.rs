@@ -27,6 +27,8 @@ pub enum Service {
     Backup = 5,
     /// What a node says of itself; `group` is 0.
     Node = 6,
+    /// What a node has in its part of the audit log; `group` is 0.
+    Audit = 7,
 }
 
 impl Service {
@@ -39,6 +41,7 @@ impl Service {
             4 => Some(Self::Cluster),
             5 => Some(Self::Backup),
             6 => Some(Self::Node),
+            7 => Some(Self::Audit),
             _ => None,
         }
     }

@@ -1,5 +1,6 @@
 //! The HTTP client: requests out, JSON or a typed failure back.
 
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
@@ -7,6 +8,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 use super::failure::Failure;
+use crate::trust::Trust;
 
 /// Longest time for an answer that waits for nothing.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -26,7 +28,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(server: &str, token: Option<&str>) -> Result<Self, Failure> {
+    /// A client of `server`, whose certificate is taken by the CAs of a file, or the system's.
+    pub(crate) fn new(server: &str, token: Option<&str>, ca_file: Option<&Path>) -> Result<Self, Failure> {
         let server = server.trim_end_matches('/').to_owned();
         let server = if server.contains("://") { server } else { format!("http://{server}") };
         let url = reqwest::Url::parse(&server)
@@ -34,9 +37,9 @@ impl Client {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Failure::Usage(format!("--server {server}: give an http:// or https:// address")));
         }
-        // A second provider is refused, and the first one serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX);
+        let trust = Trust::of(ca_file).map_err(|error| Failure::local(format!("{error:#}")))?;
+        let builder = trust.http_client().map_err(|error| Failure::local(format!("{error:#}")))?;
+        let mut builder = builder.connect_timeout(CONNECT_MAX);
         if url.host_str().is_some_and(is_loopback) {
             // A proxy cannot reach this machine's own loopback.
             builder = builder.no_proxy();
@@ -193,6 +196,9 @@ impl Client {
             cause = deeper.to_string();
             source = deeper.source();
         }
+        if self.server.starts_with("https://") && cause.contains("InvalidContentType") {
+            cause.push_str("; does it speak http:// there?");
+        }
         Failure::Unreachable { server: self.server.clone(), cause }
     }
 }
@@ -251,7 +257,7 @@ mod tests {
 
     #[test]
     fn servers_that_cannot_be_meant_are_refused() {
-        assert!(matches!(Client::new("ftp://x", None), Err(Failure::Usage(_))));
-        assert!(Client::new("localhost:4100/", None).is_ok());
+        assert!(matches!(Client::new("ftp://x", None, None), Err(Failure::Usage(_))));
+        assert!(Client::new("localhost:4100/", None, None).is_ok());
     }
 }

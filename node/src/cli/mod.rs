@@ -7,6 +7,7 @@
 
 mod agent;
 mod backup;
+mod audit;
 mod bulk;
 mod certs;
 mod client;
@@ -68,6 +69,9 @@ pub(crate) struct GlobalArgs {
     /// File of bearer tokens: a client shows the first, a node takes each
     #[arg(long, global = true, value_name = "FILE", env = "OPCODE_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// File of the CAs that a node's certificate is taken by over https://; the system's without it
+    #[arg(long, global = true, value_name = "FILE", env = "OPCODE_CA_FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Form of the output
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -95,6 +99,9 @@ pub(crate) enum ClientCommand {
     /// Set, list and remove secrets
     #[command(subcommand)]
     Secret(secret::Secret),
+    /// See who has called what that changes something
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// See the agents that have been in contact
     #[command(subcommand)]
     Agent(agent::Agent),
@@ -149,7 +156,8 @@ struct Context {
 /// Runs a client command to its exit code.
 pub(crate) async fn run(command: ClientCommand, global: &GlobalArgs) -> ExitCode {
     let output = Output::new(global.output, global.quiet);
-    let client = token(global).and_then(|token| Client::new(&global.server, token.as_deref()));
+    let client = token(global)
+        .and_then(|token| Client::new(&global.server, token.as_deref(), global.ca_file.as_deref()));
     let result = match client {
         Ok(client) => dispatch(command, &Context { client, output }).await,
         Err(failure) => Err(failure),
@@ -183,6 +191,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Template(command) => template::run(command, context).await,
         ClientCommand::Token(command) => token::run(command, context).await,
         ClientCommand::Secret(command) => secret::run(command, context).await,
+        ClientCommand::Audit(command) => audit::run(command, context).await,
         ClientCommand::Agent(command) => agent::run(command, context).await,
         ClientCommand::Plugin(command) => plugin::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod agents;
+mod audit;
 mod backup;
 mod bad_input;
 mod canary;
@@ -22,6 +23,7 @@ mod export;
 mod failover;
 mod firehose;
 mod hostile;
+mod https;
 mod isolation;
 mod lab;
 mod many;

@@ -47,6 +47,7 @@ pub(crate) async fn submit(
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let items = items(&incoming, state.options().batch_items_max)?;
+    incoming.caller.note_items(items.len());
     let mut templates = Templates::to_run(&state);
     let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(items.len());
     let mut named: Vec<(usize, Arc<str>)> = Vec::new();

@@ -2,6 +2,7 @@
 //! and writes the answer; it holds no state and decides nothing about a workflow.
 
 pub(crate) mod agents;
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod bulk;

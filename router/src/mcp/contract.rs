@@ -2,6 +2,7 @@
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -9,6 +10,8 @@ use futures::{FutureExt, StreamExt};
 use opcode_engine::event::EventType;
 use tower::ServiceExt;
 
+use crate::access::IsPart;
+use crate::access::remote::Remote;
 use crate::firehose::{self, Wanted};
 use crate::state::RouterState;
 
@@ -27,6 +30,8 @@ pub struct Call {
     /// What the caller showed: its token and its trace, which are not there over stdio, where the
     /// command's own count; the agent that it speaks for, and what it calls itself.
     pub caller: HeaderMap,
+    /// The other end of its connection, where it has one with this node.
+    pub from: Option<Remote>,
 }
 
 /// What a call was answered with.
@@ -73,6 +78,11 @@ impl InProcess {
             .body(call.body.map_or_else(Body::empty, Body::from))
             .map_err(|error| not_sent(format!("this cannot be asked: {error}")))?;
         *request.headers_mut() = call.caller;
+        // The request to `/mcp` has been counted.
+        request.extensions_mut().insert(IsPart);
+        if let Some(from) = call.from {
+            request.extensions_mut().insert(ConnectInfo(from));
+        }
         let host = HeaderValue::try_from(&self.state.node().addr)
             .map_err(|error| not_sent(format!("the node's address is no host: {error}")))?;
         request.headers_mut().insert(header::HOST, host);

@@ -149,6 +149,8 @@ impl Node {
             tokens: None,
             backup_dir: Some(home.path().join("backups")),
             webhooks: WebhookOptions::new(Sender::new(false)),
+            rate_limit: None,
+            audit: None,
             options: RouterOptions {
                 heartbeat: Duration::from_millis(50),
                 mcp_sessions_max: MCP_SESSIONS_MAX,

@@ -8,6 +8,7 @@
 //! grows and prints expressions of Expr and [`reference`] evaluates them; [`template_twin`] does both
 //! for `${{ … }}`. They are targets too: the bytes choose what grows.
 
+pub mod audit;
 pub mod backup;
 pub mod cel;
 pub mod choices;
@@ -66,4 +67,5 @@ pub const TARGETS: &[Target] = &[
     target("schedule", schedule::schedule, 300, 2_000),
     target("follow", follow::follow, 600, 4_000),
     target("traceparent", traceparent::traceparent, 128, 4_000),
+    target("audit", audit::audit, 2 * 1024, 8_000),
 ];

@@ -405,7 +405,8 @@ impl Group {
                 | Service::Shard
                 | Service::Cluster
                 | Service::Backup
-                | Service::Node,
+                | Service::Node
+                | Service::Audit,
                 _,
             ) => {
                 return Err(format!("node {from} sent a message where it does not belong"));

@@ -2,6 +2,7 @@
 //! all have been sent, nothing of them is stored but what is listed as accepted, the node is well,
 //! and its tables equal its events.
 
+mod access;
 mod backup;
 mod bodies;
 mod catalogue;
@@ -130,6 +131,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         operations::operations(),
         schedules::schedules(),
         identity::identity(),
+        access::access(),
         catalogue::secrets(),
         catalogue::agents(),
         history::history(),
