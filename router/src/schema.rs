@@ -3,6 +3,9 @@
 
 #![allow(missing_docs)]
 
+mod access;
+mod history;
+pub mod plugins;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -10,6 +13,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+pub use access::{
+    AuditEntry, AuditList, NewToken, NotRecorded, RateLimit, Token, TokenDeleted, TokenList, TokenRequest,
+    UnreachableNode,
+};
+pub use history::{ImportAnswer, ImportResult, Retention, RetentionList, RetentionRequest};
 pub use schedules::{
     BackfillAnswer, BackfillRequest, Schedule, ScheduleList, SchedulePatch, ScheduleRequest, Slot, SlotError,
     SlotList,
@@ -18,7 +26,7 @@ pub use schedules::{
 /// RFC 9457, `application/problem+json`.
 #[derive(ToSchema)]
 pub struct Problem {
-    /// `urn:opcode:problem:…`
+    /// `/errors/CODE`: a page about it.
     pub r#type: String,
     pub title: String,
     /// The HTTP status.
@@ -437,53 +445,6 @@ pub struct SecretsRotated {
     /// Keys of those that could not be opened; they are as they were.
     pub failed: Vec<String>,
 }
-
-#[derive(ToSchema)]
-pub struct TokenRequest {
-    /// For those who read the list.
-    pub name: Option<String>,
-    /// At least one of `read`, `run`, `define`, `decide`, `admin`, which is all of them and more.
-    pub scopes: Vec<String>,
-    /// The agent that its bearer is: what it asks for is asked in that name, and in no other.
-    pub agent_id: Option<String>,
-    /// From then on it is not taken.
-    pub expires_at: Option<String>,
-}
-
-#[derive(ToSchema)]
-pub struct NewToken {
-    pub token_id: String,
-    /// What to show as `Authorization: Bearer …`. It is not kept: nobody can show it again.
-    pub token: String,
-    pub name: Option<String>,
-    pub scopes: Vec<String>,
-    pub agent_id: Option<String>,
-    pub created_at: String,
-    pub expires_at: Option<String>,
-}
-
-#[derive(ToSchema)]
-pub struct Token {
-    pub token_id: String,
-    pub name: Option<String>,
-    pub scopes: Vec<String>,
-    pub agent_id: Option<String>,
-    pub created_at: String,
-    pub expires_at: Option<String>,
-}
-
-#[derive(ToSchema)]
-pub struct TokenList {
-    pub items: Vec<Token>,
-    pub next_cursor: Option<String>,
-}
-
-#[derive(ToSchema)]
-pub struct TokenDeleted {
-    pub token_id: String,
-    pub deleted: bool,
-}
-
 #[derive(ToSchema)]
 pub struct Validated {
     /// Always true; a definition that is not valid is answered with 422.
@@ -548,6 +509,8 @@ pub struct Member {
     pub alive: bool,
     /// Shards that it holds, or shall.
     pub shards: u64,
+    #[schema(value_type = Option<Object>)]
+    pub isolation: Option<Value>,
 }
 
 #[derive(ToSchema)]

@@ -234,6 +234,11 @@ pub(crate) async fn paged(
     while let Some(cursor) = whole["next_cursor"].as_str().map(str::to_owned) {
         let mut page = ask(1000, Some(cursor)).await?;
         whole["next_cursor"] = page["next_cursor"].take();
+        for missing in ["unreachable_shards", "unreachable_nodes"] {
+            if whole.get(missing).is_none() && page.get(missing).is_some() {
+                whole[missing] = page[missing].take();
+            }
+        }
         let (Some(items), Some(more)) = (whole["items"].as_array_mut(), page["items"].as_array_mut()) else {
             break;
         };
@@ -312,7 +317,8 @@ async fn events(context: &Context, id: &str, after: u64, limit: u32) -> Result<(
 async fn diagram(context: &Context, id: &str, format: &str) -> Result<(), Failure> {
     let path = with_query(&format!("{}/diagram", path_of(id)), &[("format", Some(format.to_owned()))]);
     if format == "png" {
-        emit_bytes(&context.client.bytes(&path).await?);
+        let painted = context.client.bytes(&path).await?.bytes().await;
+        emit_bytes(&painted.map_err(|error| context.client.failure(&error))?);
     } else {
         emit(&context.client.text(&path).await?);
     }

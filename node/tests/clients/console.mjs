@@ -139,7 +139,7 @@ const pages = ["", "workflows", "workflows?status=completed&status=failed", "bul
   "workflows/nested/step?id=fails", "workflows/waiting", "workflows/waiting/why", "workflows/waiting/do/cancel",
   "workflows/failed/do/retry", "workflows/waiting/do/signal", "decisions", "decision?workflow=waiting&step=ask", "templates",
   "template/made", "template/made/diff?from=v1&to=v2", "templates/edit?name=made", "schedules", "schedule/nightly",
-  "schedules/new", "schedule/nightly/do/delete", "events", "agents", "cluster", "cluster/do/drain?node=1", "settings",
+  "schedules/new", "schedule/nightly/do/delete", "events", "agents", "plugins", "audit", "cluster", "cluster/do/drain?node=1", "settings",
   "settings/do/token", "sign-in", "workflows/none"];
 seen.axe = [];
 for (const colorScheme of ["light", "dark"]) {

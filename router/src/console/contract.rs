@@ -2,6 +2,7 @@
 //! with, or as the page that says why not.
 
 use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::ConnectInfo;
 use axum::http::header::InvalidHeaderValue;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +13,7 @@ use tower::ServiceExt;
 
 use super::page::{Nav, Refusal, html, redirect};
 use super::visit::{Visit, encoded};
+use crate::access::Remote;
 use crate::error::ApiError;
 
 /// Largest answer that a page takes, in bytes.
@@ -115,6 +117,9 @@ impl Visit {
         match request {
             Ok(mut request) => {
                 *request.headers_mut() = headers;
+                if let Some(from) = self.from {
+                    request.extensions_mut().insert(ConnectInfo(Remote(from)));
+                }
                 let Ok(response) = self.console.api.clone().oneshot(request).await;
                 response
             }

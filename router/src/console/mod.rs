@@ -12,6 +12,7 @@
 mod act;
 mod agents;
 mod assets;
+mod audit;
 mod bulk;
 mod cluster;
 mod contract;
@@ -21,6 +22,7 @@ mod events;
 mod markup;
 mod overview;
 mod page;
+mod plugins;
 mod pulse;
 mod run;
 mod schedules;
@@ -111,6 +113,8 @@ pub(crate) fn route(state: &RouterState, api: Router) -> Router {
         .route("/console/events", get(events::show))
         .route("/console/events/stream", get(stream::firehose))
         .route("/console/agents", get(agents::show))
+        .route("/console/plugins", get(plugins::show))
+        .route("/console/audit", get(audit::show))
         .route("/console/cluster", get(cluster::show))
         .route("/console/cluster/do/{action}", get(cluster::ask).post(cluster::apply))
         .route("/console/settings", get(settings::show))

@@ -17,7 +17,9 @@ pub(super) enum Nav {
     Schedules,
     Events,
     Agents,
+    Plugins,
     Cluster,
+    Audit,
     Settings,
     None,
 }
@@ -42,7 +44,9 @@ const ENTRIES: &[Entry] = &[
     entry(Nav::Schedules, "Schedules", "/console/schedules", "g s"),
     entry(Nav::Events, "Events", "/console/events", "g e"),
     entry(Nav::Agents, "Agents", "/console/agents", "g a"),
+    entry(Nav::Plugins, "Plugins", "/console/plugins", "g p"),
     entry(Nav::Cluster, "Cluster", "/console/cluster", "g c"),
+    entry(Nav::Audit, "Audit", "/console/audit", "g u"),
     entry(Nav::Settings, "Settings", "/console/settings", "g ,"),
 ];
 

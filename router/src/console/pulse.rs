@@ -95,7 +95,7 @@ impl Counts {
             match name {
                 "opcode_http_requests_total" => {
                     counts.requests += value;
-                    if labels.contains("status=\"5xx\"") {
+                    if labels.contains("status=\"5") {
                         counts.errors += value;
                     }
                 }
@@ -179,10 +179,10 @@ mod tests {
 
     #[test]
     fn metrics_are_read_and_told_as_rates() {
-        let first = Counts::of("# HELP x\nopcode_http_requests_total{method=\"GET\",status=\"2xx\"} 10\n");
+        let first = Counts::of("# HELP x\nopcode_http_requests_total{method=\"GET\",status=\"200\"} 10\n");
         let second = Counts::of(
-            "opcode_http_requests_total{method=\"GET\",status=\"2xx\"} 30\n\
-             opcode_http_requests_total{method=\"GET\",status=\"5xx\"} 5\n\
+            "opcode_http_requests_total{method=\"GET\",status=\"200\"} 30\n\
+             opcode_http_requests_total{method=\"GET\",status=\"503\"} 5\n\
              opcode_commit_seconds_bucket{shard=\"0\",le=\"0.001\"} 50\n\
              opcode_commit_seconds_bucket{shard=\"1\",le=\"0.001\"} 48\n\
              opcode_commit_seconds_bucket{shard=\"0\",le=\"0.005\"} 51\n\

@@ -80,10 +80,11 @@ pub(super) async fn sign_in(mut visit: Visit) -> Shown {
     Ok(response)
 }
 
-/// Over TLS a cookie is never sent without it.
+/// Where TLS is spoken, by the node or by a proxy in front of it, the cookie is never sent without it.
 fn secure(visit: &Visit) -> &'static str {
     let origin = visit.incoming.headers.get(header::ORIGIN);
-    if origin.is_some_and(|origin| origin.as_bytes().starts_with(b"https://")) { "; Secure" } else { "" }
+    let is_behind = origin.is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
+    if is_behind || visit.is_https() { "; Secure" } else { "" }
 }
 
 /// Has the browser forget the token.

@@ -103,6 +103,14 @@ pub(super) async fn ask(visit: Visit) -> Shown {
             let key = asked("key");
             (format!("Remove the secret {key}?"), "Steps that ask for it fail from then on.", ("key", key))
         }
+        "unplug" => {
+            let name = asked("name");
+            (
+                format!("Remove the plugin {name}?"),
+                "Its process ends on every node; steps that ask for its tools fail.",
+                ("name", name),
+            )
+        }
         _ => return Err(visit.nothing_here()),
     };
     let page = Confirm {
@@ -181,6 +189,10 @@ pub(super) async fn apply(visit: Visit) -> Shown {
         }
         "forget" => {
             (visit.call(Method::DELETE, &format!("/v1/secrets/{}", field("key")), None).await?, "removed")
+        }
+        "unplug" => {
+            let path = format!("/v1/plugins/{}", field("name"));
+            (visit.call(Method::DELETE, &path, None).await?, "removed")
         }
         _ => return Err(visit.nothing_here()),
     };

@@ -1,5 +1,7 @@
 //! A request for a page: who asks, for what, with which form, and the way from here to the contract.
 
+use std::net::SocketAddr;
+
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, Method, header};
 
@@ -7,6 +9,7 @@ use super::Console;
 use super::contract::Instead;
 use super::page::{Chrome, Nav};
 use super::session::{THEME, TOKEN, cookie};
+use crate::access::remote_of;
 use crate::error::ApiError;
 use crate::incoming::{Incoming, percent_decoded};
 
@@ -19,6 +22,8 @@ pub(super) struct Visit {
     pub(super) incoming: Incoming,
     /// The token that the browser keeps for the visitor.
     pub(super) token: Option<String>,
+    /// The other end of its connection.
+    pub(super) from: Option<SocketAddr>,
     query: Vec<(String, String)>,
     form: Vec<(String, String)>,
 }
@@ -32,12 +37,13 @@ impl FromRequest<Console> for Visit {
             let detail = "a change has to come from a page of this console: the request says of no page";
             return Err(ApiError::forbidden(detail).into());
         }
+        let from = remote_of(&request);
         let incoming = Incoming::from_request(request, &console.state).await?;
         let token = cookie(&incoming.headers, TOKEN).map(str::to_owned);
         let query = fields(incoming.uri.query().unwrap_or_default());
         let is_form = incoming.media_type() == "application/x-www-form-urlencoded";
         let form = if is_form { fields(incoming.text()?) } else { Vec::new() };
-        Ok(Self { console: console.clone(), incoming, token, query, form })
+        Ok(Self { console: console.clone(), incoming, token, from, query, form })
     }
 }
 
@@ -107,7 +113,14 @@ impl Visit {
     /// The address that the browser knows the node by, for commands to copy.
     pub(super) fn origin(&self) -> String {
         let host = self.incoming.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        format!("http://{}", host.unwrap_or(&self.console.state.node().addr))
+        let scheme = if self.is_https() { "https" } else { "http" };
+        format!("{scheme}://{}", host.unwrap_or(&self.console.state.node().addr))
+    }
+
+    /// Whether the node itself speaks TLS with browsers.
+    pub(super) fn is_https(&self) -> bool {
+        let settings = &self.console.state.node().settings;
+        settings.iter().any(|[key, value, _]| key == "tls_cert" && value != "null")
     }
 }
 

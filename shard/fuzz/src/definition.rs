@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use opcode_engine::definition::{
-    DEFINITION_BYTES_MAX, Definition, NESTING_MAX, PROBLEMS_MAX, STEPS_MAX, SpecIx,
+    DEFINITION_BYTES_MAX, Definition, NESTING_MAX, PROBLEMS_MAX, Plugins, STEPS_MAX, SpecIx,
 };
 use opcode_engine::diagram::svg;
 use opcode_engine::{Code, Invalid};
@@ -20,7 +20,10 @@ pub fn definition(data: &[u8]) {
             assert_stable(text, &definition);
             assert_drawn(&definition);
         }
-        Err(invalid) => assert_told(text, &invalid),
+        Err(invalid) => {
+            assert_told(text, &invalid);
+            assert_wants(text);
+        }
     }
 }
 
@@ -45,6 +48,16 @@ fn assert_drawn(definition: &Definition) {
     let boxes = drawn.matches("class=\"box\"").count();
     assert!(boxes == definition.steps.len().min(2_000), "{boxes} boxes");
     assert!(drawn.len() <= 4_096 + boxes * 4_096 + 8_000_000, "{} bytes", drawn.len());
+}
+
+/// What is accepted where plugins bring anything is where they bring what it says that it wants.
+fn assert_wants(text: &str) {
+    let Ok(definition) = Definition::parse_with(text, Plugins::Any) else { return };
+    let wanted = definition.plugin_namespaces();
+    assert!(!wanted.is_empty(), "{text} is refused without plugins, and wants none");
+    let same = Definition::parse_with(text, Plugins::Of(&wanted));
+    assert!(same.is_ok_and(|same| same.hash == definition.hash), "{text} wants {wanted:?}");
+    assert_sound(&definition);
 }
 
 /// Places resolve both ways, and the order is one.
