@@ -12,6 +12,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::page::{Nav, Refusal, html, redirect};
+use super::session::namespace;
 use super::visit::{Visit, encoded};
 use crate::access::Remote;
 use crate::error::ApiError;
@@ -103,6 +104,9 @@ impl Visit {
         set(header::ACCEPT, HeaderValue::try_from(accept));
         if let Some(token) = &self.token {
             set(header::AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}")));
+        }
+        if let Some(namespace) = namespace(&self.incoming.headers) {
+            set(HeaderName::from_static("opcode-namespace"), HeaderValue::try_from(namespace));
         }
         // The page's trace goes on.
         let trace = format!("00-{}-{:016x}-01", self.incoming.trace_id, rand::random::<u64>() | 1);

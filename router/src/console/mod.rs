@@ -90,6 +90,7 @@ pub(crate) fn route(state: &RouterState, api: Router) -> Router {
         .route("/console/sign-in", get(session::form).post(session::sign_in))
         .route("/console/sign-out", post(session::sign_out))
         .route("/console/theme", post(session::theme))
+        .route("/console/namespace", post(session::enter))
         .route("/console/start", get(start::form).post(start::submit))
         .route("/console/workflows", get(workflows::list))
         .route("/console/bulk", get(bulk::preview).post(bulk::apply))

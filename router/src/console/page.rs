@@ -55,6 +55,8 @@ const ENTRIES: &[Entry] = &[
 pub(super) struct Chrome {
     pub(super) title: String,
     pub(super) here: Nav,
+    /// The namespace that is looked at, where it is not the one that is always there.
+    pub(super) namespace: Option<String>,
     pub(super) node: String,
     pub(super) version: String,
     pub(super) is_signed_in: bool,

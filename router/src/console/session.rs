@@ -9,9 +9,12 @@ use super::contract::{Answer, Shown};
 use super::page::{Chrome, Nav, html, redirect};
 use super::visit::Visit;
 
+/// Longest name of a namespace.
+const NAMESPACE_CHARS_MAX: usize = 63;
 /// Names of the cookies.
 pub(super) const TOKEN: &str = "opcode_token";
 pub(super) const THEME: &str = "opcode_theme";
+const NAMESPACE: &str = "opcode_namespace";
 /// How long a browser keeps what it is told of colours, in seconds.
 const THEME_AGE_S: u32 = 31_536_000;
 /// Longest token that is looked at.
@@ -24,6 +27,26 @@ pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> 
         let (key, value) = pair.trim().split_once('=')?;
         (key == name && !value.is_empty()).then_some(value)
     })
+}
+
+/// The namespace that the visitor looks at; none where that is the token's, or the one always there.
+pub(super) fn namespace(headers: &HeaderMap) -> Option<&str> {
+    cookie(headers, NAMESPACE).filter(|name| is_namespace(name))
+}
+
+fn is_namespace(name: &str) -> bool {
+    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=NAMESPACE_CHARS_MAX).contains(&name.len()) && name.bytes().all(ok)
+}
+
+/// Looks at another namespace from now on.
+pub(super) async fn enter(visit: Visit) -> Response {
+    let name = visit.field("namespace").filter(|name| is_namespace(name) && *name != "default");
+    let mut response = redirect("/console/");
+    let age = if name.is_some() { "" } else { "; Max-Age=0" };
+    let name = name.unwrap_or_default();
+    set(&mut response, &format!("{NAMESPACE}={name}; Path=/console; HttpOnly; SameSite=Strict{age}"));
+    response
 }
 
 #[derive(Template)]
@@ -65,7 +88,10 @@ pub(super) async fn sign_in(mut visit: Visit) -> Shown {
     visit.token = Some(token.clone());
     // Whatever it may do: a call that is refused for want of a scope is one by a token that is known.
     match visit.call(Method::GET, "/v1/agents?limit=1", None).await {
-        Ok(Answer::Done(_) | Answer::Refused(_)) => {}
+        Ok(Answer::Done(_)) => {}
+        Ok(Answer::Refused(problem)) if problem.status == StatusCode::FORBIDDEN => {}
+        // Whether it is one cannot be told now.
+        Ok(Answer::Refused(problem)) => return Err(visit.refused(problem)),
         Err(_) => {
             visit.token = None;
             let error = "This node does not know the token, or it has expired.";
@@ -77,6 +103,8 @@ pub(super) async fn sign_in(mut visit: Visit) -> Shown {
         &mut response,
         &format!("{TOKEN}={token}; Path=/console; HttpOnly; SameSite=Strict{}", secure(&visit)),
     );
+    // It may be confined to another namespace than the one before it.
+    set(&mut response, &format!("{NAMESPACE}=; Path=/console; HttpOnly; SameSite=Strict; Max-Age=0"));
     Ok(response)
 }
 
@@ -134,5 +162,8 @@ mod tests {
         headers.insert(header::COOKIE, HeaderValue::from_static("a=1; opcode_token=t=u; opcode_theme="));
         assert_eq!(cookie(&headers, TOKEN), Some("t=u"));
         assert_eq!(cookie(&headers, THEME), None);
+        for (name, is_one) in [("team-1", true), ("", false), ("A", false), ("a;b", false)] {
+            assert_eq!(is_namespace(name), is_one, "{name}");
+        }
     }
 }

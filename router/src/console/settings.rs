@@ -12,6 +12,7 @@ use super::markup::{Markup, when, when_if};
 use super::page::{Chrome, Confirm, Nav, html, redirect};
 use super::schedules::again;
 use super::visit::{Visit, encoded};
+use super::workflows::Chip;
 
 /// Rows of each list.
 const ROWS: usize = 500;
@@ -27,6 +28,11 @@ struct Token {
 }
 
 #[derive(Deserialize)]
+struct Namespace {
+    name: String,
+}
+
+#[derive(Deserialize)]
 struct Secret {
     key: String,
     created_at: String,
@@ -37,6 +43,8 @@ struct Secret {
 #[template(path = "settings.html")]
 struct Page {
     chrome: Chrome,
+    /// Those that may be looked at.
+    namespaces: Vec<Chip>,
     is_admin: bool,
     tokens: Vec<TokenRow>,
     secrets: Vec<SecretRow>,
@@ -65,6 +73,14 @@ pub(super) async fn show(visit: Visit) -> Shown {
     let tokens: Option<Items<Token>> = visit.try_get(&format!("/v1/tokens?limit={ROWS}")).await?;
     let secrets: Option<Items<Secret>> = visit.try_get("/v1/secrets").await?;
     let is_admin = tokens.is_some();
+    let names: Option<Items<Namespace>> = visit.try_get(&format!("/v1/namespaces?limit={ROWS}")).await?;
+    let mut names: Vec<String> = names.into_iter().flat_map(|page| page.items).map(|one| one.name).collect();
+    // From one that the visitor's token is not for, there is a way back.
+    if names.is_empty() && chrome.namespace.is_some() {
+        names.push("default".to_owned());
+    }
+    let own = chrome.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let namespaces = names.into_iter().map(|word| Chip { is_on: word == own, word }).collect();
     let token = |token: Token| TokenRow {
         id: token.token_id,
         name: token.name.unwrap_or_default(),
@@ -80,6 +96,7 @@ pub(super) async fn show(visit: Visit) -> Shown {
     };
     let page = Page {
         chrome,
+        namespaces,
         is_admin,
         tokens: tokens.map(|page| page.items.into_iter().map(token).collect()).unwrap_or_default(),
         secrets: secrets.map(|page| page.items.into_iter().map(secret).collect()).unwrap_or_default(),

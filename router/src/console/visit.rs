@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Method, header};
 use super::Console;
 use super::contract::Instead;
 use super::page::{Chrome, Nav};
-use super::session::{THEME, TOKEN, cookie};
+use super::session::{THEME, TOKEN, cookie, namespace};
 use crate::access::remote_of;
 use crate::error::ApiError;
 use crate::incoming::{Incoming, percent_decoded};
@@ -95,6 +95,7 @@ impl Visit {
         Chrome {
             title: title.into(),
             here,
+            namespace: namespace(&self.incoming.headers).map(str::to_owned),
             node: state.node().node_id.clone(),
             version: state.node().version.clone(),
             is_signed_in: self.token.is_some(),
