@@ -14,7 +14,7 @@ use tower::ServiceExt;
 use super::page::{Nav, Refusal, html, redirect};
 use super::session::namespace;
 use super::visit::{Visit, encoded};
-use crate::access::Remote;
+use crate::access::remote::Remote;
 use crate::error::ApiError;
 
 /// Largest answer that a page takes, in bytes.

@@ -9,7 +9,7 @@ use super::Console;
 use super::contract::Instead;
 use super::page::{Chrome, Nav};
 use super::session::{THEME, TOKEN, cookie, namespace};
-use crate::access::remote_of;
+use crate::access::remote::remote_of;
 use crate::error::ApiError;
 use crate::incoming::{Incoming, percent_decoded};
 
