@@ -193,9 +193,8 @@ fn sweep(folder: &Path) {
         let name = entry.file_name().into_string().unwrap_or_default();
         let node = name.split('-').nth(2).and_then(|node| node.parse().ok());
         // Of processes of another namespace nobody here can say that they are no more.
-        let is_left = |node: u32| {
-            name.starts_with(&own_prefix(node)) && !Path::new(&format!("/proc/{node}")).exists()
-        };
+        let is_left =
+            |node: u32| name.starts_with(&own_prefix(node)) && !Path::new(&format!("/proc/{node}")).exists();
         if node.is_some_and(is_left) {
             drop(Cgroup { folders: vec![entry.path()] });
         }
