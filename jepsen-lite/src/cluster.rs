@@ -190,6 +190,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// The binary that nodes are started with.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.options.binary
+    }
+
+    /// Where the nodes' folders are.
+    pub(crate) fn home(&self) -> &Path {
+        &self.options.home
+    }
+
     pub(crate) fn members(&self) -> Vec<Member> {
         self.members.read().clone()
     }
@@ -299,6 +309,13 @@ impl Cluster {
     /// `GET` from the node at a place, and from no other.
     pub(crate) async fn get_at(&self, place: usize, path: &str) -> Result<(u16, Value)> {
         let response = self.client.get(self.node(place).url(path)).send().await?;
+        let status = response.status().as_u16();
+        Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
+    }
+
+    /// `POST` without a body to the node at a place, and to no other.
+    pub(crate) async fn post_at(&self, place: usize, path: &str) -> Result<(u16, Value)> {
+        let response = self.client.post(self.node(place).url(path)).send().await?;
         let status = response.status().as_u16();
         Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
-use opcode_router::{LocalShards, ShardRelay};
+use opcode_router::{LocalShards, PluginDoor, PluginHost, ShardRelay};
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::peer::NodeId;
 use opcode_shard::vault::Vault;
@@ -27,7 +27,7 @@ use crate::services::Services;
 use crate::shards::{DataDir, Identity, NewData, Starter};
 use crate::transport::{self, Transport};
 use crate::trust::Trust;
-use crate::{incarnation, join, token_file};
+use crate::{incarnation, isolation, join, token_file};
 
 /// Processes that run jq, at most.
 const JQ_WORKERS_MAX: usize = 4;
@@ -43,6 +43,8 @@ pub(crate) struct Cluster {
     pub(crate) audit: Arc<AuditFiles>,
     /// The shards' way to each other, open once the router is there.
     pub(crate) relay: Arc<ShardRelay>,
+    /// Opened for the router, like the relay.
+    pub(crate) plugins: Arc<PluginHost>,
     tasks: Vec<JoinHandle<()>>,
     /// Held while the node runs.
     _data: DataDir,
@@ -76,6 +78,7 @@ impl Cluster {
             local: local.clone(),
             definitions: Arc::clone(&definitions),
             membership: OnceLock::new(),
+            plugins: OnceLock::new(),
             audit: audit.clone(),
         });
         let me = transport::Identity {
@@ -85,7 +88,8 @@ impl Cluster {
         };
         let transport = Transport::start(listener, me, security, services.clone());
         let relay = Arc::new(ShardRelay::default());
-        let actions = Actions::new(action_options(config)?);
+        let (actions, plugins) = actions(config, &vault)?;
+        assert!(services.plugins.set(plugins.clone()).is_ok(), "the plugins are set once");
         let workers = Workers::new(actions, config.pool_size).with_vault(vault);
         let shared = crate::shards::shared(config, workers, transport.clone(), definitions, relay.clone())?;
         opcode_shard::finish_removals(&shared.log, &config.data_dir.join("shards")).await?;
@@ -121,7 +125,7 @@ impl Cluster {
             tokio::spawn(replicas.run()),
             tokio::spawn(tell_addresses(membership, identity.node_id, addresses.clone())),
         ];
-        Ok(Self { identity, addresses, agent, map, audit, relay, tasks, _data: data })
+        Ok(Self { identity, addresses, agent, map, audit, relay, plugins, tasks, _data: data })
     }
 
     /// Gives away what it leads and stops.
@@ -234,10 +238,19 @@ async fn tell_addresses(membership: Arc<Membership>, node: NodeId, addresses: Ad
     }
 }
 
+/// The node's actions, and the plugins that bring more.
+fn actions(config: &Config, vault: &Arc<Vault>) -> Result<(Arc<Actions>, Arc<PluginHost>)> {
+    let actions = Actions::new(action_options(config)?);
+    let plugins = isolation::plugins(config, &actions, vault.clone());
+    actions.open_plugins(Arc::new(PluginDoor(plugins.clone())));
+    Ok((actions, plugins))
+}
+
 /// What actions may do on this node.
 fn action_options(config: &Config) -> Result<ActionOptions> {
     let program = std::env::current_exe().context("the program's own path is needed for jq workers")?;
-    let working_dir = std::env::current_dir().context("the current folder cannot be read")?;
+    let here = std::env::current_dir().context("the current folder cannot be read")?;
+    let isolation = isolation::options(config)?;
     let fs_roots = config
         .fs_roots
         .iter()
@@ -247,8 +260,9 @@ fn action_options(config: &Config) -> Result<ActionOptions> {
         allow_shell: config.allow_shell,
         allow_private_network: config.allow_private_network,
         fs_roots,
-        working_dir,
+        working_dir: isolation::working_dir(here, &isolation),
         jq_worker: vec![program.display().to_string(), "jq-worker".into()],
         jq_workers_max: JQ_WORKERS_MAX,
+        isolation,
     })
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use opcode_router::{
-    CatalogueSecrets, Door, NodeInfo, RateLimit, Remote, RouterOptions, RouterParts, RouterState,
+    CatalogueSecrets, Door, NodeInfo, RateLimit, Remote, RetentionOptions, RouterOptions, RouterParts,
+    RouterState, WebhookOptions,
 };
+use opcode_shard::actions::push::Sender;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -19,7 +21,7 @@ use crate::https::Https;
 use crate::membership::agent::Ended;
 use crate::services::Control;
 use crate::shards::Identity;
-use crate::{telemetry, token_file, vault};
+use crate::{observed, telemetry, token_file, vault};
 
 /// Longest time a stop may take; a supervisor kills the process soon after.
 const STOP_MAX: Duration = Duration::from_secs(14);
@@ -37,7 +39,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     let tokens = config.token_file.as_deref().map(token_file::all).transpose()?;
     let secrets = Arc::new(CatalogueSecrets::default());
     let vault = vault::open(&config, secrets.clone())?;
-    let metrics = telemetry::start_metrics()?;
+    let metrics = telemetry::start(&config)?;
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -60,23 +62,27 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
             transport: cluster.agent.transport.clone(),
         }),
         vault,
+        plugins: cluster.plugins.clone(),
         node: about(&cluster),
         ready: ready_out,
         shutdown: stop_out.clone(),
-        metrics: Arc::new(move || metrics.render()),
+        metrics: observed::metrics(metrics, &config, &cluster),
         listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
         tokens,
+        backup_dir: config.backup_dir.as_deref().map(std::path::absolute).transpose()?,
+        webhooks: webhook_options(&config)?,
         rate_limit: config.rate_limit.map(RateLimit::per_second),
         audit: Some(cluster.audit.clone()),
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());
     secrets.open(state.clone());
-    run_beside(&state);
+    run_beside(&state, &config);
     let mut server = serve(listener, https.as_ref(), opcode_router::app(state), stop_out)?;
     let shards = cluster.identity.shards;
     tracing::info!(%address, cluster = cluster.identity.cluster_id, shards, "ready");
     ready(&format!("{}://{address}", if https.is_some() { "https" } else { "http" }));
+    crate::memory::forget_start();
 
     let outcome = tokio::select! {
         () = signals.stop() => Ok(true),
@@ -129,9 +135,36 @@ fn serve(
 }
 
 /// Starts what a router does beside answering; it ends by itself once the node is stopping.
-fn run_beside(state: &RouterState) {
+fn run_beside(state: &RouterState, config: &Config) {
+    tokio::spawn(opcode_router::run_retention(state.clone(), retention_of(config)));
     tokio::spawn(opcode_router::run_schedules(state.clone()));
     tokio::spawn(opcode_router::run_agents(state.clone()));
+    if config.scrub_every_hours > 0 {
+        let every = Duration::from_secs(u64::from(config.scrub_every_hours) * 60 * 60);
+        tokio::spawn(opcode_router::run_scrubs(state.clone(), every));
+    }
+    tokio::spawn(opcode_router::run_webhooks(state.clone()));
+    tokio::spawn(opcode_router::run_plugins(state.clone()));
+}
+
+/// Where and how often runs are archived that are kept no longer.
+fn retention_of(config: &Config) -> RetentionOptions {
+    RetentionOptions {
+        archive_dir: config.archive_dir.clone().unwrap_or_else(|| config.data_dir.join("archive")),
+        every: Duration::from_secs(config.retention_every_s.max(1)),
+    }
+}
+
+/// How webhooks are told: behind the same guard as `http.*`.
+fn webhook_options(config: &Config) -> Result<WebhookOptions> {
+    let mut options = WebhookOptions::new(Sender::new(config.allow_private_network));
+    if let Some(delays) = &config.webhook_retry_delays {
+        options.delays = crate::config::delays(delays)?;
+    }
+    if let Some(kept) = &config.events_kept {
+        options.kept = crate::config::kept(kept)?;
+    }
+    Ok(options)
 }
 
 /// A node that was taken out holds no part in the cluster any more, and never will again.

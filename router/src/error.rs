@@ -175,7 +175,7 @@ impl ApiError {
     pub(crate) fn document<'a>(&'a self, trace_id: &'a str) -> Document<'a> {
         let inner = &*self.0;
         Document {
-            r#type: format!("urn:opcode:problem:{}", inner.code.to_ascii_lowercase().replace('_', "-")),
+            r#type: crate::manual::path_of(inner.code),
             title: title(inner.code),
             status: inner.status.as_u16(),
             detail: &inner.detail,
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(
             document,
             serde_json::json!({
-                "type": "urn:opcode:problem:validation-error",
+                "type": "/errors/VALIDATION_ERROR",
                 "title": "Validation error",
                 "status": 422,
                 "detail": "/steps/0/id: is missing",

@@ -19,6 +19,8 @@ pub struct LocalShards {
 impl LocalShards {
     /// Takes a replica in, in the place of one of the same shard.
     pub fn insert(&self, handle: ShardHandle) {
+        // Until it is known what those who follow it have not seen.
+        handle.group().hold(0);
         self.handles.write().insert(handle.id(), Arc::new(handle));
     }
 
@@ -30,6 +32,11 @@ impl LocalShards {
     /// The replica of a shard, if this node holds one.
     pub fn get(&self, shard: ShardId) -> Option<Arc<ShardHandle>> {
         self.handles.read().get(&shard).cloned()
+    }
+
+    /// The replicas of all shards that this node is a member of.
+    pub fn all(&self) -> Vec<Arc<ShardHandle>> {
+        self.handles.read().values().cloned().collect()
     }
 
     /// Takes an embedded replica in, in the place of one of the same shard.

@@ -4,6 +4,8 @@
 #![allow(missing_docs)]
 
 mod access;
+mod history;
+pub mod plugins;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -15,6 +17,7 @@ pub use access::{
     AuditEntry, AuditList, NewToken, NotRecorded, RateLimit, Token, TokenDeleted, TokenList, TokenRequest,
     UnreachableNode,
 };
+pub use history::{ImportAnswer, ImportResult, Retention, RetentionList, RetentionRequest};
 pub use schedules::{
     BackfillAnswer, BackfillRequest, Schedule, ScheduleList, SchedulePatch, ScheduleRequest, Slot, SlotError,
     SlotList,
@@ -23,7 +26,7 @@ pub use schedules::{
 /// RFC 9457, `application/problem+json`.
 #[derive(ToSchema)]
 pub struct Problem {
-    /// `urn:opcode:problem:…`
+    /// `/errors/CODE`: a page about it.
     pub r#type: String,
     pub title: String,
     /// The HTTP status.
@@ -506,6 +509,8 @@ pub struct Member {
     pub alive: bool,
     /// Shards that it holds, or shall.
     pub shards: u64,
+    #[schema(value_type = Option<Object>)]
+    pub isolation: Option<Value>,
 }
 
 #[derive(ToSchema)]

@@ -19,7 +19,9 @@ use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::local::LocalShards;
+use crate::plugins::PluginHost;
 use crate::shard_map::ShardMap;
+use crate::webhooks::WebhookOptions;
 
 /// Who this node is, for `GET /v1/cluster` and the guard on `Host`.
 #[derive(Clone, Debug)]
@@ -92,6 +94,8 @@ pub struct RouterParts {
     pub cluster: Arc<dyn ClusterControl>,
     /// The cluster's secrets, as far as this node has the key.
     pub vault: Arc<Vault>,
+    /// The plugins of this node.
+    pub plugins: Arc<PluginHost>,
     /// Who this node is.
     pub node: NodeInfo,
     /// True once requests are served.
@@ -104,6 +108,10 @@ pub struct RouterParts {
     pub listener_is_loopback: bool,
     /// The tokens that callers must show one of; without, any caller is taken.
     pub tokens: Option<Tokens>,
+    /// Where this node may write backups; without, it writes none.
+    pub backup_dir: Option<std::path::PathBuf>,
+    /// How webhooks are told.
+    pub webhooks: WebhookOptions,
     /// How many requests a token, or an address without one, may make where nothing else is said of
     /// it; without, any number.
     pub rate_limit: Option<RateLimit>,
@@ -175,8 +183,17 @@ impl RouterState {
         &*self.inner.parts.cluster
     }
 
+    /// Where this node may write backups.
+    pub(crate) fn backup_dir(&self) -> Option<&std::path::Path> {
+        self.inner.parts.backup_dir.as_deref()
+    }
+
     pub(crate) fn vault(&self) -> &Vault {
         &self.inner.parts.vault
+    }
+
+    pub(crate) fn plugins(&self) -> &Arc<PluginHost> {
+        &self.inner.parts.plugins
     }
 
     /// This node's number.
@@ -205,6 +222,10 @@ impl RouterState {
 
     pub(crate) fn options(&self) -> &RouterOptions {
         &self.inner.parts.options
+    }
+
+    pub(crate) fn webhooks(&self) -> &WebhookOptions {
+        &self.inner.parts.webhooks
     }
 
     pub(crate) fn is_ready(&self) -> bool {

@@ -14,6 +14,8 @@ use crate::trust::Trust;
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Longest time that a node holds a call that waits for a run.
 const WAIT_MAX: Duration = Duration::from_secs(600);
+/// Longest time for lines to be taken, each of which may be large.
+const LINES_MAX: Duration = Duration::from_secs(300);
 /// Longest time to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
@@ -46,6 +48,12 @@ impl Client {
         Ok(Self { http, server, token: token.map(str::to_owned) })
     }
 
+    /// Another node of the same cluster, spoken to in the same way.
+    pub(crate) fn of_member(&self, addr: &str) -> Self {
+        let scheme = self.server.split_once("://").map_or("http", |(scheme, _)| scheme);
+        Self { server: format!("{scheme}://{addr}"), ..self.clone() }
+    }
+
     /// The node's address.
     pub(crate) fn server(&self) -> &str {
         &self.server
@@ -75,9 +83,24 @@ impl Client {
         response.text().await.map_err(|error| self.failure(&error))
     }
 
+    /// `GET` of bytes, for as long as they come.
+    pub(crate) async fn bytes(&self, path: &str) -> Result<Response, Failure> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
     /// `POST` of JSON.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.post_text(path, body.to_string()).await
+    }
+
+    /// `POST` of JSON that the node may take so long to answer.
+    pub(crate) async fn post_waiting(
+        &self,
+        path: &str,
+        body: &Value,
+        wait: Duration,
+    ) -> Result<Value, Failure> {
+        read_json(self.send(self.request(Method::POST, path).json(body).timeout(wait)).await?).await
     }
 
     /// `PATCH` of JSON.
@@ -99,6 +122,12 @@ impl Client {
     pub(crate) async fn post_text(&self, path: &str, body: String) -> Result<Value, Failure> {
         let request = self.request(Method::POST, path).header("content-type", "application/json");
         read_json(self.send(request.body(body).timeout(ANSWER_MAX)).await?).await
+    }
+
+    /// `POST` of JSON lines; each is answered for itself.
+    pub(crate) async fn post_lines(&self, path: &str, body: Vec<u8>) -> Result<Value, Failure> {
+        let request = self.request(Method::POST, path).header("content-type", "application/x-ndjson");
+        read_json(self.send(request.body(body).timeout(LINES_MAX)).await?).await
     }
 
     /// An event stream, open without end; 204 gives `None`.
@@ -131,6 +160,11 @@ impl Client {
     pub(crate) async fn firehose(&self, event_type: &str) -> Result<Response, Failure> {
         let path = with_query("/v1/events", &[("type", Some(event_type.to_owned()))]);
         self.send(self.request(Method::GET, &path).header("accept", "text/event-stream")).await
+    }
+
+    /// JSON lines as they come, for as long as they do.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Response, Failure> {
+        self.send(self.request(Method::GET, path).header("accept", "application/x-ndjson")).await
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {

@@ -57,10 +57,12 @@ enum Lane {
 impl Lane {
     fn of(service: Service, bytes: usize) -> Self {
         match service {
-            Service::Copy | Service::Audit => Self::Bulk,
-            Service::Raft | Service::Shard | Service::Cluster if bytes > SMALL_BYTES_MAX => Self::Bulk,
+            Service::Copy | Service::Backup | Service::Audit => Self::Bulk,
+            Service::Raft | Service::Shard | Service::Cluster | Service::Node if bytes > SMALL_BYTES_MAX => {
+                Self::Bulk
+            }
             Service::Raft | Service::Cluster => Self::Consensus,
-            Service::Shard => Self::Calls,
+            Service::Shard | Service::Node => Self::Calls,
         }
     }
 }

@@ -63,7 +63,8 @@ pub(crate) async fn submit(
             Err(error) => Err(error),
         };
         match prepared {
-            Ok(submission) => {
+            Ok(mut submission) => {
+                incoming.carry_trace(&mut submission);
                 let ShardId(shard) = state.shard_of(&submission.id).id();
                 named.extend(submission.agent_id.clone().map(|agent_id| (place, agent_id)));
                 let (places, submissions) = &mut by_shard[shard as usize];

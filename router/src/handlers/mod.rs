@@ -3,6 +3,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod bulk;
 pub(crate) mod cluster;
@@ -10,12 +11,19 @@ pub(crate) mod commands;
 pub(crate) mod decisions;
 pub(crate) mod diagram;
 pub(crate) mod events;
+pub(crate) mod export;
 pub(crate) mod health;
+pub(crate) mod import;
 pub(crate) mod lists;
+pub(crate) mod plugins;
+pub(crate) mod retention;
 pub(crate) mod schedules;
+pub(crate) mod scrub;
 pub(crate) mod secrets;
 pub(crate) mod sync;
 pub(crate) mod templates;
 pub(crate) mod tokens;
 pub(crate) mod validate;
+pub(crate) mod webhook_failures;
+pub(crate) mod webhooks;
 pub(crate) mod workflows;

@@ -59,8 +59,9 @@ pub(crate) async fn submit(
     query.finish()?;
     let key = submission::idempotency_key(&incoming.headers)?;
     let fields = Fields::of_body(incoming.json()?)?;
-    let submission =
+    let mut submission =
         submission::prepare(&mut Templates::to_run(&state), fields, &incoming.caller, key).await?;
+    incoming.carry_trace(&mut submission);
     // Taken before anything is applied, since a refusal says that nothing was.
     let place = wait.is_some().then(|| state.enter_wait()).transpose()?;
     let shard = state.shard_of(&submission.id);

@@ -12,7 +12,7 @@ use tower::ServiceExt;
 
 use crate::access::IsPart;
 use crate::access::remote::Remote;
-use crate::firehose;
+use crate::firehose::{self, Wanted};
 use crate::state::RouterState;
 
 /// Largest answer that a tool takes, in bytes.
@@ -109,7 +109,8 @@ impl Contract for InProcess {
     fn events(&self) -> BoxFuture<'_, Option<BoxStream<'static, Bytes>>> {
         async move {
             // Of the node's own accord, so no caller's token is asked for.
-            let response = firehose::firehose(&self.state, Some(EventType::Custom)).await.ok()?;
+            let response =
+                firehose::firehose(&self.state, Wanted::live(vec![EventType::Custom])).await.ok()?;
             let chunks = response.into_body().into_data_stream();
             Some(chunks.filter_map(|chunk| std::future::ready(chunk.ok())).boxed())
         }

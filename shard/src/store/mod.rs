@@ -5,6 +5,7 @@
 
 mod apply;
 mod bulk;
+mod check;
 mod checksum;
 mod codec;
 mod connection;
@@ -16,7 +17,10 @@ mod mend;
 mod purge;
 mod reader;
 mod rebuild;
+mod restore;
 mod schema;
+mod scrub;
+mod settle;
 #[cfg(feature = "sim")]
 pub(crate) mod simulated;
 mod sql;
@@ -38,9 +42,13 @@ use tokio::sync::{Notify, broadcast, oneshot};
 
 use self::apply::Applier;
 use self::connection::Connection;
+pub(crate) use self::fold::check_foldable;
 use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
-use self::writer::{Shared, Writer};
+pub use self::restore::{adopt, check_copy};
+pub use self::scrub::ScrubReport;
+pub use self::settle::{Settled, settle};
+use self::writer::{Damaged, Shared, Writer};
 use crate::batch::{Batch, Committed, Position};
 use crate::catalogue::CatalogueEntry;
 use crate::error::ShardError;
@@ -315,7 +323,7 @@ impl Store {
                 self.inner.damage.notify_one();
                 return answer;
             };
-            if self.inner.shared.mend(no, mended == Some(no)).await.is_err() {
+            if self.inner.shared.mend(Damaged::Run { no, is_again: mended == Some(no) }).await.is_err() {
                 self.inner.damage.notify_one();
                 return answer;
             }
@@ -474,19 +482,16 @@ impl Store {
 
 /// Tells people of damage in the tables, if an error is that.
 fn tell_damage(shard: ShardId, error: Option<&ShardError>) {
-    let table = match error {
+    match error {
         Some(error @ ShardError::DamagedRow { table, key, .. }) => {
             tracing::error!(%shard, table, key, %error, "damage in the tables");
-            *table
         }
         Some(error @ ShardError::Damaged(_)) => {
             tracing::error!(%shard, %error, "damage in the tables");
-            "unknown"
         }
         Some(_) | None => return,
-    };
-    let labels = [("shard", shard.to_string()), ("table", table.to_owned())];
-    metrics::counter!("opcode_corruption_total", &labels).increment(1);
+    }
+    metrics::counter!("opcode_corruption_total", "shard" => shard.to_string()).increment(1);
 }
 
 /// The writer thread: opens, says so, and works.

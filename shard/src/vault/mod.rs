@@ -296,8 +296,47 @@ impl Vault {
         Err(VaultError::Contended(name.to_owned()))
     }
 
+    /// Seals what is kept elsewhere than among the secrets, under a name of its own there, which may
+    /// hold no line end.
+    ///
+    /// # Errors
+    /// No key, a key that opens nothing of what is kept, or the store's.
+    pub async fn seal(&self, name: &str, value: &SecretString) -> Result<String, VaultError> {
+        assert!(!name.contains('\n'), "a name is one line");
+        if self.ring.is_empty() {
+            return Err(VaultError::NoKey);
+        }
+        let (all, _) = self.store.list().await.map_err(|error| store_error(name, error))?;
+        let sealed = self.sealing(&all).await?.seal(name, value);
+        Ok(serde_json::to_string(&sealed).expect("what is sealed is JSON"))
+    }
+
+    /// Opens it again.
+    ///
+    /// # Errors
+    /// No key, another key, or damage.
+    pub async fn unseal(&self, name: &str, sealed: &str) -> Result<SecretString, VaultError> {
+        if self.ring.is_empty() {
+            return Err(VaultError::NoKey);
+        }
+        let damaged = |why| VaultError::Damaged { name: name.to_owned(), why };
+        let sealed = serde_json::from_str(sealed).map_err(|_| damaged("it is not what is sealed here"))?;
+        self.open(name, &sealed).await
+    }
+
+    /// The same sealed with the first of the node's keys, when it is sealed with another.
+    ///
+    /// # Errors
+    /// Those of [`Vault::seal`] and [`Vault::unseal`].
+    pub async fn resealed(&self, name: &str, sealed: &str) -> Result<Option<String>, VaultError> {
+        let value = self.unseal(name, sealed).await?;
+        let anew = self.seal(name, &value).await?;
+        let key = |text: &str| serde_json::from_str::<Sealed>(text).ok().map(|sealed| sealed.key);
+        Ok(Some(anew).filter(|anew| key(anew) != key(sealed)))
+    }
+
     /// The values of these secrets, as they are now.
-    pub(crate) async fn resolve(&self, names: &BTreeSet<&str>) -> Result<Resolved, VaultError> {
+    pub async fn resolve(&self, names: &BTreeSet<&str>) -> Result<Resolved, VaultError> {
         let resolved = async {
             let mut values = BTreeMap::new();
             let mut bytes = 0;
@@ -358,18 +397,18 @@ impl Vault {
 }
 
 /// Secrets opened for one attempt; wiped from memory when it is over.
-pub(crate) struct Resolved {
+pub struct Resolved {
     values: BTreeMap<String, SecretString>,
 }
 
 impl Resolved {
     /// The value of one of those that were asked for.
-    pub(crate) fn value(&self, name: &str) -> &str {
+    pub fn value(&self, name: &str) -> &str {
         self.values.get(name).map_or("", |value| value.expose_secret())
     }
 
     /// What takes their values out of what an action gives back.
-    pub(crate) fn mask(&self) -> Mask {
+    pub fn mask(&self) -> Mask {
         Mask::of(self.values.iter().map(|(name, value)| (name.as_str(), value.expose_secret())))
     }
 }
