@@ -19,8 +19,8 @@ pub(crate) const LAUNCH: &str = "launch-confined";
 pub(crate) fn options(config: &Config) -> Result<IsolationOptions> {
     let scratch = scratch(config);
     let runs_programs = config.allow_shell || config.allow_plugins;
-    for folder in [scratch.clone(), scratch.join("tmp")].iter().filter(|_| runs_programs) {
-        own_folder(folder).with_context(|| format!("scratch folder {} (scratch_dir)", folder.display()))?;
+    if runs_programs {
+        make(&scratch).with_context(|| format!("scratch folder {} (scratch_dir)", scratch.display()))?;
     }
     // By this process's own file, so that a new version on disk does not come in between.
     let launcher = vec!["/proc/self/exe".to_owned(), LAUNCH.to_owned()];
@@ -32,6 +32,17 @@ pub(crate) fn options(config: &Config) -> Result<IsolationOptions> {
         scratch: Some(scratch),
         groups: runs_programs,
     })
+}
+
+/// Makes the folder of what programs write, without what those before have left in its temporary one.
+fn make(scratch: &Path) -> std::io::Result<()> {
+    own_folder(scratch)?;
+    let temporary = scratch.join("tmp");
+    match std::fs::remove_dir_all(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    own_folder(&temporary).map(drop)
 }
 
 /// Where commands start unless they say where: here, but not among the node's own files.
@@ -59,12 +70,15 @@ pub(crate) fn plugins(config: &Config, actions: &Actions, vault: Arc<Vault>) -> 
     PluginHost::new(actions.isolation().clone(), vault, scratch(config), config.allow_plugins)
 }
 
-/// The node's own files: its data, its log, and whatever holds a key.
+/// The node's own files: its data, where else it keeps some of that, and whatever holds a key.
 fn closed(config: &Config) -> Vec<PathBuf> {
     let files = [
         Some(&config.data_dir),
         config.log_dir.as_ref(),
+        config.archive_dir.as_ref(),
+        config.backup_dir.as_ref(),
         config.peer_tls_dir.as_ref(),
+        config.tls_key.as_ref(),
         config.token_file.as_ref(),
         config.secrets_key_file.as_ref(),
         config.secrets_passphrase_file.as_ref(),

@@ -226,6 +226,26 @@ fn the_configuration_file_names_every_key() {
     }
 }
 
+/// Codes that our sources give to problems themselves.
+fn codes() -> BTreeSet<String> {
+    let mut files = Vec::new();
+    crate::observability::sources(&root().join("router/src"), &mut files);
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).expect("a source");
+        for after in text.split("StatusCode::").skip(1) {
+            // `NAME, "CODE"`, as an error is made of.
+            let mut parts = after.splitn(3, '"');
+            let (before, code) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let is_code = code.len() > 3 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+            if is_code && before.trim_end().ends_with(',') && !before.contains([';', '(', ')']) {
+                found.insert(code.to_owned());
+            }
+        }
+    }
+    found
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_probe_tells_whether_a_node_serves_and_an_agent_finds_its_way() {
     let dir = tempfile::tempdir().unwrap();
@@ -248,6 +268,11 @@ async fn a_probe_tells_whether_a_node_serves_and_an_agent_finds_its_way() {
         if link != "/mcp" {
             assert!(!text(link).await.is_empty(), "{link}");
         }
+    }
+    let codes = codes();
+    assert!(codes.contains("OVERLOADED") && codes.contains("STORAGE_FULL"), "{codes:?}");
+    for code in codes {
+        assert!(text(&format!("/errors/{code}")).await.contains("## Fix"), "{code}");
     }
     let skill = text("/skill.md").await;
     assert!(skill.starts_with("---\nname: opcode\ndescription: "));
