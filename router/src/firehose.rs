@@ -1,4 +1,4 @@
-//! The firehose: every event of every shard from now on, or those of one type, on any node. Each shard is followed by its
+//! The firehose: every event of a namespace's runs from now on, or those of one type, on any node. Each shard is followed by its
 //! place in the shard's log, in the replica of this node or in whichever can be reached, so that a
 //! leader may change, and a replica move, without an event missed or shown twice.
 //!
@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use axum::response::Response;
 use opcode_engine::event::EventType;
-use opcode_engine::ids::{RunNo, WorkflowId};
+use opcode_engine::ids::{RunNo, ShardId, WorkflowId};
+use opcode_engine::namespace::Namespace;
 use opcode_shard::CallError;
 use opcode_shard::batch::Position;
 use opcode_shard::record::EventRecord;
 use opcode_shard::remote::Tail;
 use tokio::time::Interval;
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::event_stream::{Chunks, EventDocument, beat, beats, document, open, run_until, write_event};
 use crate::forward::ShardClient;
@@ -31,10 +33,20 @@ const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// Run ids that are remembered for one shard.
 const NAMES_MAX: usize = 10_000;
 
-/// Every event of every workflow from now on; those of one type, if one is named.
-pub(crate) async fn firehose(state: &RouterState, only: Option<EventType>) -> Result<Response, ApiError> {
+/// Every event of every workflow of the caller's namespace from now on; those of one type, if one is named.
+/// The node itself, which is no caller, is shown all namespaces', with ids as they are kept.
+pub(crate) async fn firehose(
+    state: &RouterState,
+    only: Option<EventType>,
+    caller: Option<&Caller>,
+) -> Result<Response, ApiError> {
+    let audience = Audience {
+        only,
+        namespace: caller.map(|caller| caller.namespace().clone()),
+        is_confined: caller.is_some_and(|caller| caller.confined_to().is_some()),
+    };
     let place = state.enter_stream()?;
-    let begun = state.shards().into_iter().map(|shard| Pour::begin(shard, only));
+    let begun = state.shards().into_iter().map(|shard| Pour::begin(shard, audience.clone()));
     let pours = futures::future::join_all(begun).await;
     let (response, chunks) = open();
     let pours: Vec<_> = pours.into_iter().map(|pour| pour.run(chunks.clone())).collect();
@@ -59,11 +71,42 @@ async fn keep_alive(chunks: Chunks, mut beats: Interval) {
     }
 }
 
+/// What is shown.
+#[derive(Clone)]
+struct Audience {
+    /// The type of event that is shown; any, without it.
+    only: Option<EventType>,
+    /// Whose runs' events; everybody's, without it.
+    namespace: Option<Namespace>,
+    /// Nothing is shown of which it is not known whose it is.
+    is_confined: bool,
+}
+
+impl Audience {
+    /// What an event is shown as, if it is.
+    fn shown<'e>(
+        &self,
+        record: &'e EventRecord,
+        run: Option<&'e WorkflowId>,
+        shard: ShardId,
+    ) -> Option<EventDocument<'e>> {
+        let shard = Some(shard.0);
+        let document = |namespace: &Namespace| document(record, namespace);
+        let everybody = Namespace::default();
+        let (workflow_id, document) = match (&self.namespace, run) {
+            (None, run) => (run.map(WorkflowId::as_str), document(&everybody)),
+            (Some(own), Some(run)) if own.owns(run.as_str()) => (Some(run.local()), document(own)),
+            (Some(own), None) if own.is_default() && !self.is_confined => (None, document(own)),
+            (Some(_), _) => return None,
+        };
+        Some(EventDocument { workflow_id, shard, ..document })
+    }
+}
+
 /// One shard's part of the firehose.
 struct Pour {
     shard: ShardClient,
-    /// The type of event that is shown; any, without it.
-    only: Option<EventType>,
+    audience: Audience,
     /// The last entry of its log that was shown; none before the first answer.
     after: Option<u64>,
     names: RunNames,
@@ -73,10 +116,10 @@ struct Pour {
 impl Pour {
     /// Finds where the shard's log stands: the caller sees what comes after its request was taken.
     /// A shard that does not answer soon is poured from when it does.
-    async fn begin(shard: ShardClient, only: Option<EventType>) -> Self {
+    async fn begin(shard: ShardClient, audience: Audience) -> Self {
         let standing = tokio::time::timeout(BEGIN_MAX, shard.tail(None, Duration::ZERO)).await;
         let after = standing.ok().and_then(Result::ok).map(|tail| tail.upto.index);
-        Self { shard, only, after, names: RunNames::default(), is_reachable: true }
+        Self { shard, audience, after, names: RunNames::default(), is_reachable: true }
     }
 
     /// Pours until the reader is gone.
@@ -111,18 +154,16 @@ impl Pour {
         if tail.lagged {
             out.extend_from_slice(&self.notice("lagged", "events are missing here: the log let them go"));
         }
-        let is_wanted = |record: &&EventRecord| self.only.is_none_or(|only| record.event_type == only);
+        let only = self.audience.only;
+        let is_wanted = |record: &&EventRecord| only.is_none_or(|only| record.event_type == only);
         for record in tail.events.iter().filter(is_wanted) {
             let name = self.names.of(&self.shard, record, tail.upto).await.unwrap_or_else(|error| {
                 tracing::warn!(run = record.no.0, %error, "the id of a run in the firehose is not known");
                 None
             });
-            let shown = EventDocument {
-                workflow_id: name.as_ref().map(WorkflowId::as_str),
-                shard: Some(self.shard.id().0),
-                ..document(record)
-            };
-            write_event(&mut out, &shown, false);
+            if let Some(shown) = self.audience.shown(record, name.as_ref(), self.shard.id()) {
+                write_event(&mut out, &shown, false);
+            }
         }
         self.after = Some(tail.upto.index);
         out

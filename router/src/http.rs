@@ -22,8 +22,8 @@ use crate::agents;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
-    self, batch, bulk, cluster, commands, decisions, diagram, events, health, lists, schedules, secrets,
-    sync, templates, tokens, validate, workflows,
+    self, batch, bulk, cluster, commands, decisions, diagram, events, health, lists, namespaces, schedules,
+    secrets, sync, templates, tokens, validate, workflows,
 };
 use crate::incoming::json_bytes;
 use crate::mcp;
@@ -33,7 +33,9 @@ use crate::state::RouterState;
 #[openapi(info(
     title = "OPCODE cluster",
     description = "Define, run and watch durable workflows. Errors are RFC 9457 problem documents. Agents \
-                   find the same as tools of MCP (streamable HTTP) at `/mcp`."
+                   find the same as tools of MCP (streamable HTTP) at `/mcp`. Workflows, templates, schedules \
+                   and secrets are those of a namespace: the token's, or the one that the header \
+                   `Opcode-Namespace` names, or `default`."
 ))]
 struct Api;
 
@@ -144,6 +146,8 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(secrets::rotate))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
+        .routes(routes!(namespaces::list))
+        .routes(routes!(namespaces::create, namespaces::delete))
         .routes(routes!(events::firehose))
         .routes(routes!(cluster::get, cluster::set))
         .routes(routes!(cluster::join))

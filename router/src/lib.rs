@@ -22,6 +22,7 @@ mod http;
 mod incoming;
 mod local;
 pub mod mcp;
+mod namespace;
 pub mod placement;
 mod query;
 mod relay;

@@ -3,17 +3,21 @@
 
 #![allow(missing_docs)]
 
+mod namespaces;
 mod schedules;
+mod tokens;
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use utoipa::ToSchema;
 
+pub use namespaces::{Namespace, NamespaceDeleted, NamespaceList};
 pub use schedules::{
     BackfillAnswer, BackfillRequest, Schedule, ScheduleList, SchedulePatch, ScheduleRequest, Slot, SlotError,
     SlotList,
 };
+pub use tokens::{NewToken, Token, TokenDeleted, TokenList, TokenRequest};
 
 /// RFC 9457, `application/problem+json`.
 #[derive(ToSchema)]
@@ -436,52 +440,6 @@ pub struct SecretsRotated {
     pub unchanged: u64,
     /// Keys of those that could not be opened; they are as they were.
     pub failed: Vec<String>,
-}
-
-#[derive(ToSchema)]
-pub struct TokenRequest {
-    /// For those who read the list.
-    pub name: Option<String>,
-    /// At least one of `read`, `run`, `define`, `decide`, `admin`, which is all of them and more.
-    pub scopes: Vec<String>,
-    /// The agent that its bearer is: what it asks for is asked in that name, and in no other.
-    pub agent_id: Option<String>,
-    /// From then on it is not taken.
-    pub expires_at: Option<String>,
-}
-
-#[derive(ToSchema)]
-pub struct NewToken {
-    pub token_id: String,
-    /// What to show as `Authorization: Bearer …`. It is not kept: nobody can show it again.
-    pub token: String,
-    pub name: Option<String>,
-    pub scopes: Vec<String>,
-    pub agent_id: Option<String>,
-    pub created_at: String,
-    pub expires_at: Option<String>,
-}
-
-#[derive(ToSchema)]
-pub struct Token {
-    pub token_id: String,
-    pub name: Option<String>,
-    pub scopes: Vec<String>,
-    pub agent_id: Option<String>,
-    pub created_at: String,
-    pub expires_at: Option<String>,
-}
-
-#[derive(ToSchema)]
-pub struct TokenList {
-    pub items: Vec<Token>,
-    pub next_cursor: Option<String>,
-}
-
-#[derive(ToSchema)]
-pub struct TokenDeleted {
-    pub token_id: String,
-    pub deleted: bool,
 }
 
 #[derive(ToSchema)]

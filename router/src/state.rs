@@ -17,6 +17,7 @@ use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::local::LocalShards;
+use crate::namespace::KnownNamespaces;
 use crate::shard_map::ShardMap;
 
 /// Who this node is, for `GET /v1/cluster` and the guard on `Host`.
@@ -117,6 +118,7 @@ struct Inner {
     definitions: DefinitionCache,
     known_tokens: KnownTokens,
     agents: Agents,
+    namespaces: KnownNamespaces,
     waits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
@@ -132,8 +134,19 @@ impl RouterState {
         let streams = Arc::new(Semaphore::new(parts.options.streams_max));
         let bodies = Arc::new(Semaphore::new(parts.options.bodies_bytes_max / BODY_UNIT_BYTES));
         let (definitions, known_tokens) = (DefinitionCache::default(), KnownTokens::default());
-        let agents = Agents::default();
-        Self { inner: Arc::new(Inner { parts, definitions, known_tokens, agents, waits, streams, bodies }) }
+        let (agents, namespaces) = (Agents::default(), KnownNamespaces::default());
+        Self {
+            inner: Arc::new(Inner {
+                parts,
+                definitions,
+                known_tokens,
+                agents,
+                namespaces,
+                waits,
+                streams,
+                bodies,
+            }),
+        }
     }
 
     /// The shard map now.
@@ -211,6 +224,10 @@ impl RouterState {
 
     pub(crate) fn agents(&self) -> &Agents {
         &self.inner.agents
+    }
+
+    pub(crate) fn namespaces(&self) -> &KnownNamespaces {
+        &self.inner.namespaces
     }
 
     /// Resolves once the node is stopping.

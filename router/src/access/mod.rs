@@ -15,11 +15,13 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use opcode_engine::namespace::Namespace;
 use opcode_shard::clock::Clock;
 
 use self::scope::{Scope, asked_for};
 use self::tokens::{Kept, parts};
 use crate::error::ApiError;
+use crate::namespace;
 use crate::state::RouterState;
 
 /// What anybody may ask: whether the node is there, and how to talk to it.
@@ -30,12 +32,37 @@ const OPEN: &[&str] = &["/healthz", "/readyz", "/openapi.json"];
 pub(crate) struct Caller {
     /// The token that was shown; none when its bearer may do everything.
     token: Option<Arc<Kept>>,
+    /// Where it asks for things.
+    namespace: Namespace,
 }
 
 impl Caller {
     /// The agent that the token is for.
     pub(crate) fn agent_id(&self) -> Option<&Arc<str>> {
         self.token.as_ref()?.agent_id.as_ref()
+    }
+
+    /// Where the request is made: what it names is of this namespace.
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The one namespace that the token is for.
+    pub(crate) fn confined_to(&self) -> Option<&Namespace> {
+        self.token.as_ref()?.namespace.as_ref()
+    }
+
+    /// The caller where it names a namespace; another than its token's is refused.
+    pub(crate) fn within(self, named: Option<Namespace>) -> Result<Self, ApiError> {
+        let namespace = match (self.confined_to(), named) {
+            (Some(own), Some(named)) if *own != named => {
+                let detail = format!("the token is confined to the namespace `{own}`, and to no other");
+                return Err(ApiError::forbidden(detail));
+            }
+            (Some(own), _) => own.clone(),
+            (None, named) => named.unwrap_or_default(),
+        };
+        Ok(Self { namespace, ..self })
     }
 
     /// Refuses what asks for one of these scopes, when the token has none of them.
@@ -81,6 +108,11 @@ pub(crate) async fn authenticate(
     if let Err(error) = caller.may(asked_for(request.method(), request.uri().path())) {
         return error.into_response();
     }
+    let (headers, method, path) = (request.headers(), request.method(), request.uri().path());
+    let caller = match namespace::enter(&state, caller, headers, method, path).await {
+        Ok(caller) => caller,
+        Err(error) => return error.into_response(),
+    };
     request.extensions_mut().insert(caller);
     next.run(request).await
 }
@@ -95,7 +127,7 @@ async fn identify(state: &RouterState, headers: &HeaderMap) -> Result<Caller, Ap
     if let Some((id, secret)) = shown.and_then(parts) {
         let now = Clock::default().now();
         return match state.known_tokens().check(state, id, secret, now).await? {
-            Some(kept) => Ok(Caller { token: Some(kept) }),
+            Some(kept) => Ok(Caller { token: Some(kept), ..Caller::default() }),
             None => Err(ApiError::unauthenticated("this cluster does not know the token, or it has expired")),
         };
     }

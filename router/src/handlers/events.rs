@@ -41,7 +41,8 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let read = event_stream::read(&shard, &id, after, limit, session.freshness(shard.id())).await?;
     let (records, has_more) = read.value;
     let next_cursor = records.last().filter(|_| has_more).map(|record| record.sequence.0.to_string());
-    let items = records.iter().map(event_stream::document).collect();
+    let namespace = incoming.caller.namespace();
+    let items = records.iter().map(|record| event_stream::document(record, namespace)).collect();
     let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() });
     Ok(session.with_lag(with_token(response, shard.id(), read.position), read.lag_ms))
 }
@@ -59,7 +60,7 @@ fn last_event_id(incoming: &Incoming) -> Result<Option<u64>, ApiError> {
     }
 }
 
-/// Every event of every workflow from now on.
+/// Every event of every workflow of the namespace from now on.
 #[utoipa::path(get, path = "/v1/events", tag = "events", operation_id = "followEvents",
     params(("type" = Option<String>, Query, description = "only events of this type")),
     responses((status = 400, body = schema::Problem), (status = 200, content((String = "text/event-stream"))), (status = 406, body = schema::Problem),
@@ -75,5 +76,5 @@ pub(crate) async fn firehose(
     if !incoming.wants_events() && !incoming.accepts("*/*") && incoming.headers.contains_key("accept") {
         return Err(unsupported_accept("text/event-stream"));
     }
-    firehose::firehose(&state, only).await
+    firehose::firehose(&state, only, Some(&incoming.caller)).await
 }

@@ -11,6 +11,7 @@ pub(crate) mod diagram;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod lists;
+pub(crate) mod namespaces;
 pub(crate) mod schedules;
 pub(crate) mod secrets;
 pub(crate) mod sync;

@@ -25,7 +25,7 @@ pub struct Call {
     /// JSON, where the call has a body.
     pub body: Option<String>,
     /// What the caller showed: its token and its trace, which are not there over stdio, where the
-    /// command's own count; the agent that it speaks for, and what it calls itself.
+    /// command's own count; the namespace, the agent that it speaks for, and what it calls itself.
     pub caller: HeaderMap,
 }
 
@@ -53,7 +53,8 @@ pub trait Contract: Send + Sync + 'static {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, Unreachable>>;
 
     /// The firehose of `custom` events (`GET /v1/events?type=custom`) as it comes, until it is cut
-    /// off; none when it cannot be had.
+    /// off; none when it cannot be had. A node's own has the events of all namespaces, with ids as they are
+    /// kept.
     fn events(&self) -> BoxFuture<'_, Option<BoxStream<'static, Bytes>>>;
 }
 
@@ -99,7 +100,7 @@ impl Contract for InProcess {
     fn events(&self) -> BoxFuture<'_, Option<BoxStream<'static, Bytes>>> {
         async move {
             // Of the node's own accord, so no caller's token is asked for.
-            let response = firehose::firehose(&self.state, Some(EventType::Custom)).await.ok()?;
+            let response = firehose::firehose(&self.state, Some(EventType::Custom), None).await.ok()?;
             let chunks = response.into_body().into_data_stream();
             Some(chunks.filter_map(|chunk| std::future::ready(chunk.ok())).boxed())
         }
