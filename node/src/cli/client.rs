@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use opcode_engine::namespace::Namespace;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
@@ -21,6 +22,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     server: String,
     token: Option<String>,
+    /// Without one the token's counts, or the node's default.
+    namespace: Option<Namespace>,
 }
 
 impl Client {
@@ -40,7 +43,12 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| Failure::local(format!("no HTTP client: {error}")))?;
-        Ok(Self { http, server, token: token.map(str::to_owned) })
+        Ok(Self { http, server, token: token.map(str::to_owned), namespace: None })
+    }
+
+    /// The same, of a namespace.
+    pub(crate) fn in_namespace(self, namespace: Option<Namespace>) -> Self {
+        Self { namespace, ..self }
     }
 
     /// The node's address.
@@ -49,7 +57,10 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.server));
+        let mut request = self.http.request(method, format!("{}{path}", self.server));
+        if let Some(namespace) = &self.namespace {
+            request = request.header("opcode-namespace", namespace.as_str());
+        }
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,

@@ -18,6 +18,7 @@ mod force_recover;
 mod input;
 mod locate;
 mod mcp;
+mod namespace;
 mod output;
 pub(crate) mod rebuild;
 mod run;
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use opcode_engine::namespace::Namespace;
 
 use client::Client;
 use failure::Failure;
@@ -56,6 +58,9 @@ pub(crate) struct GlobalArgs {
     /// File of bearer tokens: a client shows the first, a node takes each
     #[arg(long, global = true, value_name = "FILE", env = "OPCODE_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Whose workflows, templates, schedules and secrets are meant [default: the token's, or default]
+    #[arg(long, global = true, value_name = "NAME", env = "OPCODE_NAMESPACE", value_parser = namespace::parse)]
+    namespace: Option<Namespace>,
     /// Form of the output
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -80,6 +85,9 @@ pub(crate) enum ClientCommand {
     /// Make, list and delete tokens
     #[command(subcommand)]
     Token(token::Token),
+    /// Make, list and delete namespaces
+    #[command(subcommand)]
+    Namespace(namespace::NamespaceCommand),
     /// Set, list and remove secrets
     #[command(subcommand)]
     Secret(secret::Secret),
@@ -114,7 +122,9 @@ struct Context {
 /// Runs a client command to its exit code.
 pub(crate) async fn run(command: ClientCommand, global: &GlobalArgs) -> ExitCode {
     let output = Output::new(global.output, global.quiet);
-    let client = token(global).and_then(|token| Client::new(&global.server, token.as_deref()));
+    let client = token(global)
+        .and_then(|token| Client::new(&global.server, token.as_deref()))
+        .map(|client| client.in_namespace(global.namespace.clone()));
     let result = match client {
         Ok(client) => dispatch(command, &Context { client, output }).await,
         Err(failure) => Err(failure),
@@ -147,6 +157,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Wf(command) => wf::run(command, context).await,
         ClientCommand::Template(command) => template::run(command, context).await,
         ClientCommand::Token(command) => token::run(command, context).await,
+        ClientCommand::Namespace(command) => namespace::run(command, context).await,
         ClientCommand::Secret(command) => secret::run(command, context).await,
         ClientCommand::Agent(command) => agent::run(command, context).await,
         ClientCommand::Decision(command) => decision::run(command, context).await,

@@ -20,7 +20,11 @@ tokens, the cluster).
 Examples:
   opcode token create --name ci --scope run --scope read
   opcode token create --agent reviewer --scope decide --scope read --expires-at 2027-01-01T00:00:00Z
-  opcode token create --scope read -q > token; opcode wf list --token-file token")]
+  opcode token create --scope read -q > token; opcode wf list --token-file token
+  opcode token create --namespace team-a --scope run --scope read
+
+Made in a namespace, a token is confined to it: it sees and does nothing in another, and with the scope
+admin it administers that one alone.")]
     Create {
         /// What its bearer may do: read, run, define, decide, admin; repeat for more
         #[arg(long = "scope", value_name = "SCOPE", required = true)]
@@ -64,7 +68,7 @@ pub(crate) async fn run(command: Token, context: &Context) -> Result<(), Failure
                 body.extend(value.map(|value| (field.to_owned(), value.into())));
             }
             let made = context.client.post("/v1/tokens", &Value::Object(body)).await?;
-            let shown = ["token", "token_id", "name", "scopes", "agent_id", "expires_at"];
+            let shown = ["token", "token_id", "name", "scopes", "agent_id", "namespace", "expires_at"];
             context.output.document(&made, |made| facts(made, &shown));
         }
         Token::List { limit, cursor, all } => {
@@ -73,6 +77,7 @@ pub(crate) async fn run(command: Token, context: &Context) -> Result<(), Failure
                 ("NAME", "name"),
                 ("SCOPES", "scopes"),
                 ("AGENT", "agent_id"),
+                ("NAMESPACE", "namespace"),
                 ("CREATED", "created_at"),
                 ("EXPIRES", "expires_at"),
             ];

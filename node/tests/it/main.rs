@@ -21,6 +21,7 @@ mod lab;
 mod many;
 mod mcp;
 mod membership;
+mod namespaces;
 mod operations;
 mod reads;
 mod schedules;

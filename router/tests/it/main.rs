@@ -5,6 +5,7 @@ mod children;
 mod conventions;
 mod forward;
 mod mcp;
+mod namespaces;
 mod node;
 mod operations;
 mod runs;

@@ -7,6 +7,7 @@ mod catalogue;
 mod effects;
 mod identity;
 mod mcp;
+mod namespaces;
 mod operations;
 mod protocol;
 mod schedules;
@@ -127,6 +128,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         identity::identity(),
         catalogue::secrets(),
         catalogue::agents(),
+        namespaces::namespaces(),
     ]
     .into_iter()
     .flatten()
@@ -151,6 +153,8 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         let (_, list) = node.get(&format!("/v1/{kept}")).await;
         assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
     }
+    let (_, namespaces) = node.get("/v1/namespaces").await;
+    assert_eq!(namespaces["items"].as_array().map(Vec::len), Some(1), "a namespace was stored");
     assert_eq!(node.events("bystander").await, before, "the bystander was touched");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());
