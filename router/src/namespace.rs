@@ -7,7 +7,7 @@
 //!
 //! A node asks the catalogue for a namespace's entry when it is first named, and again after [`FRESH`].
 //! So a deletion first marks the entry as closing, waits until no node knows it otherwise, and only then
-//! looks whether there is something in it. While the system shard cannot be asked, what is known counts
+//! looks whether there is something in it. While the system shard does not answer, what is known counts
 //! for [`STALE_MAX`]: what is made by a node that is cut off while a namespace is deleted stays, for whoever
 //! makes the namespace anew.
 
@@ -45,6 +45,9 @@ const STALE_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for an entry, and entries asked for at a time: who names what is not there holds up nobody
 /// else for long.
 const ASK_MAX: Duration = Duration::from_secs(6);
+/// The same for an entry that was known a while ago: a failover of the system shard holds its callers up no
+/// longer.
+const ASK_AGAIN_MAX: Duration = Duration::from_millis(500);
 const ASKED_MAX: usize = 32;
 /// Entries read at a time.
 const PAGE_ENTRIES: usize = 1_000;
@@ -166,21 +169,18 @@ pub(crate) async fn check(state: &RouterState, namespace: &Namespace) -> Result<
     if known.is_some_and(|since| since.elapsed() < FRESH) {
         return Ok(());
     }
+    let was_known = known.is_some_and(|since| since.elapsed() < STALE_MAX);
+    let ask_max = if was_known { ASK_AGAIN_MAX } else { ASK_MAX };
     // Before it is asked: the answer is at least so new.
     let since = Instant::now();
     let asked = async {
         let _place = state.namespaces().asked.acquire().await.ok()?;
         state.system().entry(EntryKind::Namespace, namespace.as_str().into()).await.ok()
     };
-    let answered = tokio::time::timeout(ASK_MAX, asked).await.ok().flatten();
+    let answered = tokio::time::timeout(ask_max, asked).await.ok().flatten();
     let Some(Seen { value: entry, .. }) = answered else {
-        return match known.filter(|since| since.elapsed() < STALE_MAX) {
-            Some(_) => Ok(()),
-            None => Err(ApiError::unavailable(
-                Applied::No,
-                "namespaces cannot be looked up now: the system shard does not answer",
-            )),
-        };
+        let unknown = "namespaces cannot be looked up now: the system shard does not answer";
+        return if was_known { Ok(()) } else { Err(ApiError::unavailable(Applied::No, unknown)) };
     };
     let refused = match entry.as_ref().map(Kept::of).transpose()? {
         Some(Kept { closing: false, .. }) => {

@@ -17,6 +17,7 @@ pub mod expr_twin;
 pub mod frames;
 pub mod interpolation;
 pub mod jq;
+pub mod namespace;
 pub mod records;
 pub mod reference;
 pub mod schedule;
@@ -58,4 +59,5 @@ pub const TARGETS: &[Target] = &[
     target("records", records::records, 4 * 1024, 10_000),
     target("url_guard", url_guard::url_guard, 512, 6_000),
     target("schedule", schedule::schedule, 300, 2_000),
+    target("namespace", namespace::namespace, 300, 20_000),
 ];
