@@ -284,7 +284,8 @@ impl Cluster {
         let mut why = None;
         for turn in 0..self.len() {
             let node = self.node((first + turn) % self.len());
-            match self.client.get(node.url(path)).header("opcode-namespace", namespace_of(path)).send().await {
+            match self.client.get(node.url(path)).header("opcode-namespace", namespace_of(path)).send().await
+            {
                 Ok(response) => {
                     let status = response.status().as_u16();
                     return Ok((

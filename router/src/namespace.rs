@@ -129,9 +129,8 @@ pub(crate) async fn enter(
 fn named(headers: &HeaderMap) -> Result<Option<Namespace>, ApiError> {
     let mut all = headers.get_all(HEADER).iter();
     let Some(only) = all.next() else { return Ok(None) };
-    let wrong = |why: &str| {
-        Err(ApiError::malformed(Problem::at("", format!("the header Opcode-Namespace: {why}"))))
-    };
+    let wrong =
+        |why: &str| Err(ApiError::malformed(Problem::at("", format!("the header Opcode-Namespace: {why}"))));
     if all.next().is_some() {
         return wrong("it is given more than once");
     }
@@ -150,8 +149,8 @@ fn is_of_a_namespace(method: &Method, path: &str) -> bool {
         ("mcp", "") => true,
         (
             "v1",
-            "workflows" | "templates" | "schedules" | "decisions" | "agents" | "tokens" | "events" | "validate"
-            | "actions",
+            "workflows" | "templates" | "schedules" | "decisions" | "agents" | "tokens" | "events"
+            | "validate" | "actions",
         ) => true,
         // All secrets are sealed anew together.
         ("v1", "secrets") => *method != Method::POST,

@@ -391,7 +391,10 @@ impl<'a> Shown<'a> {
 pub(crate) fn parse(key: &str, body: &str) -> Result<Schedule, ApiError> {
     serde_json::from_str(body).map_err(|error| {
         tracing::error!(schedule = key, %error, "a stored schedule cannot be read");
-        ApiError::unavailable(crate::error::Applied::No, format!("the stored schedule {} is damaged", local(key)))
+        ApiError::unavailable(
+            crate::error::Applied::No,
+            format!("the stored schedule {} is damaged", local(key)),
+        )
     })
 }
 

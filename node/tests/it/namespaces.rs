@@ -43,7 +43,8 @@ async fn a_namespace_is_there_on_every_node_and_after_a_crash() {
     let child = json!({"name": "child", "definition": {"steps": [
         {"id": "a", "action": "expr.eval", "params": {"expression": "20 + 1"}}]}});
     assert_eq!(post(&nodes[1], "team", "/v1/templates", child).await.0, 201, "at once, on another node");
-    let parent = json!({"steps": [{"id": "c", "action": "workflow.run", "params": {"template_name": "child"}}]});
+    let parent =
+        json!({"steps": [{"id": "c", "action": "workflow.run", "params": {"template_name": "child"}}]});
     for n in 0..12 {
         let body = json!({"id": format!("p-{n}"), "definition": parent});
         let (status, started) = post(&nodes[n % 3], "team", "/v1/workflows?wait=30s", body.clone()).await;

@@ -157,8 +157,7 @@ async fn listen(
             }
             Err(RecvError::Closed) => return,
         };
-        let is_wanted = listener.wants_notices.load(Ordering::Relaxed)
-            && listener.listens_for(&notice);
+        let is_wanted = listener.wants_notices.load(Ordering::Relaxed) && listener.listens_for(&notice);
         if is_wanted && !tell(&client, &notice).await {
             return;
         }

@@ -194,7 +194,10 @@ mod tests {
         let child = child_id(&id("p").in_namespace(&team), "s", 1);
         assert_eq!(child, child_id(&id("p"), "s", 1).in_namespace(&team));
         let fault = result_of(&child, Outcome::Cancelled(None)).unwrap_err();
-        assert_eq!((&*fault.message, &fault.details["workflow_id"]), ("child p:s:1 was cancelled", &json!("p:s:1")));
+        assert_eq!(
+            (&*fault.message, &fault.details["workflow_id"]),
+            ("child p:s:1 was cancelled", &json!("p:s:1"))
+        );
     }
 
     #[test]

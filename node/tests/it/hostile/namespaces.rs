@@ -46,18 +46,27 @@ pub(super) fn namespaces() -> Vec<Attack> {
         deleted("the namespace that is always there is deleted", "default").gives(409, "CONFLICT"),
         deleted("a namespace that is not there is deleted", "none").gives(404, "NOT_FOUND"),
         deleted("a namespace of a path is deleted", "..%2Fdefault").gives(404, "NOT_FOUND"),
-        Attack::get("a run by its namespace", "/v1/workflows/default%2Fbystander").gives(400, "a workflow id is"),
+        Attack::get("a run by its namespace", "/v1/workflows/default%2Fbystander")
+            .gives(400, "a workflow id is"),
         Attack::get("a run by a way around", "/v1/workflows/x%2F..%2Fbystander/events")
             .gives(400, "a workflow id is"),
         submitted("a run that names its namespace", json!({"id": "default/x", "definition": steps}))
             .gives(422, "/id"),
         submitted("a run of another namespace's template", json!({"template": "none/t"}))
             .gives(404, "NOT_FOUND"),
-        Attack::new("a token of a namespace above", "POST", "/v1/tokens",
-            Body::Json(json!({"scopes": ["read"], "namespace": "../default"})))
-            .gives(422, "/namespace"),
-        Attack::new("a token of a namespace that is not there", "POST", "/v1/tokens",
-            Body::Json(json!({"scopes": ["read"], "namespace": "none"})))
-            .gives(404, "NOT_FOUND"),
+        Attack::new(
+            "a token of a namespace above",
+            "POST",
+            "/v1/tokens",
+            Body::Json(json!({"scopes": ["read"], "namespace": "../default"})),
+        )
+        .gives(422, "/namespace"),
+        Attack::new(
+            "a token of a namespace that is not there",
+            "POST",
+            "/v1/tokens",
+            Body::Json(json!({"scopes": ["read"], "namespace": "none"})),
+        )
+        .gives(404, "NOT_FOUND"),
     ]
 }

@@ -152,8 +152,10 @@ async fn children_run_in_the_namespace_of_their_parent() {
         let child = json!({"name": "child", "definition": says(name)});
         assert_eq!(at.post("/v1/templates", child).await.status, 201);
     }
-    let parent = |params: Value| json!({"id": "p", "definition": {"steps": [
-        {"id": "c", "action": "workflow.run", "params": params}]}});
+    let parent = |params: Value| {
+        json!({"id": "p", "definition": {"steps": [
+        {"id": "c", "action": "workflow.run", "params": params}]}})
+    };
     let waits = json!({"template_name": "child"});
     for (at, name) in &all(&node)[..2] {
         let started = at.post("/v1/workflows?wait=20s", parent(waits.clone())).await.json();

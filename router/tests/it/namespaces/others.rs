@@ -27,8 +27,15 @@ fn calls() -> Vec<(Method, String, Option<Value>)> {
     let range = json!({"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"});
     let mut calls = Vec::new();
     for path in [
-        "", "?wait=1s", "?consistency=session", "?consistency=eventual", "/events", "/events?consistency=session",
-        "/definition", "/why", "/diagram",
+        "",
+        "?wait=1s",
+        "?consistency=session",
+        "?consistency=eventual",
+        "/events",
+        "/events?consistency=session",
+        "/definition",
+        "/why",
+        "/diagram",
     ] {
         calls.push((GET, format!("/v1/workflows/only{path}"), None));
     }

@@ -123,7 +123,8 @@ async fn tool(at: At<'_>, session: &str, name: &str, arguments: Value) -> Value 
 async fn an_agent_of_mcp_is_in_a_namespace_and_told_what_is_said_there() {
     let node = node().await;
     let places = [At::default_of(&node), At::of(&node, "team-a")];
-    let notifies = json!({"steps": [{"id": "tell", "action": "workflow.notify", "params": {"message": "hi"}}]});
+    let notifies =
+        json!({"steps": [{"id": "tell", "action": "workflow.notify", "params": {"message": "hi"}}]});
     let (mut sessions, mut streams) = (Vec::new(), Vec::new());
     for at in places {
         let session = connected(at).await;

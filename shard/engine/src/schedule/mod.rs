@@ -48,7 +48,10 @@ mod tests {
         assert_eq!(id("2026-11-27T22:00:00Z"), "nightly:2026-11-27T22:00:00Z");
         assert_eq!(id("2026-11-27T23:00:00+01:00"), "nightly:2026-11-27T22:00:00Z");
         assert_eq!(id("2026-11-27T22:00:00.500Z"), "nightly:2026-11-27T22:00:00.500Z");
-        assert_eq!(run_id("team/nightly", at("2026-11-27T22:00:00Z")).as_str(), "team/nightly:2026-11-27T22:00:00Z");
+        assert_eq!(
+            run_id("team/nightly", at("2026-11-27T22:00:00Z")).as_str(),
+            "team/nightly:2026-11-27T22:00:00Z"
+        );
         let longest = "x".repeat(SCHEDULE_ID_BYTES_MAX);
         assert_eq!(check_id(&longest), Ok(()));
         assert!(run_id(&longest, at("2026-11-27T22:00:00.500Z")).as_str().starts_with(&longest));

@@ -62,7 +62,14 @@ impl Seed {
         self.insert("step_rows", columns, &binds);
     }
 
-    pub(super) fn decision(&mut self, no: i64, id: &str, status: &str, created_at: i64, target: Option<&str>) {
+    pub(super) fn decision(
+        &mut self,
+        no: i64,
+        id: &str,
+        status: &str,
+        created_at: i64,
+        target: Option<&str>,
+    ) {
         let columns = "workflow_no, decision_id, step_id, status, context, options, target_agent, created_at";
         let binds = [
             Bind::Int(no),

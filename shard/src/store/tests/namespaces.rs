@@ -49,8 +49,7 @@ async fn a_list_has_the_runs_of_one_namespace_in_the_order_of_all() {
         let everything = pages(&store, RunFilter { limit: 500, ..filter.clone() }).await;
         for name in ["default", "few", "few-more", "many", "none"] {
             let namespace = named(name);
-            let expected: Vec<&str> =
-                ids(&everything).into_iter().filter(|id| namespace.owns(id)).collect();
+            let expected: Vec<&str> = ids(&everything).into_iter().filter(|id| namespace.owns(id)).collect();
             assert_eq!(expected.is_empty(), name == "none", "{name}");
             for limit in [1, 7, 100] {
                 let namespace = Some(namespace.clone());
@@ -70,12 +69,8 @@ async fn a_list_has_the_decisions_of_one_namespace() {
     for name in ["default", "few", "few-more", "many", "none"] {
         let (mut seen, mut after) = (Vec::new(), None);
         loop {
-            let filter = DecisionFilter {
-                namespace: Some(named(name)),
-                after,
-                limit: 7,
-                ..DecisionFilter::default()
-            };
+            let filter =
+                DecisionFilter { namespace: Some(named(name)), after, limit: 7, ..DecisionFilter::default() };
             let page = store.list_decisions(filter).await.unwrap();
             let Some(last) = page.last() else { break };
             let at = opcode_engine::ids::Timestamp::parse_rfc3339(&last.created_at).unwrap();
@@ -86,8 +81,12 @@ async fn a_list_has_the_decisions_of_one_namespace() {
         let expected: Vec<String> = (0..20).map(|n| format!("run-{n:04}:ask:1")).collect();
         assert_eq!(seen, if name == "none" { Vec::new() } else { expected }, "{name}");
     }
-    let of_another =
-        DecisionFilter { namespace: Some(named("default")), workflow_id: Some("few/run-0001".into()), limit: 9, ..DecisionFilter::default() };
+    let of_another = DecisionFilter {
+        namespace: Some(named("default")),
+        workflow_id: Some("few/run-0001".into()),
+        limit: 9,
+        ..DecisionFilter::default()
+    };
     assert!(store.list_decisions(of_another).await.unwrap().is_empty());
 }
 
@@ -100,7 +99,9 @@ async fn few_are_found_by_their_ids_and_many_by_their_ages() {
     drop(seeded(&dir).await);
     let mut connection = Connection::open(&options(&dir).path, Access::Read).unwrap();
     let mut plan = |condition: &str, order: &str| {
-        let sql = format!("EXPLAIN QUERY PLAN SELECT * FROM workflows w WHERE {condition} ORDER BY {order} LIMIT 9");
+        let sql = format!(
+            "EXPLAIN QUERY PLAN SELECT * FROM workflows w WHERE {condition} ORDER BY {order} LIMIT 9"
+        );
         let mut rows = connection.select_once(&sql, &[]).unwrap();
         let mut plan = String::new();
         while let Some(row) = rows.next().unwrap() {
@@ -116,5 +117,8 @@ async fn few_are_found_by_their_ids_and_many_by_their_ages() {
     let many = plan("+w.id >= 'many/' AND +w.id < 'many0'", "w.created_at DESC, w.id DESC");
     assert!(many.contains("workflows_by_age") && !many.contains("TEMP B-TREE"), "{many}");
     let of_default = plan("instr(w.id, '/') = 0 AND w.status = 'failed'", "w.created_at DESC, w.id DESC");
-    assert!(of_default.contains("workflows_by_status") && !of_default.contains("TEMP B-TREE"), "{of_default}");
+    assert!(
+        of_default.contains("workflows_by_status") && !of_default.contains("TEMP B-TREE"),
+        "{of_default}"
+    );
 }
