@@ -319,6 +319,13 @@ impl Cluster {
         Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
     }
 
+    /// `POST` without a body to the node at a place, and to no other.
+    pub(crate) async fn post_at(&self, place: usize, path: &str) -> Result<(u16, Value)> {
+        let response = self.client.post(self.node(place).url(path)).send().await?;
+        let status = response.status().as_u16();
+        Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
+    }
+
     /// What the cluster says of itself.
     pub(crate) async fn status(&self) -> Result<Value> {
         let (status, cluster) = self.get_from(0, "/v1/cluster").await?;

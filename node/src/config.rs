@@ -54,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) allow_private_network: bool,
     /// Folders that `fs.*` may touch.
     pub(crate) fs_roots: Vec<PathBuf>,
+    /// Hours between two readings of all that is stored, for damage; 0 is never.
+    pub(crate) scrub_every_hours: u32,
     /// Least severe log level, or a filter as of `tracing`.
     pub(crate) log_level: String,
     /// Bytes of one log segment file.
@@ -81,6 +83,7 @@ impl Default for Config {
             allow_shell: false,
             allow_private_network: false,
             fs_roots: Vec::new(),
+            scrub_every_hours: 24,
             log_level: "info".into(),
             log_segment_bytes: 64 * 1024 * 1024,
         }
@@ -107,6 +110,7 @@ const KEYS: &[&str] = &[
     "allow_shell",
     "allow_private_network",
     "fs_roots",
+    "scrub_every_hours",
     "log_level",
     "log_segment_bytes",
 ];
@@ -188,6 +192,10 @@ pub(crate) struct NodeFlags {
     #[arg(long = "fs-root", value_name = "DIR")]
     #[serde(rename = "fs_roots", skip_serializing_if = "Vec::is_empty")]
     fs_roots: Vec<PathBuf>,
+    /// Hours between two readings of all that is stored, for damage; 0 is never [default: 24]
+    #[arg(long, value_name = "HOURS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scrub_every_hours: Option<u32>,
     /// Least severe log level: error, warn, info, debug, trace, or a filter [default: info]
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -69,7 +69,7 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     });
     cluster.relay.open(state.clone());
     secrets.open(state.clone());
-    run_beside(&state);
+    run_beside(&state, &config);
     let mut stopping = stop_out;
     let server = axum::serve(listener, opcode_router::app(state)).with_graceful_shutdown(async move {
         // The sender lives as long as the node runs.
@@ -100,9 +100,13 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
 }
 
 /// Starts what a router does beside answering; it ends by itself once the node is stopping.
-fn run_beside(state: &RouterState) {
+fn run_beside(state: &RouterState, config: &Config) {
     tokio::spawn(opcode_router::run_schedules(state.clone()));
     tokio::spawn(opcode_router::run_agents(state.clone()));
+    if config.scrub_every_hours > 0 {
+        let every = Duration::from_secs(u64::from(config.scrub_every_hours) * 60 * 60);
+        tokio::spawn(opcode_router::run_scrubs(state.clone(), every));
+    }
 }
 
 /// A node that was taken out holds no part in the cluster any more, and never will again.

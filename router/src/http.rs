@@ -155,6 +155,7 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(cluster::drain))
         .routes(routes!(cluster::move_shard))
         .routes(routes!(cluster::rebalance))
+        .routes(routes!(handlers::scrub::scrub))
         .routes(routes!(cluster::sql))
         .routes(routes!(sync::info))
         .routes(routes!(sync::export))

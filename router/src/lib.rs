@@ -41,6 +41,7 @@ pub use agents::run_agents;
 pub use catalogue_secrets::CatalogueSecrets;
 pub use control::{ClusterChange, ClusterControl, ClusterError};
 pub use error::ApiError;
+pub use handlers::scrub::run_scrubs;
 pub use http::{app, openapi};
 pub use local::LocalShards;
 pub use relay::ShardRelay;

@@ -32,6 +32,11 @@ impl LocalShards {
         self.handles.read().get(&shard).cloned()
     }
 
+    /// The replicas of all shards that this node is a member of.
+    pub(crate) fn all(&self) -> Vec<Arc<ShardHandle>> {
+        self.handles.read().values().cloned().collect()
+    }
+
     /// Takes an embedded replica in, in the place of one of the same shard.
     pub fn insert_replica(&self, replica: ReadReplica) {
         self.embedded.write().insert(replica.shard(), Arc::new(replica));

@@ -23,7 +23,7 @@ use crate::peer::NodeId;
 use crate::record::{EventRecord, TemplateRecord};
 use crate::remote::Tail;
 use crate::replica::sync_server::SyncServer;
-use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
+use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary, ScrubReport};
 
 /// A run to start, parsed and checked as far as that needs no shard.
 #[derive(Clone, Debug)]
@@ -342,6 +342,16 @@ impl ShardHandle {
     /// Rows of a read-only query on this shard's tables.
     pub async fn sql(&self, query: &str, limit: usize) -> Result<Vec<Value>, CallError> {
         self.inner.sql(query, limit).await
+    }
+
+    /// Reads all of this replica's tables for damage, see [`crate::store::Store::scrub`].
+    pub async fn scrub(&self, rests: u32) -> Result<ScrubReport, ShardError> {
+        self.inner.store.scrub(rests).await
+    }
+
+    /// Has the replica act on what that found: one of three or more that has damage stops its node.
+    pub fn act_on(&self, report: &ScrubReport) {
+        self.inner.store.act_on(report);
     }
 
     /// Whether this node leads the shard and takes requests; else they are

@@ -40,8 +40,8 @@ pub(super) async fn begin_anew(cluster: &Cluster, place: usize) -> Result<()> {
 }
 
 /// Starts a damaged node. If it refuses, or finds the damage later and stops, it must have said
-/// why, and begins anew.
-pub(super) async fn come_back(cluster: &Cluster, place: usize) -> Result<String> {
+/// why, and begins anew. Damage that nobody comes upon is found by a node that reads all it stores.
+pub(super) async fn come_back(cluster: &Cluster, place: usize, is_to_read_all: bool) -> Result<String> {
     let node = cluster.node(place);
     let came = match tokio::task::block_in_place(|| node.start_again()) {
         Ok(took) if is_whole_or_without(cluster, place).await? => came_back(took),
@@ -53,11 +53,32 @@ pub(super) async fn come_back(cluster: &Cluster, place: usize) -> Result<String>
             format!("it did not start: {why}")
         }
     };
+    if is_to_read_all && node.pid().is_some() {
+        read_all(cluster, place).await?;
+    }
     if node.pid().is_none() {
         begin_anew(cluster, place).await.context("a damaged node begins anew")?;
         node.set_may_end(false);
     }
     Ok(came)
+}
+
+/// Has a node read all that it stores, as an operator would; one that finds what it cannot mend stops.
+async fn read_all(cluster: &Cluster, place: usize) -> Result<()> {
+    let node = cluster.node(place);
+    let answer = cluster.post_at(place, "/v1/cluster/scrub").await;
+    let is_mended = match &answer {
+        Ok((200, found)) => found["shards"]
+            .as_array()
+            .is_some_and(|shards| shards.iter().all(|shard| shard["damage_count"] == 0)),
+        Ok(_) | Err(_) => false,
+    };
+    let begun = Instant::now();
+    while !is_mended && node.pid().is_some() && !node.has_ended() {
+        ensure!(begun.elapsed() < WHOLE_MAX, "a node with damage that it cannot mend runs on: {answer:?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 fn came_back(took: Duration) -> String {

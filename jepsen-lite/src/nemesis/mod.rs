@@ -73,7 +73,7 @@ pub(crate) enum Fault {
     FlipLog,
     /// A node is killed or stopped, and a file of its log loses its end.
     CutLog,
-    /// A node is killed or stopped, and a bit of its tables flips; only when it is named.
+    /// A node is killed or stopped, and a bit of its tables flips, and it is told to read all of them.
     FlipTables,
     /// A node is killed or stopped, and its tables lose their end.
     CutTables,
@@ -120,13 +120,6 @@ impl Fault {
     /// Whether it is for the disk and the clock that a node sees.
     pub(crate) fn needs_shim(self) -> bool {
         matches!(self, Self::SlowSync | Self::FailSync | Self::FailWrite | Self::DiskFull | Self::ClockSkew)
-    }
-
-    /// Whether it is done only when it is named. Damage that nobody has read is not found before the last
-    /// checks, which then say that tables differ, or that the node has stopped that they ask (`BUGS.md`);
-    /// that would hide other faults in every long run.
-    pub(crate) fn must_be_named(self) -> bool {
-        self == Self::FlipTables
     }
 
     /// Whether it can be there beside others. What waits for the cluster to be whole cannot, nor
@@ -352,7 +345,7 @@ pub(crate) async fn heal(cluster: &Cluster, harmed: Harmed) -> Result<String> {
         Fault::Partition | Fault::OneWayOut | Fault::OneWayIn | Fault::Bridge | Fault::Flap => {}
         Fault::Delay | Fault::Loss | Fault::Roll | Fault::Replace | Fault::Move => {}
         Fault::FlipLog | Fault::CutLog | Fault::FlipTables | Fault::CutTables => {
-            return files::come_back(cluster, victims[0]).await;
+            return files::come_back(cluster, victims[0], fault == Fault::FlipTables).await;
         }
         Fault::ClockSkew => cluster.node(victims[0]).control()?.shift_clock(0)?,
         Fault::SlowSync | Fault::FailSync | Fault::FailWrite | Fault::DiskFull => {

@@ -44,10 +44,7 @@ pub(crate) struct Plan<'a> {
 
 impl Plan<'_> {
     fn possible(&self, nodes: usize) -> Vec<Fault> {
-        let is_allowed = |fault: &Fault| match self.allowed {
-            [] => !fault.must_be_named(),
-            named => named.contains(fault),
-        };
+        let is_allowed = |fault: &Fault| self.allowed.is_empty() || self.allowed.contains(fault);
         let possible = Fault::of(nodes, self.has_shim).into_iter().filter(is_allowed);
         possible.filter(|fault| self.at_once == 1 || fault.may_be_one_of_many()).collect()
     }

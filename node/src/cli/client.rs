@@ -51,6 +51,12 @@ impl Client {
         Self { namespace, ..self }
     }
 
+    /// Another node of the same cluster, spoken to in the same way.
+    pub(crate) fn of_member(&self, addr: &str) -> Self {
+        let scheme = self.server.split_once("://").map_or("http", |(scheme, _)| scheme);
+        Self { server: format!("{scheme}://{addr}"), ..self.clone() }
+    }
+
     /// The node's address.
     pub(crate) fn server(&self) -> &str {
         &self.server
@@ -86,6 +92,16 @@ impl Client {
     /// `POST` of JSON.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.post_text(path, body.to_string()).await
+    }
+
+    /// `POST` of JSON that the node may take so long to answer.
+    pub(crate) async fn post_waiting(
+        &self,
+        path: &str,
+        body: &Value,
+        wait: Duration,
+    ) -> Result<Value, Failure> {
+        read_json(self.send(self.request(Method::POST, path).json(body).timeout(wait)).await?).await
     }
 
     /// `PATCH` of JSON.

@@ -11,6 +11,7 @@ use super::certs::{self, Certs};
 use super::failure::Failure;
 use super::force_recover::{self, ForceRecover};
 use super::output::{Column, facts, rows, shown};
+use super::scrub::{self, Scrub};
 use crate::shards::{DataDir, Joined, NewData};
 
 /// Commands on the cluster.
@@ -72,6 +73,8 @@ pub(crate) enum Cluster {
     /// Place every shard anew, for the nodes there are
     #[command(after_help = "Examples:\n  opcode cluster rebalance")]
     Rebalance,
+    /// Have nodes read all that they store, and mend what is damaged
+    Scrub(Scrub),
     /// UNSAFE: go on with this stopped node's data alone, after a majority is gone for good
     ForceRecover(ForceRecover),
     /// Change a setting of the cluster
@@ -109,6 +112,7 @@ pub(crate) async fn run(command: Cluster, context: &Context) -> Result<(), Failu
         Cluster::Shards => return shards(context).await,
         Cluster::ForceRecover(args) => return force_recover::run(args, context).await,
         Cluster::Join(args) => return join(args, context).await,
+        Cluster::Scrub(args) => return scrub::run(args, context).await,
         Cluster::Certs(args) => return certs::run(&args, &context.output),
         Cluster::Drain { node, wait } => {
             let answer = client.post(&format!("/v1/cluster/nodes/{node}/drain"), &json!({})).await?;

@@ -23,6 +23,7 @@ mod output;
 pub(crate) mod rebuild;
 mod run;
 mod schedule;
+mod scrub;
 mod secret;
 mod template;
 mod token;

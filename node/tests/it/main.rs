@@ -25,6 +25,7 @@ mod namespaces;
 mod operations;
 mod reads;
 mod schedules;
+mod scrub;
 mod secrets;
 mod service;
 mod takeover;

@@ -13,6 +13,7 @@ pub(crate) mod health;
 pub(crate) mod lists;
 pub(crate) mod namespaces;
 pub(crate) mod schedules;
+pub(crate) mod scrub;
 pub(crate) mod secrets;
 pub(crate) mod sync;
 pub(crate) mod templates;

@@ -3,9 +3,9 @@
 //!
 //! It covers what is read from a row. Of `workflows` that is all but `output`, which nothing shows but
 //! people's queries (`opcode sql`, which are not checked) and which may be a megabyte; `step_rows`
-//! are read by people's queries alone and have none; a definition is named by its own hash. The
-//! rebuild compares all of them with the events. **Damage to an index is not seen by this**: a row that
-//! a list then skips, or a timer that is not found, since no row of it is read.
+//! are read by people's queries alone and have none; a definition is named by its own hash. **Damage to
+//! an index is not seen by this**: a row that a list then skips, or a timer that is not found, since no
+//! row of it is read. The scrub and the rebuild compare all of them with the events, indexes too.
 //!
 //! A row of the release before has none (NULL): it is taken as it is, and gets one at its next write.
 

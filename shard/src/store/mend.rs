@@ -73,8 +73,16 @@ pub(super) fn next_run(connection: &mut Connection, after: RunNo) -> Result<Opti
     Ok(no.map(|no| RunNo(no.unsigned_abs())))
 }
 
-/// Replaces a run's rows in every view. A label's row that no event knows stays: nothing finds it but
-/// the rebuild, which reads all of them.
+/// Whether a label `l` is one that its run does not have.
+macro_rules! is_stray_label {
+    () => {
+        "NOT EXISTS (SELECT 1 FROM workflows w, json_each(w.labels) j WHERE w.no = l.workflow_no
+             AND w.created_at = l.created_at AND j.key = l.key AND j.value = l.value)"
+    };
+}
+pub(super) use is_stray_label;
+
+/// Replaces a run's rows in every view. A label's row that no event knows stays: [`Applier::mend_labels`].
 fn remake(connection: &mut Connection, statements: &FoldedStatements, no: RunNo) -> Result<(), ShardError> {
     let deletes = [
         "DELETE FROM workflows WHERE no = ?1",
@@ -106,5 +114,10 @@ impl Applier {
     pub(super) fn mend(&mut self, no: RunNo, is_again: bool) -> Result<(), ShardError> {
         let statements = self.folded();
         run(self.connection(), &statements, no, is_again)
+    }
+
+    /// Deletes labels that no run has.
+    pub(super) fn mend_labels(&mut self) -> Result<(), ShardError> {
+        self.connection().execute(concat!("DELETE FROM labels AS l WHERE ", is_stray_label!()))
     }
 }

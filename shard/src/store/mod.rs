@@ -5,6 +5,7 @@
 
 mod apply;
 mod bulk;
+mod check;
 mod checksum;
 mod codec;
 mod connection;
@@ -17,6 +18,7 @@ mod purge;
 mod reader;
 mod rebuild;
 mod schema;
+mod scrub;
 #[cfg(feature = "sim")]
 pub(crate) mod simulated;
 mod sql;
@@ -41,7 +43,8 @@ use self::apply::Applier;
 use self::connection::Connection;
 use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
-use self::writer::{Shared, Writer};
+pub use self::scrub::ScrubReport;
+use self::writer::{Damaged, Shared, Writer};
 use crate::batch::{Batch, Committed, Position};
 use crate::catalogue::CatalogueEntry;
 use crate::error::ShardError;
@@ -322,7 +325,7 @@ impl Store {
                 self.inner.damage.notify_one();
                 return answer;
             };
-            if self.inner.shared.mend(no, mended == Some(no)).await.is_err() {
+            if self.inner.shared.mend(Damaged::Run { no, is_again: mended == Some(no) }).await.is_err() {
                 self.inner.damage.notify_one();
                 return answer;
             }

@@ -19,6 +19,7 @@ use opcode_engine::ids::ShardId;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
+pub(super) use self::mending::Damaged;
 use self::mending::Mending;
 use super::apply::{Applier, Standing};
 use super::connection::{Checkpoint, CheckpointMode};

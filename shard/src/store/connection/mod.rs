@@ -43,7 +43,7 @@ pub(super) enum Bind<'a> {
     Null,
     Int(i64),
     Text(&'a str),
-    /// Text whose bytes are known to be JSON.
+    /// Text by its bytes: known to be JSON, or read from a column of text.
     Json(&'a [u8]),
     Blob(&'a [u8]),
 }

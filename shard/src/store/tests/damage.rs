@@ -232,3 +232,86 @@ async fn a_file_of_the_release_before_is_read_as_it_is_and_gets_checksums_as_it_
     assert!(rebuild(&path, false).await.unwrap().is_rewritten);
     assert_eq!(count_of(&path, NONE), 0);
 }
+
+/// What no read comes upon: steps, labels, indexes, rows of runs that are not there.
+#[tokio::test]
+async fn a_scrub_mends_what_nobody_reads() {
+    let damages = [
+        "UPDATE step_rows SET status = 'failed' WHERE workflow_no = 2",
+        "UPDATE step_rows SET output = '\"another\"' WHERE workflow_no = 2",
+        "UPDATE workflows SET output = '\"another\"' WHERE no = 2",
+        "DELETE FROM step_rows WHERE workflow_no = 1",
+        "DELETE FROM labels WHERE workflow_no = 2",
+        "INSERT INTO labels SELECT 'teal', value, created_at, workflow_no FROM labels WHERE workflow_no = 2",
+        "INSERT INTO labels VALUES (CAST(x'ff41' AS TEXT), x'00', 'x', 2)",
+        "INSERT INTO step_rows(workflow_no, step_id, status, attempts) VALUES (7, 'a', 'running', 1)",
+        "INSERT INTO step_rows(workflow_no, step_id, status, attempts) VALUES (1, 'zz', 'running', 1)",
+    ];
+    for damage in damages {
+        let dir = TempDir::new().unwrap();
+        closed(&dir).await;
+        let path = options(&dir).path;
+        execute(&path, damage);
+        let before = rebuild(&path, true).await.unwrap().difference_count;
+        assert!(before > 0, "{damage}");
+        let store = open(&dir).await;
+        let found = store.scrub(0).await.unwrap();
+        assert_eq!((found.runs, found.mended, found.damage_count), (2, 1, 0), "{damage}: {found:?}");
+        let again = store.scrub(0).await.unwrap();
+        assert_eq!((again.mended, again.difference_count), (0, 0), "{damage}: {again:?}");
+        store.close().await.unwrap();
+        let report = rebuild(&path, true).await.unwrap();
+        assert_eq!((report.difference_count, report.damage_count), (0, 0), "{damage}: {report:?}");
+    }
+}
+
+/// An entry of an index that leads nowhere any more: the row is there, and a list would skip it.
+#[tokio::test]
+async fn a_scrub_finds_what_an_index_does_not_lead_to() {
+    let dir = TempDir::new().unwrap();
+    let lines = closed(&dir).await;
+    let path = options(&dir).path;
+    let mut bytes = std::fs::read(&path).unwrap();
+    // In the index by status the id stands behind the status and the time; in the row right behind it.
+    let places = bytes.windows(9).enumerate().filter(|(_, some)| *some == b"suspended");
+    let (at, _) = places
+        .filter(|(at, _)| {
+            &bytes[at - 5..*at] != b"waits" && bytes[at + 9..at + 24].windows(5).any(|some| some == b"waits")
+        })
+        .last()
+        .expect("the entry of the index by status");
+    bytes[at] = b't';
+    std::fs::write(&path, bytes).unwrap();
+    let store = open(&dir).await;
+    let suspended = RunFilter { statuses: vec!["suspended".into()], ..all_runs() };
+    assert_eq!(store.list_runs(suspended.clone()).await.unwrap().len(), 0, "the damage is in the way");
+    let found = store.scrub(0).await.unwrap();
+    assert_eq!((found.mended, found.damage_count), (1, 0), "{found:?}");
+    assert_eq!(store.list_runs(suspended).await.unwrap().len(), 1);
+    assert_eq!(lists(&store).await.unwrap(), lines);
+    store.close().await.unwrap();
+    assert_eq!(
+        count_of(&path, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"),
+        1
+    );
+}
+
+/// What the events said is not known here any more.
+#[tokio::test]
+async fn a_scrub_tells_of_damage_that_it_cannot_mend() {
+    let damages = [
+        "UPDATE event_rows SET data = '{}' WHERE workflow_no = 2 AND sequence = 1",
+        "DELETE FROM event_rows WHERE workflow_no = 2 AND sequence = 2",
+    ];
+    for damage in damages {
+        let dir = TempDir::new().unwrap();
+        closed(&dir).await;
+        execute(&options(&dir).path, damage);
+        let store = open(&dir).await;
+        let found = store.scrub(0).await.unwrap();
+        assert_eq!((found.mended, found.damage_count), (0, 1), "{damage}: {found:?}");
+        // Whoever holds the replica is told.
+        store.act_on(&found);
+        store.damage().await;
+    }
+}

@@ -14,18 +14,26 @@ use crate::store::{MENDS_MAX, tell_damage};
 
 /// What is to be mended, and who waits for it.
 pub(super) struct Mending {
-    no: RunNo,
-    is_again: bool,
+    what: Damaged,
     reply: oneshot::Sender<()>,
 }
 
+/// Rows that are not what was written.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) enum Damaged {
+    /// In the views of a run; `is_again` when they were written anew already, to no avail.
+    Run { no: RunNo, is_again: bool },
+    /// Labels that no run has.
+    Labels,
+}
+
 impl Shared {
-    /// Has the writer write a run's views anew; the reply is dropped when it cannot, or is stopping.
-    pub(in crate::store) fn mend(&self, no: RunNo, is_again: bool) -> oneshot::Receiver<()> {
+    /// Has the writer write views anew; the reply is dropped when it cannot, or is stopping.
+    pub(in crate::store) fn mend(&self, what: Damaged) -> oneshot::Receiver<()> {
         let (reply, mended) = oneshot::channel();
         let mut queue = self.queue.lock();
         if !queue.has_ended {
-            queue.mendings.push(Mending { no, is_again, reply });
+            queue.mendings.push(Mending { what, reply });
             self.wake.notify_one();
         }
         mended
@@ -36,12 +44,12 @@ impl Writer {
     /// Does what [`Shared::mend`] asked for. What cannot be mended is in the way of that run's readers
     /// alone.
     pub(super) fn mend(&mut self, mending: Mending) {
-        match self.mend_run(mending.no, mending.is_again) {
+        let what = mending.what;
+        match self.write_anew(what) {
             // Whoever read may have gone.
             Ok(()) => drop(mending.reply.send(())),
             Err(error) => {
-                let (shard, run) = (self.options.shard, mending.no.0);
-                tracing::error!(%shard, run, %error, "its views could not be written anew");
+                tracing::error!(shard = %self.options.shard, ?what, %error, "views could not be written anew");
             }
         }
     }
@@ -53,7 +61,7 @@ impl Writer {
             match self.applier().apply(entries) {
                 Err(ref error @ ShardError::DamagedRow { run: Some(no), .. }) => {
                     tell_damage(self.options.shard, Some(error));
-                    self.mend_run(no, mended == Some(no))?;
+                    self.write_anew(Damaged::Run { no, is_again: mended == Some(no) })?;
                     mended = Some(no);
                 }
                 other => return other,
@@ -62,9 +70,12 @@ impl Writer {
         self.applier().apply(entries)
     }
 
-    fn mend_run(&mut self, no: RunNo, is_again: bool) -> Result<(), ShardError> {
-        self.applier().mend(no, is_again)?;
-        tracing::warn!(shard = %self.options.shard, run = no.0, "its views were written anew from its events");
+    fn write_anew(&mut self, what: Damaged) -> Result<(), ShardError> {
+        match what {
+            Damaged::Run { no, is_again } => self.applier().mend(no, is_again)?,
+            Damaged::Labels => self.applier().mend_labels()?,
+        }
+        tracing::warn!(shard = %self.options.shard, ?what, "views were written anew from the events");
         // Like every other transaction.
         self.tell_feed();
         let now = Instant::now();
