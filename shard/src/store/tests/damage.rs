@@ -278,7 +278,7 @@ async fn a_scrub_finds_what_an_index_does_not_lead_to() {
         .filter(|(at, _)| {
             &bytes[at - 5..*at] != b"waits" && bytes[at + 9..at + 24].windows(5).any(|some| some == b"waits")
         })
-        .last()
+        .next_back()
         .expect("the entry of the index by status");
     bytes[at] = b't';
     std::fs::write(&path, bytes).unwrap();
