@@ -56,15 +56,21 @@ pub(crate) struct Ask<'a> {
     pub(crate) body: Option<&'a Value>,
     /// `None`: no session.
     pub(crate) token: Option<&'a str>,
+    /// The body is a line of JSON among others.
+    pub(crate) is_line: bool,
 }
 
 impl<'a> Ask<'a> {
     pub(crate) fn get(name: &'static str, path: &'a str) -> Self {
-        Self { name, path, body: None, token: None }
+        Self { name, path, body: None, token: None, is_line: false }
     }
 
     pub(crate) fn post(name: &'static str, path: &'a str, body: &'a Value) -> Self {
-        Self { name, path, body: Some(body), token: None }
+        Self { name, path, body: Some(body), token: None, is_line: false }
+    }
+
+    pub(crate) fn line(name: &'static str, path: &'a str, body: &'a Value) -> Self {
+        Self { is_line: true, ..Self::post(name, path, body) }
     }
 }
 
@@ -89,6 +95,9 @@ impl Client {
             format!("{}{}", urls[place % urls.len()], ask.path)
         };
         let mut request = match ask.body {
+            Some(body) if ask.is_line => {
+                self.http.post(url).header("content-type", "application/x-ndjson").body(format!("{body}\n"))
+            }
             Some(body) => self.http.post(url).json(body),
             None => self.http.get(url),
         };

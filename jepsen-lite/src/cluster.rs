@@ -204,6 +204,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// The binary that nodes are started with.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.options.binary
+    }
+
+    /// Where the nodes' folders are.
+    pub(crate) fn home(&self) -> &Path {
+        &self.options.home
+    }
+
     pub(crate) fn members(&self) -> Vec<Member> {
         self.members.read().clone()
     }

@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 
 use crate::Args;
+use crate::backups::Backups;
 use crate::checkers::bounds::Watch;
 use crate::checkers::{self, Evidence};
 use crate::cluster::Cluster;
@@ -38,15 +39,16 @@ pub(crate) struct Course<'a> {
 impl Course<'_> {
     /// Does everything, writes the report if one is wanted, and fails with the promises broken.
     pub(crate) async fn run(&self) -> Result<()> {
-        let (history, usage) = (History::default(), Watch::default());
+        let (history, usage, backups) = (History::default(), Watch::default(), Backups::default());
         let workloads = Workloads::new(&self.args.workloads);
-        let harmed = self.work(&history, &workloads, &usage).await;
+        let harmed = self.work(&history, &workloads, &usage, &backups).await;
         let told = checkers::check(harmed.map(|healed| Evidence {
             cluster: self.cluster,
             sink: self.sink,
             history: &history,
             workloads: &workloads,
             watch: &usage,
+            backups: &backups,
             healed,
         }))
         .await;
@@ -66,7 +68,13 @@ impl Course<'_> {
     }
 
     /// Has clients work while harm is done; when all was healed.
-    async fn work(&self, history: &History, workloads: &Workloads, usage: &Watch) -> Result<Instant> {
+    async fn work(
+        &self,
+        history: &History,
+        workloads: &Workloads,
+        usage: &Watch,
+        backups: &Backups,
+    ) -> Result<Instant> {
         let args = self.args;
         let (stop_in, stop) = watch::channel(false);
         let is_timed = args.trials.is_some() || args.grow;
@@ -81,13 +89,19 @@ impl Course<'_> {
         };
         let clients = workloads.start(&setting, args.clients, args.rate).await?;
         let watched = usage.run(self.cluster, history, stop.clone());
+        let backed_up = async {
+            // They would be in the way of what is measured.
+            if !is_timed {
+                backups.run(self.cluster, history, stop.clone()).await;
+            }
+        };
         let harmed = async {
             let harmed = self.harm(history).await;
             // Whatever came of it, the clients stop, and so does the watch.
             stop_in.send_replace(true);
             harmed
         };
-        let (harmed, ()) = tokio::join!(harmed, watched);
+        let (harmed, (), ()) = tokio::join!(harmed, watched, backed_up);
         harmed?;
         let healed = Instant::now();
         for client in clients {

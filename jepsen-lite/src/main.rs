@@ -8,6 +8,7 @@
 //! done again, one key for each logical step, logs without gaps and the same on every node, one
 //! outcome, every run linearizable, reads as fresh as they were asked for.
 
+mod backups;
 mod checkers;
 mod client;
 mod cluster;

@@ -35,6 +35,12 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// What every node is told: what seals the secrets of webhooks, and to be quick with what fails.
+const SETTINGS: [(&str, &str); 2] = [
+    ("OPCODE_SECRETS_PASSPHRASE", "a passphrase of jepsen-lite, which hides nothing"),
+    ("OPCODE_WEBHOOK_RETRY_DELAYS", "1s,1s,2s,2s,3s,3s,5s,5s,5s,5s"),
+];
+
 /// How a node is started, every time.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeOptions {
@@ -75,6 +81,7 @@ fn spawn(options: &NodeOptions) -> Result<Child> {
         .arg("--data-dir")
         .arg(&options.data)
         .args(&options.args)
+        .envs(SETTINGS)
         .stdout(Stdio::piped())
         .stderr(log);
     if let Some(shim) = &options.shim {

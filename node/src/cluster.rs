@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
-use opcode_router::{LocalShards, ShardRelay};
+use opcode_router::{LocalShards, PluginDoor, PluginHost, ShardRelay};
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::peer::NodeId;
 use opcode_shard::vault::Vault;
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::addresses::{self, Addresses};
+use crate::audit::{AuditFiles, AuditOptions};
 use crate::config::Config;
 use crate::membership::agent::Agent;
 use crate::membership::change::Change;
@@ -25,7 +26,8 @@ use crate::replicas::{Keeper, Wanted};
 use crate::services::Services;
 use crate::shards::{DataDir, Identity, NewData, Starter};
 use crate::transport::{self, Transport};
-use crate::{incarnation, join, token_file};
+use crate::trust::Trust;
+use crate::{incarnation, isolation, join, token_file};
 
 /// Processes that run jq, at most.
 const JQ_WORKERS_MAX: usize = 4;
@@ -38,8 +40,11 @@ pub(crate) struct Cluster {
     pub(crate) addresses: Addresses,
     pub(crate) agent: Agent,
     pub(crate) map: watch::Receiver<Arc<ShardMap>>,
+    pub(crate) audit: Arc<AuditFiles>,
     /// The shards' way to each other, open once the router is there.
     pub(crate) relay: Arc<ShardRelay>,
+    /// Opened for the router, like the relay.
+    pub(crate) plugins: Arc<PluginHost>,
     tasks: Vec<JoinHandle<()>>,
     /// Held while the node runs.
     _data: DataDir,
@@ -68,10 +73,13 @@ impl Cluster {
         join::check_same_cluster(config, &identity).await?;
         let local = Arc::new(LocalShards::default());
         let definitions = Arc::default();
+        let audit = Arc::new(open_audit(config, identity.node_id)?);
         let services = Arc::new(Services {
             local: local.clone(),
             definitions: Arc::clone(&definitions),
             membership: OnceLock::new(),
+            plugins: OnceLock::new(),
+            audit: audit.clone(),
         });
         let me = transport::Identity {
             cluster_id: identity.cluster_id.clone(),
@@ -80,7 +88,8 @@ impl Cluster {
         };
         let transport = Transport::start(listener, me, security, services.clone());
         let relay = Arc::new(ShardRelay::default());
-        let actions = Actions::new(action_options(config)?);
+        let (actions, plugins) = actions(config, &vault)?;
+        assert!(services.plugins.set(plugins.clone()).is_ok(), "the plugins are set once");
         let workers = Workers::new(actions, config.pool_size).with_vault(vault);
         let shared = crate::shards::shared(config, workers, transport.clone(), definitions, relay.clone())?;
         opcode_shard::finish_removals(&shared.log, &config.data_dir.join("shards")).await?;
@@ -106,14 +115,7 @@ impl Cluster {
         let (map_in, map) = watch::channel(first.clone());
         let starter =
             Starter { data_dir: config.data_dir.clone(), cluster_id: identity.cluster_id.clone(), shared };
-        let replicas = Keeper {
-            wanted: Wanted::parse(&config.replicas)?,
-            map: map.clone(),
-            node_id: identity.node_id,
-            auth_token: config.token_file.as_deref().map(token_file::first).transpose()?.unwrap_or_default(),
-            local: local.clone(),
-            data_dir: config.data_dir.clone(),
-        };
+        let replicas = keeper(config, &identity, map.clone(), local.clone())?;
         let mut agent = Agent::new(membership.clone(), transport.clone(), local, starter);
         agent.follow(&first).await?;
         let tasks = vec![
@@ -123,12 +125,15 @@ impl Cluster {
             tokio::spawn(replicas.run()),
             tokio::spawn(tell_addresses(membership, identity.node_id, addresses.clone())),
         ];
-        Ok(Self { identity, addresses, agent, map, relay, tasks, _data: data })
+        Ok(Self { identity, addresses, agent, map, audit, relay, plugins, tasks, _data: data })
     }
 
     /// Gives away what it leads and stops.
     pub(crate) async fn stop(self) -> Result<()> {
-        let Self { agent, tasks, .. } = self;
+        let Self { agent, tasks, audit, .. } = self;
+        if let Err(error) = audit.flush().await {
+            tracing::error!(error, "the last calls are not in the audit log");
+        }
         tasks.iter().for_each(JoinHandle::abort);
         let (membership, transport) = (agent.membership.clone(), agent.transport.clone());
         let group = membership.group.clone();
@@ -145,6 +150,32 @@ impl Cluster {
         transport.shutdown();
         Ok(())
     }
+}
+
+/// Who keeps replicas of shards that are elsewhere, of members that speak as this node does.
+fn keeper(
+    config: &Config,
+    identity: &Identity,
+    map: watch::Receiver<Arc<ShardMap>>,
+    local: Arc<LocalShards>,
+) -> Result<Keeper> {
+    let is_https = config.tls_cert.is_some() && !config.replicas.is_empty();
+    Ok(Keeper {
+        wanted: Wanted::parse(&config.replicas)?,
+        map,
+        node_id: identity.node_id,
+        auth_token: config.token_file.as_deref().map(token_file::first).transpose()?.unwrap_or_default(),
+        local,
+        data_dir: config.data_dir.clone(),
+        tls: is_https.then(|| Trust::of_node(config)?.client_config()).transpose()?,
+    })
+}
+
+/// This node's part of the audit log.
+fn open_audit(config: &Config, node: NodeId) -> Result<AuditFiles> {
+    let options =
+        AuditOptions { segment_bytes: config.audit_segment_bytes, bytes_max: config.audit_bytes_max };
+    AuditFiles::open(&config.data_dir.join("audit"), node, options)
 }
 
 /// The map of a cluster that this node founds.
@@ -207,10 +238,19 @@ async fn tell_addresses(membership: Arc<Membership>, node: NodeId, addresses: Ad
     }
 }
 
+/// The node's actions, and the plugins that bring more.
+fn actions(config: &Config, vault: &Arc<Vault>) -> Result<(Arc<Actions>, Arc<PluginHost>)> {
+    let actions = Actions::new(action_options(config)?);
+    let plugins = isolation::plugins(config, &actions, vault.clone());
+    actions.open_plugins(Arc::new(PluginDoor(plugins.clone())));
+    Ok((actions, plugins))
+}
+
 /// What actions may do on this node.
 fn action_options(config: &Config) -> Result<ActionOptions> {
     let program = std::env::current_exe().context("the program's own path is needed for jq workers")?;
-    let working_dir = std::env::current_dir().context("the current folder cannot be read")?;
+    let here = std::env::current_dir().context("the current folder cannot be read")?;
+    let isolation = isolation::options(config)?;
     let fs_roots = config
         .fs_roots
         .iter()
@@ -220,8 +260,9 @@ fn action_options(config: &Config) -> Result<ActionOptions> {
         allow_shell: config.allow_shell,
         allow_private_network: config.allow_private_network,
         fs_roots,
-        working_dir,
+        working_dir: isolation::working_dir(here, &isolation),
         jq_worker: vec![program.display().to_string(), "jq-worker".into()],
         jq_workers_max: JQ_WORKERS_MAX,
+        isolation,
     })
 }

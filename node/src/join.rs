@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::shards::{DataDir, Identity, Joined};
 use crate::token_file;
 use crate::transport::{Security, Visit, visit};
+use crate::trust::Trust;
 
 /// Longest wait for a cluster to take a node in.
 const JOIN_MAX: Duration = Duration::from_secs(60);
@@ -47,7 +48,7 @@ pub(crate) async fn join(config: &Config, addresses: &Addresses, security: &Secu
     let mut why = String::new();
     loop {
         for node in &config.join {
-            let base = base_of(node);
+            let base = client.base_of(node);
             match join_at(&client, &base, &body, security).await {
                 Ok(joined) => return Ok(joined),
                 Err(NotYet::Wait(reason)) => why = format!("{base}: {reason}"),
@@ -74,7 +75,7 @@ async fn join_at(client: &Client, base: &str, body: &Value, security: &Security)
 
 /// The JSON that a node answers with.
 async fn answer(request: reqwest::RequestBuilder) -> Result<Value, NotYet> {
-    let wait = |error: reqwest::Error| NotYet::Wait(error.to_string());
+    let wait = |error: reqwest::Error| NotYet::Wait(with_cause(&error));
     let response = request.send().await.map_err(wait)?;
     let status = response.status();
     let bytes = response.bytes().await.map_err(wait)?;
@@ -85,6 +86,15 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<Value, NotYet> {
     let reason = format!("{status}: {}", body["detail"].as_str().unwrap_or("no reason given"));
     let is_final = status.is_client_error() && status != reqwest::StatusCode::TOO_MANY_REQUESTS;
     Err(if is_final { NotYet::Never(reason) } else { NotYet::Wait(reason) })
+}
+
+/// An error with what is at the bottom of it.
+fn with_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    format!("{error}: {cause}")
 }
 
 /// Looks in at members until one says welcome.
@@ -114,7 +124,7 @@ async fn look_in(cluster: &Value, security: &Security) -> Result<(), NotYet> {
 pub(crate) async fn check_same_cluster(config: &Config, identity: &Identity) -> Result<()> {
     let client = Client::new(config)?;
     let ask = async |node: &String| {
-        let base = base_of(node);
+        let base = client.base_of(node);
         let request = client.get(&format!("{base}/v1/cluster")).timeout(SAME_CLUSTER_MAX);
         let cluster: Value = request.send().await.ok()?.json().await.ok()?;
         Some((base, cluster["cluster_id"].as_str()?.to_owned()))
@@ -136,18 +146,21 @@ pub(crate) async fn check_same_cluster(config: &Config, identity: &Identity) -> 
 struct Client {
     http: reqwest::Client,
     token: Option<String>,
+    /// What they speak where nothing is said: what this node does.
+    scheme: &'static str,
 }
 
 impl Client {
     fn new(config: &Config) -> Result<Self> {
-        // One that is installed already will do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(ANSWER_MAX)
-            .build()
-            .context("an HTTP client can be made")?;
-        Ok(Self { http, token: config.token_file.as_deref().map(token_file::first).transpose()? })
+        let builder = Trust::of_node(config)?.http_client()?;
+        let http = builder.no_proxy().timeout(ANSWER_MAX).build().context("an HTTP client can be made")?;
+        let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
+        Ok(Self { http, token: config.token_file.as_deref().map(token_file::first).transpose()?, scheme })
+    }
+
+    fn base_of(&self, node: &str) -> String {
+        let base = node.trim_end_matches('/');
+        if base.contains("://") { base.to_owned() } else { format!("{}://{base}", self.scheme) }
     }
 
     fn get(&self, url: &str) -> reqwest::RequestBuilder {
@@ -165,9 +178,4 @@ impl Client {
             None => request,
         }
     }
-}
-
-fn base_of(node: &str) -> String {
-    let base = node.trim_end_matches('/');
-    if base.contains("://") { base.to_owned() } else { format!("http://{base}") }
 }

@@ -4,14 +4,19 @@
 //! few commands that look at a stopped node's data folder.
 
 mod addresses;
+mod audit;
 mod cli;
 mod cluster;
 mod config;
+mod https;
 mod incarnation;
+mod isolation;
 mod join;
 mod membership;
 mod memory;
 mod node;
+mod observed;
+mod otlp;
 mod replicas;
 mod secret_file;
 mod services;
@@ -19,6 +24,7 @@ mod shards;
 mod telemetry;
 mod token_file;
 mod transport;
+mod trust;
 mod vault;
 
 use std::process::ExitCode;
@@ -81,15 +87,20 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // What starts programs is not for people, and has to be quick.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == isolation::LAUNCH) {
+        return opcode_shard::isolation::launch_main(std::env::args_os().skip(2));
+    }
     let cli = Cli::parse();
-    let with_tokens = |mut node: Box<NodeFlags>| {
+    let with_globals = |mut node: Box<NodeFlags>| {
         node.token_file.clone_from(&cli.global.token_file);
+        node.ca_file.clone_from(&cli.global.ca_file);
         node
     };
     let result = match cli.command {
-        Command::Dev { node } => run_node(&with_tokens(node), true),
-        Command::Serve { node } => run_node(&with_tokens(node), false),
-        Command::Config { node } => print_config(&with_tokens(node)),
+        Command::Dev { node } => run_node(&with_globals(node), true),
+        Command::Serve { node } => run_node(&with_globals(node), false),
+        Command::Config { node } => print_config(&with_globals(node)),
         Command::Rebuild(rebuild) => in_runtime(cli::rebuild::run(rebuild)),
         Command::Client(command) => match runtime() {
             Ok(runtime) => return runtime.block_on(cli::run(command, &cli.global)),
@@ -131,7 +142,7 @@ fn run_node(flags: &NodeFlags, dev: bool) -> Result<ExitCode> {
         if dev {
             let roots: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
             println!(
-                "  dev mode: shell.exec is on, http.* may reach this machine, fs.* is confined to {}",
+                "  dev mode: shell.exec and plugins are on, http.* may reach this machine, fs.* is confined to {}",
                 roots.join(", ")
             );
             println!("  try: opcode run FILE --wait");
@@ -149,5 +160,11 @@ fn print_config(flags: &NodeFlags) -> Result<ExitCode> {
         table.add_row([key, value.to_string(), origin]);
     }
     println!("{table}");
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(["ISOLATION OF PROGRAMS HERE", ""]);
+    in_runtime(isolation::report(&loaded.config))?.into_iter().for_each(|(name, value)| {
+        table.add_row([name, value]);
+    });
+    println!("\n{table}");
     Ok(ExitCode::SUCCESS)
 }

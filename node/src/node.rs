@@ -4,7 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use opcode_router::{CatalogueSecrets, NodeInfo, RouterOptions, RouterParts, RouterState};
+use opcode_router::{
+    CatalogueSecrets, Door, NodeInfo, RateLimit, Remote, RetentionOptions, RouterOptions, RouterParts,
+    RouterState, WebhookOptions,
+};
+use opcode_shard::actions::push::Sender;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -13,10 +17,11 @@ use tokio::task::JoinHandle;
 use crate::addresses;
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::https::Https;
 use crate::membership::agent::Ended;
 use crate::services::Control;
 use crate::shards::Identity;
-use crate::{telemetry, token_file, vault};
+use crate::{observed, telemetry, token_file, vault};
 
 /// Longest time a stop may take; a supervisor kills the process soon after.
 const STOP_MAX: Duration = Duration::from_secs(14);
@@ -27,10 +32,14 @@ const REQUESTS_END_MAX: Duration = Duration::from_secs(2);
 /// are served.
 pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> {
     addresses::check_listen(&config)?;
+    let https = match (&config.tls_cert, &config.tls_key) {
+        (Some(cert), Some(key)) => Some(Https::load(cert.clone(), key.clone())?),
+        _ => None,
+    };
     let tokens = config.token_file.as_deref().map(token_file::all).transpose()?;
     let secrets = Arc::new(CatalogueSecrets::default());
     let vault = vault::open(&config, secrets.clone())?;
-    let metrics = telemetry::start_metrics()?;
+    let metrics = telemetry::start(&config)?;
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -53,32 +62,26 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
             transport: cluster.agent.transport.clone(),
         }),
         vault,
-        node: NodeInfo {
-            node_id: cluster.identity.node_id.to_string(),
-            cluster_id: cluster.identity.cluster_id.clone(),
-            addr: cluster.addresses.http.clone(),
-            peer_addr: Some(cluster.addresses.peer.clone()),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        },
+        plugins: cluster.plugins.clone(),
+        node: about(&cluster),
         ready: ready_out,
         shutdown: stop_out.clone(),
-        metrics: Arc::new(move || metrics.render()),
+        metrics: observed::metrics(metrics, &config, &cluster),
         listener_is_loopback: address.ip().is_loopback() && tokens.is_none(),
         tokens,
+        backup_dir: config.backup_dir.as_deref().map(std::path::absolute).transpose()?,
+        webhooks: webhook_options(&config)?,
+        rate_limit: config.rate_limit.map(RateLimit::per_second),
+        audit: Some(cluster.audit.clone()),
         options: RouterOptions::default(),
     });
     cluster.relay.open(state.clone());
     secrets.open(state.clone());
     run_beside(&state, &config);
-    let mut stopping = stop_out;
-    let server = axum::serve(listener, opcode_router::app(state)).with_graceful_shutdown(async move {
-        // The sender lives as long as the node runs.
-        let _ = stopping.wait_for(|stop| *stop).await;
-    });
-    let mut server = tokio::spawn(server.into_future());
+    let mut server = serve(listener, https.as_ref(), opcode_router::app(state), stop_out)?;
     let shards = cluster.identity.shards;
     tracing::info!(%address, cluster = cluster.identity.cluster_id, shards, "ready");
-    ready(&format!("http://{address}"));
+    ready(&format!("{}://{address}", if https.is_some() { "https" } else { "http" }));
 
     let outcome = tokio::select! {
         () = signals.stop() => Ok(true),
@@ -99,14 +102,68 @@ pub(crate) async fn run(config: Config, ready: impl FnOnce(&str)) -> Result<()> 
     stop(cluster, server, &mut signals, was_asked).await
 }
 
+/// Who this node is.
+fn about(cluster: &Cluster) -> NodeInfo {
+    NodeInfo {
+        node_id: cluster.identity.node_id.to_string(),
+        cluster_id: cluster.identity.cluster_id.clone(),
+        addr: cluster.addresses.http.clone(),
+        peer_addr: Some(cluster.addresses.peer.clone()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Serves clients until it is to stop and what is under way has ended.
+fn serve(
+    listener: TcpListener,
+    https: Option<&Arc<Https>>,
+    app: axum::Router,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<JoinHandle<std::io::Result<()>>> {
+    let app = app.into_make_service_with_connect_info::<Remote>();
+    let stop = async move {
+        // The sender lives as long as the node runs.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    };
+    let Some(https) = https else {
+        return Ok(tokio::spawn(axum::serve(Door(listener), app).with_graceful_shutdown(stop).into_future()));
+    };
+    tokio::spawn(https.follow()?);
+    let doors = https.listen(listener).context("a bound listener has an address")?;
+    Ok(tokio::spawn(axum::serve(Door(doors), app).with_graceful_shutdown(stop).into_future()))
+}
+
 /// Starts what a router does beside answering; it ends by itself once the node is stopping.
 fn run_beside(state: &RouterState, config: &Config) {
+    tokio::spawn(opcode_router::run_retention(state.clone(), retention_of(config)));
     tokio::spawn(opcode_router::run_schedules(state.clone()));
     tokio::spawn(opcode_router::run_agents(state.clone()));
     if config.scrub_every_hours > 0 {
         let every = Duration::from_secs(u64::from(config.scrub_every_hours) * 60 * 60);
         tokio::spawn(opcode_router::run_scrubs(state.clone(), every));
     }
+    tokio::spawn(opcode_router::run_webhooks(state.clone()));
+    tokio::spawn(opcode_router::run_plugins(state.clone()));
+}
+
+/// Where and how often runs are archived that are kept no longer.
+fn retention_of(config: &Config) -> RetentionOptions {
+    RetentionOptions {
+        archive_dir: config.archive_dir.clone().unwrap_or_else(|| config.data_dir.join("archive")),
+        every: Duration::from_secs(config.retention_every_s.max(1)),
+    }
+}
+
+/// How webhooks are told: behind the same guard as `http.*`.
+fn webhook_options(config: &Config) -> Result<WebhookOptions> {
+    let mut options = WebhookOptions::new(Sender::new(config.allow_private_network));
+    if let Some(delays) = &config.webhook_retry_delays {
+        options.delays = crate::config::delays(delays)?;
+    }
+    if let Some(kept) = &config.events_kept {
+        options.kept = crate::config::kept(kept)?;
+    }
+    Ok(options)
 }
 
 /// A node that was taken out holds no part in the cluster any more, and never will again.

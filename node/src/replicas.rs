@@ -60,6 +60,8 @@ pub(crate) struct Keeper {
     pub(crate) auth_token: String,
     pub(crate) local: Arc<LocalShards>,
     pub(crate) data_dir: PathBuf,
+    /// How to make sure of members that speak HTTPS, as this node does; none where it does not.
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Keeper {
@@ -95,7 +97,8 @@ impl Keeper {
                     cluster_id: map.cluster_id.clone(),
                     dir: dir.join(shard.to_string()),
                     auth_token: self.auth_token.clone(),
-                    members: members(self.map.clone(), *shard, self.node_id),
+                    members: members(self.map.clone(), *shard, self.node_id, self.tls.is_some()),
+                    tls: self.tls.clone(),
                 };
                 self.local.insert_replica(ReadReplica::start(options, &threads));
             }
@@ -125,13 +128,15 @@ fn members(
     map: watch::Receiver<Arc<ShardMap>>,
     shard: ShardId,
     me: NodeId,
+    is_https: bool,
 ) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    let scheme = if is_https { "https" } else { "http" };
     Arc::new(move || {
         let map = map.borrow();
         let entry = map.shard(shard);
         let nodes = entry.into_iter().flat_map(ShardEntry::holders).filter_map(|node| map.nodes.get(&node));
         let mut urls: Vec<String> =
-            nodes.map(|node| format!("http://{}/v1/shards/{shard}", node.addr)).collect();
+            nodes.map(|node| format!("{scheme}://{}/v1/shards/{shard}", node.addr)).collect();
         let first = usize::try_from(me).unwrap_or(0) % urls.len().max(1);
         urls.rotate_left(first);
         urls

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use opcode_engine::ids::ShardId;
 use opcode_router::shard_map::{NodeState, ShardMap};
-use opcode_router::{ClusterChange, ClusterControl, ClusterError, LocalShards};
+use opcode_router::{ClusterChange, ClusterControl, ClusterError, LocalShards, PluginHost};
 use opcode_shard::definitions::Definitions;
 use opcode_shard::peer::{NodeId, PeerService, Service};
 
+use crate::audit::AuditFiles;
 use crate::membership::change::{Change, Refusal};
 use crate::membership::{Membership, controller};
 use crate::transport::Transport;
@@ -23,6 +24,8 @@ pub(crate) struct Services {
     pub(crate) local: Arc<LocalShards>,
     pub(crate) definitions: Arc<Definitions>,
     pub(crate) membership: OnceLock<Arc<Membership>>,
+    pub(crate) plugins: OnceLock<Arc<PluginHost>>,
+    pub(crate) audit: Arc<AuditFiles>,
 }
 
 impl PeerService for Services {
@@ -50,6 +53,15 @@ impl PeerService for Services {
                     async move { membership.ok_or("this node is still starting")?.answer(from, &body).await },
                 )
             }
+            // One question is known; what a node that starts knows, it tells when it is there.
+            Service::Node => {
+                let told = match (self.plugins.get(), &*body) {
+                    (Some(plugins), b"plugins") => Ok(plugins.told().into()),
+                    (Some(_), _) => Err("this node does not know what is asked".to_owned()),
+                    (None, _) => Err("this node is still starting".to_owned()),
+                };
+                Box::pin(std::future::ready(told))
+            }
             Service::Raft | Service::Copy => {
                 let handle = self.local.get(shard);
                 Box::pin(async move {
@@ -57,6 +69,18 @@ impl PeerService for Services {
                         handle.ok_or_else(|| format!("this node holds no replica of shard {shard}"))?;
                     handle.group().answer(service, from, body).await
                 })
+            }
+            Service::Backup => {
+                let handle = self.local.get(shard);
+                Box::pin(async move {
+                    let handle =
+                        handle.ok_or_else(|| format!("this node holds no replica of shard {shard}"))?;
+                    opcode_shard::remote::answer_backup(&handle, &body).await
+                })
+            }
+            Service::Audit => {
+                let audit = self.audit.clone();
+                Box::pin(async move { opcode_router::audit::query::answer(&*audit, &body).await })
             }
             Service::Shard => {
                 let (handle, definitions) = (self.local.get(shard), self.definitions.clone());

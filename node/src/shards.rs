@@ -92,7 +92,7 @@ impl DataDir {
             Ok(bytes) => read_identity(&file, &bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let identity = Identity::new(new);
-                write_durably(&file, &serde_json::to_vec_pretty(&identity)?)?;
+                identity.write(path)?;
                 identity
             }
             Err(error) => return Err(error).with_context(|| format!("{}: cannot be read", file.display())),
@@ -141,6 +141,16 @@ impl DataDir {
 }
 
 impl Identity {
+    /// The first node of a new cluster of so many shards.
+    pub(crate) fn founding(shards: u32) -> Self {
+        Self::new(NewData::Cluster(Some(shards)))
+    }
+
+    /// Makes a folder that of this node: what stands in it is a node's from here on.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        write_durably(&dir.join("node.json"), &serde_json::to_vec_pretty(self)?)
+    }
+
     fn new(new: NewData) -> Self {
         match new {
             NewData::Cluster(shards) => Self {

@@ -146,6 +146,12 @@ impl ApiError {
         self
     }
 
+    /// The same refusal, with when to try again, in seconds.
+    pub(crate) fn with_retry_after(mut self, seconds: u32) -> Self {
+        self.0.retry_after_s = Some(seconds);
+        self
+    }
+
     /// Its HTTP status.
     pub fn status(&self) -> StatusCode {
         self.0.status
@@ -170,7 +176,7 @@ impl ApiError {
     pub(crate) fn document<'a>(&'a self, trace_id: &'a str) -> Document<'a> {
         let inner = &*self.0;
         Document {
-            r#type: format!("urn:opcode:problem:{}", inner.code.to_ascii_lowercase().replace('_', "-")),
+            r#type: crate::manual::path_of(inner.code),
             title: title(inner.code),
             status: inner.status.as_u16(),
             detail: &inner.detail,
@@ -314,7 +320,7 @@ mod tests {
         assert_eq!(
             document,
             serde_json::json!({
-                "type": "urn:opcode:problem:validation-error",
+                "type": "/errors/VALIDATION_ERROR",
                 "title": "Validation error",
                 "status": 422,
                 "detail": "/steps/0/id: is missing",

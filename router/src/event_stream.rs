@@ -10,6 +10,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use opcode_engine::event::EventType;
 use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
 use opcode_engine::namespace::Namespace;
@@ -53,6 +54,9 @@ pub(crate) struct EventDocument<'a> {
     /// Only in the firehose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) shard: Option<u32>,
+    /// Only in the firehose, where lines have no other room for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) place: Option<&'a str>,
 }
 
 /// An event's document, as it is shown in the namespace of the run; `data` that is not JSON is our own
@@ -77,6 +81,7 @@ pub(crate) fn document<'r>(record: &'r EventRecord, namespace: &Namespace) -> Ev
         timestamp: record.timestamp.to_rfc3339(),
         workflow_id: None,
         shard: None,
+        place: None,
     }
 }
 
@@ -116,30 +121,37 @@ pub(crate) async fn read(
 
 pub(crate) type Chunks = mpsc::Sender<Result<Bytes, Infallible>>;
 
-/// The stream's answer and where to write its chunks.
-pub(crate) fn open() -> (Response, Chunks) {
+/// The stream's answer and where to write its chunks. Its place is taken as long as there is a
+/// connection, also one that is not read any more.
+pub(crate) fn open(media_type: &'static str, place: OwnedSemaphorePermit) -> (Response, Chunks) {
     let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CONTENT_TYPE, HeaderValue::from_static(media_type)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
-    let body = Body::from_stream(ReceiverStream::new(receiver));
+    let body = Body::from_stream(ReceiverStream::new(receiver).inspect(move |_| _ = &place));
     ((StatusCode::OK, headers, body).into_response(), chunks)
 }
 
-/// Appends one event in the stream's format.
-pub(crate) fn write_event(out: &mut Vec<u8>, document: &EventDocument<'_>, with_id: bool) {
-    if with_id {
-        out.extend_from_slice(format!("id: {}\n", document.sequence).as_bytes());
+/// Appends one event in the stream's format. Its id is its place in all logs, or in its run's alone.
+pub(crate) fn write_event(out: &mut Vec<u8>, document: &EventDocument<'_>, place: Option<&str>) {
+    match place {
+        Some(place) => out.extend_from_slice(format!("id: {place}\n").as_bytes()),
+        None => out.extend_from_slice(format!("id: {}\n", document.sequence).as_bytes()),
     }
     out.extend_from_slice(b"event: ");
     out.extend_from_slice(document.r#type.as_bytes());
     out.extend_from_slice(b"\ndata: ");
+    write_line(out, document);
+    out.extend_from_slice(b"\n\n");
+}
+
+/// Appends an event as JSON on one line, without its end.
+pub(crate) fn write_line(out: &mut Vec<u8>, document: &EventDocument<'_>) {
     let start = out.len();
     serde_json::to_writer(&mut *out, document).expect("an event is JSON");
     // Line ends can only stand between tokens of JSON, where a space means the same.
     out[start..].iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
-    out.extend_from_slice(b"\n\n");
 }
 
 /// Follows a run's events after a sequence. A run that has ended and has no more is 204, which
@@ -155,18 +167,14 @@ pub(crate) async fn follow_run(
     if has_ended && shard.events(&id, after, 1, Freshness::Strong).await?.value.is_empty() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let (response, chunks) = open();
+    let (response, chunks) = open("text/event-stream", place);
     let follower = Follower { shard, id, last: after, chunks, beats: beats(state) };
-    tokio::spawn(run_until(follower.follow(), state.stopping(), place));
+    tokio::spawn(run_until(follower.follow(), state.stopping()));
     Ok(response)
 }
 
 /// Works on a stream until its reader is gone, or the node stops.
-pub(crate) async fn run_until(
-    work: impl Future<Output = ()>,
-    stopping: impl Future<Output = ()>,
-    _place: OwnedSemaphorePermit,
-) {
+pub(crate) async fn run_until(work: impl Future<Output = ()>, stopping: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
         () = stopping => {}
@@ -263,7 +271,7 @@ impl Follower {
     async fn send(&mut self, records: impl Iterator<Item = &EventRecord>) -> bool {
         let (mut chunk, namespace) = (Vec::new(), self.id.namespace());
         for record in records {
-            write_event(&mut chunk, &document(record, &namespace), true);
+            write_event(&mut chunk, &document(record, &namespace), None);
             self.last = record.sequence;
         }
         if chunk.is_empty() {
@@ -361,7 +369,7 @@ mod tests {
             timestamp: Timestamp(0),
         };
         let mut out = Vec::new();
-        write_event(&mut out, &document(&record, &Namespace::default()), true);
+        write_event(&mut out, &document(&record, &Namespace::default()), None);
         let expect = concat!(
             "id: 7\nevent: step_completed\n",
             r#"data: {"sequence":7,"type":"step_completed","step_id":"a","data":{"output":  1.50},"#,

@@ -15,6 +15,7 @@ use opcode_shard::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, E
 use opcode_shard::handle::{
     CommandReply, PinnedDefinition, RunView, ShardInfo, Shown, Submission, Submitted,
 };
+use opcode_shard::history::{Imported, Line, PastRun};
 use opcode_shard::peer::{NodeId, PeerError, Service};
 use opcode_shard::record::{EventRecord, TemplateRecord};
 use opcode_shard::remote::{Answer, Answered, Asked, Freshness, Request, Tail};
@@ -34,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 const ANSWER_MAX: Duration = Duration::from_secs(12);
 /// The same for a replica's, which waits for its tables at most.
 const REPLICA_MAX: Duration = Duration::from_secs(3);
+/// How much longer for what is as large as a line of history.
+const IMPORT_EXTRA: Duration = Duration::from_secs(20);
 /// How often a node that was asked is looked at, whether it may still lead.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long one that leads no more has for its answer.
@@ -282,7 +285,26 @@ impl ShardClient {
     }
 
     pub(crate) async fn purge(&self, id: &WorkflowId) -> Result<CommandReply, CallError> {
-        self.ask(Request::Purge(id.clone()), Duration::ZERO).await?.answer.commanded()
+        self.ask(Request::Purge(id.clone(), None), Duration::ZERO).await?.answer.commanded()
+    }
+
+    /// The same of a run whose last event is this one; one that went on since is refused.
+    pub(crate) async fn purge_at(&self, id: &WorkflowId, at: Sequence) -> Result<CommandReply, CallError> {
+        self.ask(Request::Purge(id.clone(), Some(at)), Duration::ZERO).await?.answer.commanded()
+    }
+
+    /// Takes in what comes as history; asking twice does what asking once does.
+    pub(crate) async fn import(
+        &self,
+        lines: Vec<Line>,
+    ) -> Result<Vec<Result<Imported, Rejected>>, CallError> {
+        self.ask(Request::Import(lines), IMPORT_EXTRA).await?.answer.imported()
+    }
+
+    /// All of a run, as it leaves the cluster.
+    pub(crate) async fn history(&self, id: &WorkflowId) -> Result<PastRun, CallError> {
+        let answered = self.ask(Request::History(id.clone()), IMPORT_EXTRA).await?;
+        Ok(*answered.answer.history()?)
     }
 
     pub(crate) async fn status(
@@ -328,7 +350,11 @@ impl ShardClient {
     /// Events committed after an entry of the log, from this node's replica when it keeps up.
     pub(crate) async fn tail(&self, after: Option<u64>, wait: Duration) -> Result<Tail, CallError> {
         if let Some(handle) = self.here() {
-            return handle.tail(after, wait).await;
+            let tail = handle.tail(after, wait).await?;
+            // The leader's log may still have what the one here has let go of.
+            if !tail.lagged || handle.serves() {
+                return Ok(tail);
+            }
         }
         self.ask(Request::Tail(after, wait), wait).await?.answer.tail()
     }

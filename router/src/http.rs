@@ -1,5 +1,5 @@
 //! Routes and layers. From the outside in: the trace id and the writing of problem documents,
-//! a net for panics, the guard against other sites' pages, the check of tokens, the note of the agent
+//! the audit log, a net for panics, the guard against other sites' pages, the check of tokens, the note of the agent
 //! that a call is made for, then the handlers.
 
 use std::any::Any;
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use opcode_engine::Code;
@@ -15,19 +15,22 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
 use crate::access::authenticate;
 use crate::agents;
+use crate::audit;
 use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
-    self, batch, bulk, cluster, commands, decisions, diagram, events, health, lists, namespaces, schedules,
-    secrets, sync, templates, tokens, validate, workflows,
+    self, batch, bulk, cluster, commands, decisions, diagram, events, export, health, import, lists,
+    namespaces, retention, schedules, secrets, sync, templates, tokens, validate, workflows,
 };
 use crate::incoming::json_bytes;
+use crate::manual;
 use crate::mcp;
+use crate::meters::Asked;
 use crate::state::RouterState;
+use crate::trace::Traced;
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -38,10 +41,6 @@ use crate::state::RouterState;
                    `Opcode-Namespace` names, or `default`."
 ))]
 struct Api;
-
-/// A request's trace id, for problem documents and logs.
-#[derive(Clone, Debug)]
-pub(crate) struct TraceId(pub(crate) String);
 
 /// The HTTP service of a node.
 pub fn app(state: RouterState) -> Router {
@@ -65,6 +64,7 @@ fn layered(router: Router<RouterState>, state: &RouterState) -> Router {
         .layer(from_fn_with_state(state.clone(), authenticate))
         .layer(from_fn_with_state(state.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(state.clone(), audit::record))
         .layer(from_fn(outermost))
         .with_state(state.clone())
 }
@@ -99,7 +99,30 @@ fn described(api: &utoipa::openapi::OpenApi) -> serde_json::Value {
                 "content": {"application/problem+json": {"schema": problem}}}),
         );
     }
+    free_form(&mut document);
+    // Where the node asks for it; on loopback it does not.
+    document["components"]["securitySchemes"] =
+        serde_json::json!({"token": {"type": "http", "scheme": "bearer"}});
+    document["security"] = serde_json::json!([{}, {"token": []}]);
     document
+}
+
+/// Says of objects whose fields are not named that they may have any: what makes clients of the
+/// document would take them for empty.
+fn free_form(schema: &mut serde_json::Value) {
+    match schema {
+        serde_json::Value::Object(fields) => {
+            let is_object = fields.get("type").is_some_and(|kind| {
+                kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&"object".into()))
+            });
+            if is_object && !fields.contains_key("properties") {
+                fields.entry("additionalProperties").or_insert(true.into());
+            }
+            fields.values_mut().for_each(free_form);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(free_form),
+        _ => {}
+    }
 }
 
 /// Where the schema of problem documents is.
@@ -144,11 +167,24 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(secrets::rotate))
+        .routes(routes!(handlers::plugins::register, handlers::plugins::list))
+        .routes(routes!(handlers::plugins::get, handlers::plugins::remove))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
         .routes(routes!(namespaces::list))
         .routes(routes!(namespaces::create, namespaces::delete))
+        .routes(routes!(handlers::audit::list))
         .routes(routes!(events::firehose))
+        .routes(routes!(export::export))
+        .routes(routes!(import::import))
+        .routes(routes!(retention::get, retention::set, retention::delete))
+        .routes(routes!(retention::get_template, retention::set_template, retention::delete_template))
+        .routes(routes!(handlers::webhooks::create, handlers::webhooks::list))
+        .routes(routes!(handlers::webhooks::get, handlers::webhooks::change, handlers::webhooks::delete))
+        .routes(routes!(handlers::webhooks::test))
+        .routes(routes!(handlers::webhook_failures::list))
+        .routes(routes!(handlers::webhook_failures::delete))
+        .routes(routes!(handlers::webhook_failures::retry))
         .routes(routes!(cluster::get, cluster::set))
         .routes(routes!(cluster::join))
         .routes(routes!(cluster::remove))
@@ -157,12 +193,16 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(cluster::rebalance))
         .routes(routes!(handlers::scrub::scrub))
         .routes(routes!(cluster::sql))
+        .routes(routes!(handlers::backup::write))
+        .routes(routes!(handlers::backup::copy))
+        .routes(routes!(handlers::backup::log))
         .routes(routes!(sync::info))
         .routes(routes!(sync::export))
         .routes(routes!(sync::frames))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+        .merge(manual::routes())
         // `batch` and `bulk` are ids that a run may have.
         .route("/v1/workflows/batch", axum::routing::get(workflows::get).delete(commands::delete))
         .route("/v1/workflows/bulk", axum::routing::get(workflows::get).delete(commands::delete))
@@ -208,11 +248,13 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
 /// Gives the request its trace id, and writes an error as the problem document it is.
 async fn outermost(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let trace_id = trace_id(request.headers());
-    let method = request.method().clone();
-    request.extensions_mut().insert(TraceId(trace_id.clone()));
+    let (traced, method) = (Traced::begin(request.headers()), request.method().clone());
+    let trace_id = traced.id();
+    let asked = Asked::of(&method, request.extensions());
+    request.extensions_mut().insert(traced);
     let mut response = next.run(request).await;
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+    let problem = response.extensions_mut().remove::<ApiError>();
+    if let Some(error) = &problem {
         let mut rendered = error.render(&trace_id);
         let headers = std::mem::take(response.headers_mut());
         for (name, value) in &headers {
@@ -231,40 +273,8 @@ async fn outermost(mut request: Request, next: Next) -> Response {
         }
         response = rendered;
     }
-    let labels = [("method", label(&method)), ("status", class(response.status()))];
-    metrics::counter!("opcode_http_requests_total", &labels).increment(1);
-    metrics::histogram!("opcode_http_request_duration_seconds", &labels).record(started.elapsed());
+    tracing::debug!(trace_id, %method, route = asked.route, status = response.status().as_u16(), "request");
+    traced.answered(&method, &asked.route, response.status().as_u16(), problem.as_ref());
+    asked.answered(response.status(), problem.as_ref(), started.elapsed());
     response
-}
-
-/// A method as a label: a bounded set, whatever clients send.
-fn label(method: &axum::http::Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        "HEAD" => "HEAD",
-        _ => "other",
-    }
-}
-
-fn class(status: StatusCode) -> &'static str {
-    match status.as_u16() / 100 {
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        _ => "5xx",
-    }
-}
-
-/// The trace id of a W3C `traceparent`, or a new one.
-fn trace_id(headers: &HeaderMap) -> String {
-    let given = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(|text| {
-        let id = text.split('-').nth(1)?;
-        let is_hex = id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        (id.len() == 32 && is_hex && id.bytes().any(|b| b != b'0')).then(|| id.to_owned())
-    });
-    given.unwrap_or_else(|| Uuid::now_v7().simple().to_string())
 }

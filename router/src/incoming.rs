@@ -10,15 +10,16 @@ use axum::response::{IntoResponse, Response};
 use opcode_engine::Problem;
 use opcode_engine::ids::{ShardId, WorkflowId};
 use opcode_shard::batch::Position;
+use opcode_shard::handle::Submission;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::access::Caller;
 use crate::error::ApiError;
-use crate::http::TraceId;
 use crate::query::{Consistency, Query};
 use crate::session::{Session, TOKEN};
 use crate::state::RouterState;
+use crate::trace::{self, Traced};
 
 /// A request with its whole body.
 pub(crate) struct Incoming {
@@ -26,6 +27,7 @@ pub(crate) struct Incoming {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) trace_id: String,
+    pub(crate) traced: Option<Traced>,
     pub(crate) caller: Caller,
     _room: OwnedSemaphorePermit,
 }
@@ -43,9 +45,10 @@ impl FromRequest<RouterState> for Incoming {
         let room =
             state.hold_body(usize::try_from(size).unwrap_or(usize::MAX).min(options.body_bytes_max))?;
         let body = read_body(body, options.body_bytes_max, options.body_timeout).await?;
-        let trace_id = parts.extensions.get::<TraceId>().map_or_else(String::new, |id| id.0.clone());
+        let traced = trace::of(&parts.extensions);
+        let trace_id = traced.map_or_else(String::new, |traced| traced.id());
         let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
-        Ok(Self { uri: parts.uri, headers: parts.headers, body, trace_id, caller, _room: room })
+        Ok(Self { uri: parts.uri, headers: parts.headers, body, trace_id, traced, caller, _room: room })
     }
 }
 
@@ -91,6 +94,13 @@ impl Incoming {
     /// The same where a body may be left out.
     pub(crate) fn optional_json(&self) -> Result<&str, ApiError> {
         if self.body.iter().all(u8::is_ascii_whitespace) { Ok("{}") } else { self.json() }
+    }
+
+    /// Has a run that the request starts go on with its trace.
+    pub(crate) fn carry_trace(&self, submission: &mut Submission) {
+        if let Some(traced) = &self.traced {
+            traced.carry(submission);
+        }
     }
 
     /// The body as UTF-8.

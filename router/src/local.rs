@@ -19,6 +19,8 @@ pub struct LocalShards {
 impl LocalShards {
     /// Takes a replica in, in the place of one of the same shard.
     pub fn insert(&self, handle: ShardHandle) {
+        // Until it is known what those who follow it have not seen.
+        handle.group().hold(0);
         self.handles.write().insert(handle.id(), Arc::new(handle));
     }
 
@@ -33,7 +35,7 @@ impl LocalShards {
     }
 
     /// The replicas of all shards that this node is a member of.
-    pub(crate) fn all(&self) -> Vec<Arc<ShardHandle>> {
+    pub fn all(&self) -> Vec<Arc<ShardHandle>> {
         self.handles.read().values().cloned().collect()
     }
 

@@ -310,7 +310,8 @@ impl Book {
             | Record::Definition { .. }
             | Record::Template(_)
             | Record::Delivered { .. }
-            | Record::Purged { .. } => {}
+            | Record::Purged { .. }
+            | Record::History(_) => {}
         }
     }
 

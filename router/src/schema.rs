@@ -3,15 +3,22 @@
 
 #![allow(missing_docs)]
 
+mod access;
+mod history;
 mod namespaces;
+pub mod plugins;
 mod schedules;
-mod tokens;
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use utoipa::ToSchema;
 
+pub use access::{
+    AuditEntry, AuditList, NewToken, NotRecorded, RateLimit, Token, TokenDeleted, TokenList, TokenRequest,
+    UnreachableNode,
+};
+pub use history::{ImportAnswer, ImportResult, Retention, RetentionList, RetentionRequest};
 pub use namespaces::{Namespace, NamespaceDeleted, NamespaceList};
 pub use schedules::{
     BackfillAnswer, BackfillRequest, Schedule, ScheduleList, SchedulePatch, ScheduleRequest, Slot, SlotError,
@@ -22,7 +29,7 @@ pub use tokens::{NewToken, Token, TokenDeleted, TokenList, TokenRequest};
 /// RFC 9457, `application/problem+json`.
 #[derive(ToSchema)]
 pub struct Problem {
-    /// `urn:opcode:problem:…`
+    /// `/errors/CODE`: a page about it.
     pub r#type: String,
     pub title: String,
     /// The HTTP status.
@@ -506,6 +513,8 @@ pub struct Member {
     pub alive: bool,
     /// Shards that it holds, or shall.
     pub shards: u64,
+    #[schema(value_type = Option<Object>)]
+    pub isolation: Option<Value>,
 }
 
 #[derive(ToSchema)]

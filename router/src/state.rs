@@ -10,15 +10,19 @@ use opcode_shard::vault::Vault;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::access::file::Tokens;
+use crate::access::limit::{Limits, RateLimit};
 use crate::access::tokens::KnownTokens;
 use crate::agents::Agents;
+use crate::audit::{Audit, AuditLog};
 use crate::control::ClusterControl;
 use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::local::LocalShards;
 use crate::namespace::KnownNamespaces;
+use crate::plugins::PluginHost;
 use crate::shard_map::ShardMap;
+use crate::webhooks::WebhookOptions;
 
 /// Who this node is, for `GET /v1/cluster` and the guard on `Host`.
 #[derive(Clone, Debug)]
@@ -91,6 +95,8 @@ pub struct RouterParts {
     pub cluster: Arc<dyn ClusterControl>,
     /// The cluster's secrets, as far as this node has the key.
     pub vault: Arc<Vault>,
+    /// The plugins of this node.
+    pub plugins: Arc<PluginHost>,
     /// Who this node is.
     pub node: NodeInfo,
     /// True once requests are served.
@@ -103,6 +109,15 @@ pub struct RouterParts {
     pub listener_is_loopback: bool,
     /// The tokens that callers must show one of; without, any caller is taken.
     pub tokens: Option<Tokens>,
+    /// Where this node may write backups; without, it writes none.
+    pub backup_dir: Option<std::path::PathBuf>,
+    /// How webhooks are told.
+    pub webhooks: WebhookOptions,
+    /// How many requests a token, or an address without one, may make where nothing else is said of
+    /// it; without, any number.
+    pub rate_limit: Option<RateLimit>,
+    /// Where this node keeps its part of the audit log; without, it keeps none.
+    pub audit: Option<Arc<dyn AuditLog>>,
     /// Limits.
     pub options: RouterOptions,
 }
@@ -117,6 +132,8 @@ struct Inner {
     parts: RouterParts,
     definitions: DefinitionCache,
     known_tokens: KnownTokens,
+    limits: Limits,
+    audit: Option<Audit>,
     agents: Agents,
     namespaces: KnownNamespaces,
     waits: Arc<Semaphore>,
@@ -135,11 +152,14 @@ impl RouterState {
         let bodies = Arc::new(Semaphore::new(parts.options.bodies_bytes_max / BODY_UNIT_BYTES));
         let (definitions, known_tokens) = (DefinitionCache::default(), KnownTokens::default());
         let (agents, namespaces) = (Agents::default(), KnownNamespaces::default());
+        let (limits, audit) = (Limits::new(parts.rate_limit), parts.audit.clone().map(Audit::new));
         Self {
             inner: Arc::new(Inner {
                 parts,
                 definitions,
                 known_tokens,
+                limits,
+                audit,
                 agents,
                 namespaces,
                 waits,
@@ -166,8 +186,17 @@ impl RouterState {
         &*self.inner.parts.cluster
     }
 
+    /// Where this node may write backups.
+    pub(crate) fn backup_dir(&self) -> Option<&std::path::Path> {
+        self.inner.parts.backup_dir.as_deref()
+    }
+
     pub(crate) fn vault(&self) -> &Vault {
         &self.inner.parts.vault
+    }
+
+    pub(crate) fn plugins(&self) -> &Arc<PluginHost> {
+        &self.inner.parts.plugins
     }
 
     /// This node's number.
@@ -198,6 +227,10 @@ impl RouterState {
         &self.inner.parts.options
     }
 
+    pub(crate) fn webhooks(&self) -> &WebhookOptions {
+        &self.inner.parts.webhooks
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         *self.inner.parts.ready.borrow() && !*self.inner.parts.shutdown.borrow()
     }
@@ -212,6 +245,14 @@ impl RouterState {
 
     pub(crate) fn known_tokens(&self) -> &KnownTokens {
         &self.inner.known_tokens
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    pub(crate) fn audit(&self) -> Option<&Audit> {
+        self.inner.audit.as_ref()
     }
 
     pub(crate) fn metrics(&self) -> String {

@@ -233,7 +233,7 @@ pub(crate) async fn prepare(
         return Err(ApiError::too_large(detail));
     }
     let (definition, template) = match (draft.definition, draft.template.clone()) {
-        (Some(raw), _) => match templates.state.definitions().compile(raw.get()).await {
+        (Some(raw), _) => match templates.state.definitions().compile(templates.state, raw.get()).await {
             Ok(definition) => (Some(definition), None),
             Err(found) => {
                 let all = problems.into_iter();

@@ -35,11 +35,15 @@ pub enum EntryKind {
     Namespace = 7,
     /// A template that is paused, by its name: while there is one, no run of it starts.
     Pause = 8,
+    /// How long runs that have ended are kept, by namespace and template.
+    Retention = 9,
+    /// A delivery of a webhook that failed.
+    WebhookFailure = 10,
 }
 
 impl EntryKind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Schedule,
         Self::Agent,
         Self::Token,
@@ -48,6 +52,8 @@ impl EntryKind {
         Self::Webhook,
         Self::Namespace,
         Self::Pause,
+        Self::Retention,
+        Self::WebhookFailure,
     ];
 
     /// Its code in the log.
@@ -71,6 +77,8 @@ impl EntryKind {
             Self::Webhook => "webhook",
             Self::Namespace => "namespace",
             Self::Pause => "pause",
+            Self::Retention => "retention",
+            Self::WebhookFailure => "webhook_failure",
         }
     }
 

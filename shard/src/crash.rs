@@ -35,13 +35,18 @@ pub const MEMBER_POINTS: &[&str] = &[
 pub const CHILD_POINTS: &[&str] =
     &["child.start.sent", "child.start.taken", "outbox.message.sent", "outbox.message.taken"];
 
+/// Those that only who writes or restores a backup passes.
+pub const BACKUP_POINTS: &[&str] =
+    &["backup.file.before", "backup.manifest.before", "restore.identity.before"];
+
 /// Passes a point: aborts here when the environment says so.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &'static str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicI64, Ordering};
     static TARGET: OnceLock<Option<(String, AtomicI64)>> = OnceLock::new();
-    let is_listed = [POINTS, MEMBER_POINTS, CHILD_POINTS].iter().any(|points| points.contains(&name));
+    let is_listed =
+        [POINTS, MEMBER_POINTS, CHILD_POINTS, BACKUP_POINTS].iter().any(|points| points.contains(&name));
     debug_assert!(is_listed, "an unlisted crash point: {name}");
     let target = TARGET.get_or_init(|| {
         let text = std::env::var("OPCODE_CRASH_AT").ok()?;

@@ -18,6 +18,7 @@ use tokio::sync::broadcast;
 use crate::batch::{Batch, Committed, Position};
 use crate::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, EntryPage};
 use crate::error::{CallError, ShardError};
+use crate::history::{Imported, Line, PastRun};
 use crate::log::Group;
 use crate::peer::NodeId;
 use crate::record::{EventRecord, TemplateRecord};
@@ -145,6 +146,9 @@ pub struct ShardInfo {
     /// What its members are being changed to, in words; from the leader.
     #[serde(default)]
     pub doing: Option<String>,
+    /// The entry of the log after which it still has all.
+    #[serde(default)]
+    pub purged: u64,
 }
 
 /// A member of a shard's group.
@@ -200,9 +204,20 @@ impl ShardHandle {
     }
 
     /// Removes a run that has ended, with all its events, for good. Refused while it has not ended, or
-    /// still owes a message to another run.
-    pub async fn purge(&self, id: &WorkflowId) -> Result<CommandReply, CallError> {
-        self.inner.purge(id).await
+    /// still owes a message to another run; with `at`, also when its last event is another by now.
+    pub async fn purge(&self, id: &WorkflowId, at: Option<Sequence>) -> Result<CommandReply, CallError> {
+        self.inner.purge(id, at).await
+    }
+
+    /// A run with all its events and the definitions that they name, as it leaves the cluster.
+    pub async fn history(&self, id: &WorkflowId) -> Result<PastRun, CallError> {
+        self.inner.history(id).await
+    }
+
+    /// Takes in runs that have ended elsewhere, and versions of templates (system shard): one answer
+    /// each, in order, once all are committed. A refused one harms no other.
+    pub async fn import(&self, lines: Vec<Line>) -> Result<Vec<Result<Imported, Rejected>>, CallError> {
+        self.inner.import(lines).await
     }
 
     /// A run as committed, linearizable.

@@ -19,6 +19,7 @@
 //! the log.
 
 pub mod actions;
+pub mod backup;
 pub mod batch;
 pub mod catalogue;
 pub mod clock;
@@ -27,8 +28,12 @@ pub mod crash;
 pub mod definitions;
 pub mod disk;
 pub mod error;
+pub mod follow;
 pub mod handle;
+pub mod history;
+pub mod isolation;
 pub mod log;
+pub mod meters;
 pub mod peer;
 mod queue;
 pub mod record;
@@ -39,6 +44,7 @@ pub mod shard;
 pub mod simulation;
 pub mod store;
 pub mod ticks;
+pub mod trace;
 pub mod vault;
 pub mod workers;
 

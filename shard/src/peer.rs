@@ -23,6 +23,12 @@ pub enum Service {
     Shard = 3,
     /// Membership: joining, reports, changes of the map; `group` is 0.
     Cluster = 4,
+    /// A call for a copy of a shard's tables, or its log, for a backup; `group` is the shard.
+    Backup = 5,
+    /// What a node says of itself; `group` is 0.
+    Node = 6,
+    /// What a node has in its part of the audit log; `group` is 0.
+    Audit = 7,
 }
 
 impl Service {
@@ -33,6 +39,9 @@ impl Service {
             2 => Some(Self::Copy),
             3 => Some(Self::Shard),
             4 => Some(Self::Cluster),
+            5 => Some(Self::Backup),
+            6 => Some(Self::Node),
+            7 => Some(Self::Audit),
             _ => None,
         }
     }

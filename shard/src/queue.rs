@@ -23,10 +23,11 @@ use crate::error::{CallError, ShardError};
 use crate::handle::{
     CommandReply, PinnedDefinition, ReplicaInfo, RunView, ShardInfo, Shown, Submission, Submitted,
 };
+use crate::history::{Checked, Imported};
 use crate::log::{Group, Role, Tables};
 use crate::peer::NodeId;
 use crate::record::{EventRecord, Record, TemplateRecord};
-use crate::remote::Tail;
+use crate::remote::{Exports, Tail};
 use crate::replica::sync_server::SyncServer;
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary, Store};
 
@@ -54,7 +55,13 @@ pub(crate) enum Message {
     },
     Purge {
         id: WorkflowId,
+        /// Its last event, where only a run that has stayed as it was is meant.
+        at: Option<Sequence>,
         reply: Reply<CommandReply>,
+    },
+    Import {
+        items: Vec<Checked>,
+        reply: Reply<Vec<Result<Imported, Rejected>>>,
     },
     Query {
         id: WorkflowId,
@@ -99,6 +106,7 @@ impl Message {
         match self {
             Self::Submit { .. }
             | Self::Command { .. }
+            | Self::Import { .. }
             | Self::DefineTemplate { .. }
             | Self::ChangeEntry { .. } => true,
             // It makes room in the end, and is let in when there is none.
@@ -119,6 +127,7 @@ impl Message {
                 drop(reply.send(Err(error())));
             }
             Self::Command { reply, .. } | Self::Purge { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Import { reply, .. } => drop(reply.send(Err(error()))),
             Self::Query { query, .. } => query.refuse(error()),
             Self::DefineTemplate { reply, .. } => drop(reply.send(Err(error()))),
             Self::Template { reply, .. } => drop(reply.send(Err(error()))),
@@ -184,6 +193,8 @@ pub(crate) struct Door {
     /// What its members are being changed to, in words; the node that leads it says so.
     pub(crate) doing: Mutex<Option<String>>,
     pub(crate) sync_server: SyncServer,
+    /// Copies of the tables that backups fetch.
+    pub(crate) exports: Exports,
 }
 
 /// What stands for a child that was called off before it was started, until it is cancelled too.
@@ -280,7 +291,7 @@ impl Door {
     }
 
     /// Sends a message and waits for its answer; a loop that went away leaves it unknown.
-    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, CallError> {
+    pub(crate) async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, CallError> {
         let (reply, answer) = oneshot::channel();
         self.send(message(reply))?;
         answer.await.unwrap_or_else(|_| {
@@ -322,8 +333,12 @@ impl Door {
         self.ask(|reply| Message::Command { id: id.clone(), command, reply }).await
     }
 
-    pub(crate) async fn purge(&self, id: &WorkflowId) -> Result<CommandReply, CallError> {
-        self.ask(|reply| Message::Purge { id: id.clone(), reply }).await
+    pub(crate) async fn purge(
+        &self,
+        id: &WorkflowId,
+        at: Option<Sequence>,
+    ) -> Result<CommandReply, CallError> {
+        self.ask(|reply| Message::Purge { id: id.clone(), at, reply }).await
     }
 
     pub(crate) async fn call_off(
@@ -375,7 +390,7 @@ impl Door {
 
     /// Waits until the tables hold everything that was committed before the call: what is read
     /// from them afterwards lies behind no acknowledged write.
-    async fn caught_up(&self) -> Result<(), CallError> {
+    pub(crate) async fn caught_up(&self) -> Result<(), CallError> {
         self.store.reached(self.group.committed()).await.map_err(|e| unavailable(&e))
     }
 
@@ -533,6 +548,7 @@ impl Door {
             queue_depth: QUEUE_MESSAGES_MAX.saturating_sub(self.queue.capacity()) + self.store.backlog(),
             runs_in_memory: self.gauges.runs_in_memory.load(Ordering::Relaxed),
             doing: self.doing.lock().clone().filter(|_| term.is_some()),
+            purged: self.group.purged(),
         })
     }
 }

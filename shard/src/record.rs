@@ -37,10 +37,14 @@ pub enum Record {
         /// The run's number in this shard.
         no: RunNo,
     },
+    /// An event of a run that has come as history, from another cluster or an archive: it happened
+    /// elsewhere, so nobody is told of it and it owes nothing. All events of such a run are in one
+    /// batch.
+    History(EventRecord),
 }
 
 impl Record {
-    /// The event that it is, if it is one.
+    /// The event that it is, if it is one that happens now.
     pub fn as_event(&self) -> Option<&EventRecord> {
         match self {
             Self::Event(event) => Some(event),
@@ -48,14 +52,15 @@ impl Record {
             | Self::Template(_)
             | Self::Delivered { .. }
             | Self::Entry(_)
-            | Self::Purged { .. } => None,
+            | Self::Purged { .. }
+            | Self::History(_) => None,
         }
     }
 
     /// About how many bytes it is.
     pub fn size_bytes(&self) -> usize {
         match self {
-            Self::Event(event) => event.size_bytes(),
+            Self::Event(event) | Self::History(event) => event.size_bytes(),
             Self::Definition { source, .. } => source.len(),
             Self::Template(template) => template.source.len(),
             Self::Delivered { .. } | Self::Purged { .. } => 32,

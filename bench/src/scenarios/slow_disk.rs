@@ -98,6 +98,7 @@ impl SlowSyncs {
             working_dir: dir.to_owned(),
             jq_worker: Vec::new(),
             jq_workers_max: 1,
+            isolation: Default::default(),
         };
         let shared = Shared {
             log: Arc::new(log),

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
+use crate::backups::Backups;
 use crate::cluster::Cluster;
 use crate::history::{History, Kind, Outcome, Submission};
 use crate::sink::{Call, Sink};
@@ -33,6 +34,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) history: &'a History,
     pub(crate) workloads: &'a Workloads,
     pub(crate) watch: &'a bounds::Watch,
+    pub(crate) backups: &'a Backups,
     /// When all was healed.
     pub(crate) healed: Instant,
 }
@@ -81,6 +83,9 @@ pub(crate) async fn check(harmed: Result<Evidence<'_>>) -> Vec<(String, bool, St
     verdicts.add(("no node ended by itself", deaths(cluster)));
     verdicts.add(("memory, files and disk are bounded", evidence.watch.check(cluster, ids.len()).await));
     verdicts.add(("tables equal the fold of events; outcomes stay", restart(cluster, &submissions).await));
+    // The last: what is restored posts again.
+    let restored = evidence.backups.check(cluster, history).await;
+    verdicts.add(("what was acknowledged before a backup is in it", restored));
     verdicts.0
 }
 

@@ -3,6 +3,8 @@
 
 pub(crate) mod chains;
 pub(crate) mod families;
+pub(crate) mod hooks;
+pub(crate) mod imports;
 pub(crate) mod lists;
 pub(crate) mod objects;
 pub(crate) mod registers;
@@ -48,6 +50,10 @@ pub(crate) enum Workload {
     Lists,
     /// Schedules that fire each second, or every other.
     Schedules,
+    /// Runs that have ended elsewhere and come in as history, again and again.
+    Imports,
+    /// A webhook that is to be told of every run's end.
+    Hooks,
 }
 
 /// What the clients of all workloads are given.
@@ -96,6 +102,8 @@ pub(crate) struct Workloads {
     families: families::Families,
     lists: lists::Lists,
     schedules: schedules::Schedules,
+    imports: imports::Imports,
+    hooks: hooks::Hooks,
 }
 
 impl Workloads {
@@ -110,6 +118,8 @@ impl Workloads {
             families: Default::default(),
             lists: Default::default(),
             schedules: Default::default(),
+            imports: Default::default(),
+            hooks: Default::default(),
         }
     }
 
@@ -147,6 +157,12 @@ impl Workloads {
         if self.has(Workload::Schedules) {
             all.extend(self.schedules.clients(setting).await?);
         }
+        if self.has(Workload::Imports) {
+            all.extend(self.imports.clients(setting)?);
+        }
+        if self.has(Workload::Hooks) {
+            all.extend(self.hooks.clients(setting).await?);
+        }
         Ok(all)
     }
 
@@ -171,6 +187,12 @@ impl Workloads {
         }
         if self.has(Workload::Schedules) {
             verdicts.push(("every slot of a schedule has one run", self.schedules.check(cluster).await));
+        }
+        if self.has(Workload::Imports) {
+            verdicts.push(("what came in as history is as it was sent", self.imports.check(cluster).await));
+        }
+        if self.has(Workload::Hooks) {
+            verdicts.push(("the end of every run is told", self.hooks.check(cluster).await));
         }
         verdicts
     }

@@ -1,5 +1,6 @@
 //! The HTTP client: requests out, JSON or a typed failure back.
 
+use std::path::Path;
 use std::time::Duration;
 
 use opcode_engine::namespace::Namespace;
@@ -8,11 +9,14 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 use super::failure::Failure;
+use crate::trust::Trust;
 
 /// Longest time for an answer that waits for nothing.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Longest time that a node holds a call that waits for a run.
 const WAIT_MAX: Duration = Duration::from_secs(600);
+/// Longest time for lines to be taken, each of which may be large.
+const LINES_MAX: Duration = Duration::from_secs(300);
 /// Longest time to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
@@ -27,7 +31,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(server: &str, token: Option<&str>) -> Result<Self, Failure> {
+    /// A client of `server`, whose certificate is taken by the CAs of a file, or the system's.
+    pub(crate) fn new(server: &str, token: Option<&str>, ca_file: Option<&Path>) -> Result<Self, Failure> {
         let server = server.trim_end_matches('/').to_owned();
         let server = if server.contains("://") { server } else { format!("http://{server}") };
         let url = reqwest::Url::parse(&server)
@@ -35,9 +40,9 @@ impl Client {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Failure::Usage(format!("--server {server}: give an http:// or https:// address")));
         }
-        // A second provider is refused, and the first one serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX);
+        let trust = Trust::of(ca_file).map_err(|error| Failure::local(format!("{error:#}")))?;
+        let builder = trust.http_client().map_err(|error| Failure::local(format!("{error:#}")))?;
+        let mut builder = builder.connect_timeout(CONNECT_MAX);
         if url.host_str().is_some_and(is_loopback) {
             // A proxy cannot reach this machine's own loopback.
             builder = builder.no_proxy();
@@ -89,6 +94,11 @@ impl Client {
         response.text().await.map_err(|error| self.failure(&error))
     }
 
+    /// `GET` of bytes, for as long as they come.
+    pub(crate) async fn bytes(&self, path: &str) -> Result<Response, Failure> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
     /// `POST` of JSON.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.post_text(path, body.to_string()).await
@@ -125,6 +135,17 @@ impl Client {
         read_json(self.send(request.body(body).timeout(ANSWER_MAX)).await?).await
     }
 
+    /// `POST` of JSON lines; each is answered for itself.
+    pub(crate) async fn post_lines(&self, path: &str, body: Vec<u8>) -> Result<Value, Failure> {
+        let request = self.request(Method::POST, path).header("content-type", "application/x-ndjson");
+        read_json(self.send(request.body(body).timeout(LINES_MAX)).await?).await
+    }
+
+    /// JSON lines as they come, for as long as they do.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Response, Failure> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
     /// An event stream, open without end; 204 gives `None`.
     pub(crate) async fn stream(&self, path: &str, last_event_id: u64) -> Result<Option<Response>, Failure> {
         let request = self
@@ -157,6 +178,11 @@ impl Client {
         self.send(self.request(Method::GET, &path).header("accept", "text/event-stream")).await
     }
 
+    /// A stream of JSON in lines, open without end.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Response, Failure> {
+        self.send(self.request(Method::GET, path).header("accept", "application/x-ndjson")).await
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let response = request.send().await.map_err(|error| self.failure(&error))?;
         let status = response.status();
@@ -180,6 +206,9 @@ impl Client {
             // The innermost cause is the one that says what happened.
             cause = deeper.to_string();
             source = deeper.source();
+        }
+        if self.server.starts_with("https://") && cause.contains("InvalidContentType") {
+            cause.push_str("; does it speak http:// there?");
         }
         Failure::Unreachable { server: self.server.clone(), cause }
     }
@@ -239,7 +268,7 @@ mod tests {
 
     #[test]
     fn servers_that_cannot_be_meant_are_refused() {
-        assert!(matches!(Client::new("ftp://x", None), Err(Failure::Usage(_))));
-        assert!(Client::new("localhost:4100/", None).is_ok());
+        assert!(matches!(Client::new("ftp://x", None, None), Err(Failure::Usage(_))));
+        assert!(Client::new("localhost:4100/", None, None).is_ok());
     }
 }

@@ -66,6 +66,17 @@ impl Output {
                 eprintln!("opcode: shard {} did not answer: {}", shard["shard"], shown(&shard["detail"]));
             }
         }
+        if self.format == Format::Table
+            && let Some(missing) = page.get("unreachable_nodes").and_then(Value::as_array)
+        {
+            for node in missing {
+                eprintln!(
+                    "opcode: node {} did not answer: {}",
+                    shown(&node["node_id"]),
+                    shown(&node["detail"])
+                );
+            }
+        }
         if let Some(cursor) = page.get("next_cursor").and_then(Value::as_str) {
             self.note(&format!("more: --cursor {cursor}, or --all"));
         }

@@ -15,11 +15,12 @@ pub(crate) enum Token {
     /// Make a token; it is shown once
     #[command(after_help = "Scopes: read (whatever only reads), run (start, signal, cancel runs), define
 (templates and schedules), decide (resolve decisions), admin (all of these, deleting runs, secrets,
-tokens, the cluster).
+tokens, the cluster, reading the audit log).
 
 Examples:
   opcode token create --name ci --scope run --scope read
   opcode token create --agent reviewer --scope decide --scope read --expires-at 2027-01-01T00:00:00Z
+  opcode token create --name ui --scope read --rate-limit 20 --burst 100
   opcode token create --scope read -q > token; opcode wf list --token-file token
   opcode token create --namespace team-a --scope run --scope read
 
@@ -38,6 +39,12 @@ admin it administers that one alone.")]
         /// From then on it is not taken (RFC 3339)
         #[arg(long, value_name = "TIME")]
         expires_at: Option<String>,
+        /// Requests a second that it may make of each node; without it, what the node says
+        #[arg(long, value_name = "N")]
+        rate_limit: Option<u32>,
+        /// Requests that it may make at once [default: as many as in a second]
+        #[arg(long, value_name = "N", requires = "rate_limit")]
+        burst: Option<u32>,
     },
     /// List tokens, without what they are shown with
     #[command(after_help = "Examples:\n  opcode token list\n  opcode token list --all -o json")]
@@ -62,13 +69,18 @@ admin it administers that one alone.")]
 
 pub(crate) async fn run(command: Token, context: &Context) -> Result<(), Failure> {
     match command {
-        Token::Create { scopes, name, agent, expires_at } => {
+        Token::Create { scopes, name, agent, expires_at, rate_limit, burst } => {
             let mut body = Map::from_iter([("scopes".to_owned(), json!(scopes))]);
             for (field, value) in [("name", name), ("agent_id", agent), ("expires_at", expires_at)] {
                 body.extend(value.map(|value| (field.to_owned(), value.into())));
             }
+            body.extend(rate_limit.map(|rate| {
+                let burst = burst.unwrap_or(rate);
+                ("rate_limit".to_owned(), json!({"requests_per_second": rate, "burst": burst}))
+            }));
             let made = context.client.post("/v1/tokens", &Value::Object(body)).await?;
-            let shown = ["token", "token_id", "name", "scopes", "agent_id", "namespace", "expires_at"];
+            let shown =
+                ["token", "token_id", "name", "scopes", "agent_id", "namespace", "expires_at", "rate_limit"];
             context.output.document(&made, |made| facts(made, &shown));
         }
         Token::List { limit, cursor, all } => {

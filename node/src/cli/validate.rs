@@ -1,8 +1,10 @@
 //! `opcode validate`: definitions checked here, with the engine's own rules.
 
+use std::sync::Arc;
+
 use clap::Args;
 use opcode_engine::Problem;
-use opcode_engine::definition::Definition;
+use opcode_engine::definition::{Definition, Plugins};
 use serde_json::{Value, json};
 
 use super::failure::Failure;
@@ -15,11 +17,15 @@ use super::output::{Format, Output, emit, pretty, yaml};
 #[command(after_help = "Examples:
   opcode validate order.json
   opcode validate workflows/*.json -o json
-  generate | opcode validate -")]
+  generate | opcode validate -
+  opcode validate --plugin files sync.json      where a plugin brings files.*")]
 pub(crate) struct Validate {
     /// Definitions or template files; `-` is stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
+    /// A namespace of actions that a plugin brings; repeat for more
+    #[arg(long = "plugin", value_name = "NAMESPACE")]
+    plugins: Vec<String>,
 }
 
 /// What one file came to.
@@ -31,10 +37,11 @@ struct Checked {
 
 /// Checks every file; a failure when one of them is not valid.
 pub(crate) fn run(args: &Validate, output: &Output) -> Result<(), Failure> {
+    let plugins: Vec<Arc<str>> = args.plugins.iter().map(|namespace| namespace.as_str().into()).collect();
     let mut all = Vec::with_capacity(args.files.len());
     for file in &args.files {
         let text = read_file(file)?;
-        let result = check(&text);
+        let result = check(&text, &plugins);
         all.push(Checked { file: file.clone(), text, result });
     }
     let documents = || Value::from(all.iter().map(document).collect::<Vec<_>>());
@@ -47,12 +54,12 @@ pub(crate) fn run(args: &Validate, output: &Output) -> Result<(), Failure> {
     if all.iter().all(|checked| checked.result.is_ok()) { Ok(()) } else { Err(Failure::Shown) }
 }
 
-fn check(text: &str) -> Result<Definition, Vec<Problem>> {
+fn check(text: &str, plugins: &[Arc<str>]) -> Result<Definition, Vec<Problem>> {
     let duplicates = match serde_json::from_str::<serde::de::IgnoredAny>(text) {
         Ok(_) => opcode_router::duplicate_keys(text),
         Err(_) => Vec::new(),
     };
-    match Definition::parse(text) {
+    match Definition::parse_with(text, Plugins::Of(plugins)) {
         Ok(definition) if duplicates.is_empty() => Ok(definition),
         Ok(_) => Err(duplicates),
         Err(invalid) => {
@@ -152,7 +159,7 @@ mod tests {
     #[test]
     fn duplicate_keys_are_problems_here_too() {
         let problems =
-            check(r#"{"steps":[{"id":"a","id":"b","action":"crypto.uuid"}]}"#).err().unwrap_or_default();
+            check(r#"{"steps":[{"id":"a","id":"b","action":"crypto.uuid"}]}"#, &[]).err().unwrap_or_default();
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].pointer, "/steps/0/id");
     }

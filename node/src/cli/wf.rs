@@ -234,6 +234,11 @@ pub(crate) async fn paged(
     while let Some(cursor) = whole["next_cursor"].as_str().map(str::to_owned) {
         let mut page = ask(1000, Some(cursor)).await?;
         whole["next_cursor"] = page["next_cursor"].take();
+        for missing in ["unreachable_shards", "unreachable_nodes"] {
+            if whole.get(missing).is_none() && page.get(missing).is_some() {
+                whole[missing] = page[missing].take();
+            }
+        }
         let (Some(items), Some(more)) = (whole["items"].as_array_mut(), page["items"].as_array_mut()) else {
             break;
         };

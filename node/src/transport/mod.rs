@@ -30,7 +30,8 @@ use tokio::task::JoinHandle;
 
 pub(crate) use hello::{Identity, Start};
 use outgoing::{Claim, Link, Outgoing};
-pub(crate) use security::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, Mutual, Security, host_of};
+pub(crate) use security::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, Mutual, Security, host_of, linger};
+pub(crate) use strangers::Strangers;
 pub(crate) use visit::{Visit, visit};
 
 /// A node that was not heard for this long counts as away.
@@ -56,10 +57,12 @@ enum Lane {
 impl Lane {
     fn of(service: Service, bytes: usize) -> Self {
         match service {
-            Service::Copy => Self::Bulk,
-            Service::Raft | Service::Shard | Service::Cluster if bytes > SMALL_BYTES_MAX => Self::Bulk,
+            Service::Copy | Service::Backup | Service::Audit => Self::Bulk,
+            Service::Raft | Service::Shard | Service::Cluster | Service::Node if bytes > SMALL_BYTES_MAX => {
+                Self::Bulk
+            }
             Service::Raft | Service::Cluster => Self::Consensus,
-            Service::Shard => Self::Calls,
+            Service::Shard | Service::Node => Self::Calls,
         }
     }
 }

@@ -114,7 +114,7 @@ fn shown(certificates: Option<&[CertificateDer<'static>]>) -> Result<Certificate
 
 /// Lets the other side read what was said last: closed with bytes unread, the connection would be
 /// reset. The caller bounds the time.
-async fn linger(mut stream: TcpStream) {
+pub(crate) async fn linger(mut stream: TcpStream) {
     // It is gone either way.
     let _ = stream.shutdown().await;
     let _ = tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await;

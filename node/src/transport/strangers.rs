@@ -16,23 +16,37 @@ const STRANGERS_MAX: usize = 256;
 const STRANGERS_OF_ONE_MAX: usize = 32;
 
 /// Who is being greeted now.
-#[derive(Default)]
-pub(super) struct Strangers(Mutex<HashMap<IpAddr, usize>>);
+pub(crate) struct Strangers {
+    counts: Mutex<HashMap<IpAddr, usize>>,
+    all_max: usize,
+    of_one_max: usize,
+}
 
 /// One of them; leaves when it is dropped.
-pub(super) struct Stranger {
+pub(crate) struct Stranger {
     from: IpAddr,
     all: Arc<Strangers>,
 }
 
+impl Default for Strangers {
+    fn default() -> Self {
+        Self::at_most(STRANGERS_MAX, STRANGERS_OF_ONE_MAX)
+    }
+}
+
 impl Strangers {
+    /// So many at a time in all, and from one address.
+    pub(crate) fn at_most(all_max: usize, of_one_max: usize) -> Self {
+        Self { counts: Mutex::default(), all_max, of_one_max }
+    }
+
     /// Lets one in, unless there are too many already.
-    pub(super) fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Stranger> {
+    pub(crate) fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Stranger> {
         let from = network_of(from);
-        let mut counts = self.0.lock();
+        let mut counts = self.counts.lock();
         let total: usize = counts.values().sum();
         let count = counts.get(&from).copied().unwrap_or(0);
-        if total >= STRANGERS_MAX || count >= STRANGERS_OF_ONE_MAX {
+        if total >= self.all_max || count >= self.of_one_max {
             return None;
         }
         counts.insert(from, count + 1);
@@ -42,7 +56,7 @@ impl Strangers {
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        let mut counts = self.all.0.lock();
+        let mut counts = self.all.counts.lock();
         match counts.get_mut(&self.from) {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(counts.remove(&self.from)),
@@ -78,6 +92,6 @@ mod tests {
         let six = crowd("2001:db8::1");
         assert!(strangers.enter("2001:db8::2".parse().unwrap()).is_none(), "the same network");
         drop((loud, six));
-        assert!(strangers.0.lock().is_empty(), "all have left");
+        assert!(strangers.counts.lock().is_empty(), "all have left");
     }
 }

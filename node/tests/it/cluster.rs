@@ -185,6 +185,25 @@ impl Node {
         }
     }
 
+    /// Waits until a step of a run waits for something.
+    pub(crate) async fn settle_at(&self, id: &str, step: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (_, why) = self.get(&format!("/v1/workflows/{id}/why")).await;
+            let waits = why["waiting_for"].as_array().cloned().unwrap_or_default();
+            // A child that is being started is not waited for yet.
+            let is_waiting = |one: &Value| {
+                one["step_id"] == step
+                    && !one["detail"].as_str().unwrap_or_default().contains("being started")
+            };
+            if waits.iter().any(is_waiting) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{id} does not wait at {step}: {why}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until a run has ended.
     pub(crate) async fn end(&self, id: &str) -> Value {
         let run = self.settle(id).await;

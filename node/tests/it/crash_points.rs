@@ -20,6 +20,8 @@ async fn crash_at(point: &str, count: usize, service: &Service, data: &Path) -> 
         .arg("64")
         .arg("--shards")
         .arg("2")
+        .arg("--events-kept")
+        .arg("0s")
         .env("OPCODE_LOG_SEGMENT_BYTES", "65536");
     let mut acknowledged = BTreeSet::new();
     let mut stopped = true;

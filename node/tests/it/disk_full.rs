@@ -125,3 +125,30 @@ async fn a_node_whose_disk_takes_nothing_stops_and_the_others_go_on() {
     .await;
     all_complete(&[&back], &without.ids[..without.ids.len().min(20)]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_to_a_full_disk_says_so_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::new(&dir.path().join("disk"), 1) else { return };
+    let root = disk.at.display().to_string();
+    let node = NodeBuilder::new(&dir.path().join("data")).arg("--shards").arg("1");
+    let node = node.arg("--backup-dir").arg(&root).start();
+    for n in 0..6 {
+        let steps = json!([{"id": "a", "action": "expr.eval", "params": {"expression": "1 + 1"}}]);
+        let id = node
+            .submit(&json!({"definition": {"steps": steps}, "params": {"x": "y".repeat(400_000), "n": n}}))
+            .await;
+        node.end(&id).await;
+    }
+    let to = disk.at.join("by-a-client");
+    let output = crate::backup::command(&node.url, &["backup", &to.display().to_string()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("No space left"), "{said}");
+    let (status, answer) = node.post("/v1/backup", &json!({"path": "by-the-node"})).await;
+    assert_eq!((status, &answer["code"]), (503, &json!("STORAGE_FULL")), "{answer}");
+    assert_eq!(std::fs::read_dir(&disk.at).unwrap().count(), 0, "something is left");
+    // The node goes on, and elsewhere there is room.
+    let elsewhere = dir.path().join("elsewhere").display().to_string();
+    crate::backup::told(&node.url, &["backup", &elsewhere]);
+    assert!(node.stop().success());
+}

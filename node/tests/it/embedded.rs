@@ -204,7 +204,8 @@ async fn purged(node: &Node) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_lags_converges_after_the_log_is_purged_and_what_is_damaged_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let node = NodeBuilder::new(&dir.path().join("n")).arg("--shards").arg(SHARDS.to_string()).start();
+    let builder = NodeBuilder::new(&dir.path().join("n")).arg("--events-kept").arg("0s");
+    let node = builder.arg("--shards").arg(SHARDS.to_string()).start();
     let mut ids = ids("r");
     first_of(&node, &mut ids).await;
     let copies = [dir.path().join("a.db"), dir.path().join("b.db")];

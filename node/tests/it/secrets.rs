@@ -28,7 +28,7 @@ fn told(output: &Output) -> String {
 }
 
 /// A file of one key, with this mode.
-fn key_file(home: &Path, mode: u32) -> PathBuf {
+pub(crate) fn key_file(home: &Path, mode: u32) -> PathBuf {
     let file = home.join(format!("key-{mode:o}"));
     std::fs::write(&file, format!("{}\n", "c5".repeat(32))).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();

@@ -21,7 +21,10 @@ pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) method: Method,
     pub(crate) idempotency_key: Option<String>,
+    pub(crate) traceparent: Option<String>,
     pub(crate) body: Value,
+    /// The same, when it is no JSON too.
+    pub(crate) raw: Bytes,
     /// Wall clock when it came, milliseconds since the epoch.
     pub(crate) at_ms: u128,
 }
@@ -61,13 +64,17 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
-    let idempotency_key = headers.get("idempotency-key").map(|v| v.to_str().expect("ASCII").to_owned());
+    let header = |name| headers.get(name).map(|v| v.to_str().expect("ASCII").to_owned());
+    let (idempotency_key, traceparent) = (header("idempotency-key"), header("traceparent"));
+    let raw = body.clone();
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     service.calls.lock().await.push(Call {
         path: path.clone(),
         method,
         idempotency_key,
+        traceparent,
         body: body.clone(),
+        raw,
         at_ms,
     });
     if path == "slow" {

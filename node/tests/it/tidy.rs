@@ -38,7 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bench", &["opcode-engine", "opcode-shard"]),
     ("jepsen-lite", &[]),
     ("shard/sim", &["opcode-engine", "opcode-shard"]),
-    ("shard/fuzz", &["opcode-engine", "opcode-shard"]),
+    ("shard/fuzz", &["opcode-engine", "opcode-shard", "opcode-router"]),
 ];
 
 /// What the engine may depend on: nothing that knows a clock, a file, a socket or a thread.

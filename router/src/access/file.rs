@@ -2,8 +2,10 @@
 //! beyond loopback begins, and whoever has one makes the others. They are kept as their SHA-256
 //! hashes, compared in constant time, and never shown, not even in an error.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 
 /// Shortest token: what 32 characters hold cannot be guessed.
 const TOKEN_CHARS_MIN: usize = 32;
@@ -11,9 +13,20 @@ const TOKEN_CHARS_MIN: usize = 32;
 const TOKEN_CHARS_MAX: usize = 512;
 /// Tokens of one file.
 const TOKENS_MAX: usize = 1_000;
+
 /// The tokens that a node takes.
 #[derive(Clone)]
-pub struct Tokens(Vec<[u8; 32]>);
+pub struct Tokens(Vec<Listed>);
+
+/// One of them.
+#[derive(Clone)]
+pub(super) struct Listed {
+    hash: [u8; 32],
+    /// What the file calls it.
+    pub(super) name: Option<Arc<str>>,
+    /// Where in the file it stands, for whoever counts its requests: no id of the cluster's looks so.
+    pub(super) place: Arc<str>,
+}
 
 impl Tokens {
     /// Reads a file's text: `TOKEN` or `NAME TOKEN` a line; what follows a `#` and empty lines count
@@ -22,22 +35,23 @@ impl Tokens {
     /// # Errors
     /// Says which line is wrong and why, and never what stands in it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut hashes: Vec<[u8; 32]> = Vec::new();
+        let mut listed: Vec<Listed> = Vec::new();
         for (number, line) in lines(text) {
-            let token = token_of(line).map_err(|why| format!("line {number}: {why}"))?;
+            let (name, token) = token_of(line).map_err(|why| format!("line {number}: {why}"))?;
             let hash = Sha256::digest(token).into();
-            if hashes.contains(&hash) {
+            if listed.iter().any(|other| other.hash == hash) {
                 return Err(format!("line {number}: the token stands further up already"));
             }
-            hashes.push(hash);
-            if hashes.len() > TOKENS_MAX {
+            let place = format!("line {number}").into();
+            listed.push(Listed { hash, name: name.map(Arc::from), place });
+            if listed.len() > TOKENS_MAX {
                 return Err(format!("line {number}: more than {TOKENS_MAX} tokens"));
             }
         }
-        if hashes.is_empty() {
+        if listed.is_empty() {
             return Err("there is no token in it: one a line, `TOKEN` or `NAME TOKEN`".into());
         }
-        Ok(Self(hashes))
+        Ok(Self(listed))
     }
 
     /// The first token of a file's text, for a caller that shows it.
@@ -46,14 +60,14 @@ impl Tokens {
     /// As [`Tokens::parse`].
     pub fn first(text: &str) -> Result<&str, String> {
         let (number, line) = lines(text).next().ok_or("there is no token in it")?;
-        token_of(line).map_err(|why| format!("line {number}: {why}"))
+        token_of(line).map(|(_, token)| token).map_err(|why| format!("line {number}: {why}"))
     }
 
-    /// Whether a token is one of these. Every one is compared, whichever it is.
-    pub(super) fn contains(&self, token: &str) -> bool {
+    /// The token that this is, if it is one of these. Every one is compared, whichever it is.
+    pub(super) fn find(&self, token: &str) -> Option<&Listed> {
         let hash: [u8; 32] = Sha256::digest(token).into();
-        let equal = |all: Choice, known: &[u8; 32]| all | known[..].ct_eq(&hash[..]);
-        self.0.iter().fold(Choice::from(0), equal).into()
+        let equal = |listed: &&Listed| bool::from(listed.hash[..].ct_eq(&hash[..]));
+        self.0.iter().filter(equal).fold(None, |_, listed| Some(listed))
     }
 }
 
@@ -65,13 +79,14 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .filter(|(_, line)| !line.is_empty())
 }
 
-fn token_of(line: &str) -> Result<&str, String> {
+/// The name, where there is one, and the token.
+fn token_of(line: &str) -> Result<(Option<&str>, &str), String> {
     let mut words = line.split_whitespace();
     let (first, second) = (words.next().unwrap_or_default(), words.next());
     if words.next().is_some() {
         return Err("more than a name and a token".into());
     }
-    let token = second.unwrap_or(first);
+    let (name, token) = second.map_or((None, first), |token| (Some(first), token));
     if token.len() < TOKEN_CHARS_MIN {
         return Err(format!(
             "a token of {} characters; it takes {TOKEN_CHARS_MIN}: `openssl rand -hex 32` makes one",
@@ -83,7 +98,7 @@ fn token_of(line: &str) -> Result<&str, String> {
     if token.len() > TOKEN_CHARS_MAX || !token.bytes().all(is_allowed) {
         return Err(format!("a token has at most {TOKEN_CHARS_MAX} letters, digits, or of - . _ ~ + / ="));
     }
-    Ok(token)
+    Ok((name, token))
 }
 
 #[cfg(test)]
@@ -97,8 +112,9 @@ mod tests {
     fn a_file_of_tokens() {
         let text = format!("# ours\n\n  alice {ONE}  # until spring\n{TWO}\n");
         let tokens = Tokens::parse(&text).unwrap();
-        assert!(tokens.contains(ONE) && tokens.contains(TWO));
-        assert!(!tokens.contains("") && !tokens.contains(&ONE[1..]) && !tokens.contains("alice"));
+        let name = |token: &str| tokens.find(token).map(|listed| listed.name.as_deref());
+        assert_eq!((name(ONE), name(TWO)), (Some(Some("alice")), Some(None)));
+        assert_eq!((name(""), name(&ONE[1..]), name("alice")), (None, None, None));
         assert_eq!(Tokens::first(&text), Ok(ONE));
     }
 

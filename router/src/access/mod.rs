@@ -1,31 +1,42 @@
 //! Who calls, and what he may: bearer tokens, from a file of the node ([`file`]) or kept by the
-//! cluster ([`tokens`]), with scopes ([`scope`]).
+//! cluster ([`tokens`]), with scopes ([`scope`]), and how often ([`limit`]).
 //!
 //! Where the listener is on loopback and the node has no file of tokens, a caller without a token may
 //! do everything; one that shows a token of the cluster is held to it even there. A token goes over
-//! HTTP as it is: beyond a network that is trusted, a proxy has to speak TLS in front of the node.
+//! HTTP as it is: beyond a network that is trusted, the node has to speak TLS, or a proxy before it.
 
 pub(crate) mod file;
+pub(crate) mod limit;
+pub(crate) mod remote;
 pub(crate) mod scope;
 pub(crate) mod tokens;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use opcode_engine::namespace::Namespace;
 use opcode_shard::clock::Clock;
 
+use self::limit::Counted;
+use self::remote::remote_of;
 use self::scope::{Scope, asked_for};
 use self::tokens::{Kept, parts};
+use crate::audit::Noted;
 use crate::error::ApiError;
+use crate::manual;
 use crate::namespace;
 use crate::state::RouterState;
 
 /// What anybody may ask: whether the node is there, and how to talk to it.
 const OPEN: &[&str] = &["/healthz", "/readyz", "/openapi.json"];
+
+/// Marks a request that another has been counted for, which it is a part of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IsPart;
 
 /// Whoever has made a request.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +45,10 @@ pub(crate) struct Caller {
     token: Option<Arc<Kept>>,
     /// Where it asks for things.
     namespace: Namespace,
+    /// Which one of all tokens it is.
+    key: Option<Arc<str>>,
+    /// What the audit log is told of the request.
+    noted: Option<Arc<Noted>>,
 }
 
 impl Caller {
@@ -82,13 +97,35 @@ impl Caller {
 
     /// The agent that a request is made for: the token's, if it is one's; another is refused.
     pub(crate) fn speaks_for(&self, named: Option<Arc<str>>) -> Result<Option<Arc<str>>, ApiError> {
-        match (self.agent_id(), named) {
+        let agent_id = match (self.agent_id(), named) {
             (Some(own), Some(named)) if *own != named => {
-                Err(ApiError::forbidden(format!("the token is that of the agent `{own}`, and of no other")))
+                let detail = format!("the token is that of the agent `{own}`, and of no other");
+                return Err(ApiError::forbidden(detail));
             }
-            (Some(own), _) => Ok(Some(own.clone())),
-            (None, named) => Ok(named),
+            (Some(own), _) => Some(own.clone()),
+            (None, named) => named,
+        };
+        if let (Some(noted), Some(agent_id)) = (&self.noted, &agent_id) {
+            noted.agent(agent_id);
         }
+        Ok(agent_id)
+    }
+
+    /// Has the audit log say how many items the request has.
+    pub(crate) fn note_items(&self, items: usize) {
+        if let Some(noted) = &self.noted {
+            noted.items(items);
+        }
+    }
+
+    /// Counts the request; none when nothing limits it.
+    fn count(&self, state: &RouterState, request: &Request) -> Option<Counted> {
+        // What a tool of MCP asks for is a part of its call; and replicas ask again and again.
+        let is_exempt =
+            request.extensions().get::<IsPart>().is_some() || request.uri().path().starts_with("/v1/shards/");
+        let own = self.token.as_ref().and_then(|token| token.rate_limit);
+        let from = remote_of(request).map(|addr| addr.ip());
+        if is_exempt { None } else { state.limits().count(self.key.as_ref(), own, from) }
     }
 }
 
@@ -98,53 +135,98 @@ pub(crate) async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    if OPEN.contains(&request.uri().path()) {
+    if OPEN.contains(&request.uri().path()) || manual::is_open(request.uri().path()) {
         return next.run(request).await;
     }
-    let caller = match identify(&state, request.headers()).await {
+    let noted = request.extensions().get::<Arc<Noted>>().cloned();
+    let from = remote_of(&request).map(|addr| addr.ip());
+    let caller = match identify(&state, request.headers(), from, noted).await {
         Ok(caller) => caller,
-        Err(error) => return refused(error),
+        Err(error) => return refused(&state, error, from),
     };
-    if let Err(error) = caller.may(asked_for(request.method(), request.uri().path())) {
-        return error.into_response();
-    }
+    let counted = caller.count(&state, &request);
+    let refusal = counted.as_ref().and_then(Counted::refusal);
     let (headers, method, path) = (request.headers(), request.method(), request.uri().path());
-    let caller = match namespace::enter(&state, caller, headers, method, path).await {
-        Ok(caller) => caller,
-        Err(error) => return error.into_response(),
+    let admitted = match refusal {
+        Some(refusal) => Err(refusal),
+        None => admitted(&state, caller, headers, method, path).await,
     };
-    request.extensions_mut().insert(caller);
-    next.run(request).await
+    let mut response = match admitted {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    };
+    if let Some(counted) = counted {
+        counted.tell(response.headers_mut());
+    }
+    response
 }
 
-async fn identify(state: &RouterState, headers: &HeaderMap) -> Result<Caller, ApiError> {
+/// The caller in the namespace of its request, if it may make that.
+async fn admitted(
+    state: &RouterState,
+    caller: Caller,
+    headers: &HeaderMap,
+    method: &Method,
+    path: &str,
+) -> Result<Caller, ApiError> {
+    caller.may(asked_for(method, path))?;
+    let caller = namespace::enter(state, caller, headers, method, path).await?;
+    if let Some(noted) = &caller.noted {
+        noted.namespace(caller.namespace());
+    }
+    Ok(caller)
+}
+
+async fn identify(
+    state: &RouterState,
+    headers: &HeaderMap,
+    from: Option<IpAddr>,
+    noted: Option<Arc<Noted>>,
+) -> Result<Caller, ApiError> {
     let shown = bearer(headers);
     if let (Some(tokens), Some(token)) = (state.tokens(), shown)
-        && tokens.contains(token)
+        && let Some(listed) = tokens.find(token)
     {
-        return Ok(Caller::default());
+        if let Some(noted) = &noted {
+            noted.token(None, listed.name.clone());
+        }
+        let key = Some(Arc::clone(&listed.place));
+        return Ok(Caller { key, noted, ..Caller::default() });
     }
     if let Some((id, secret)) = shown.and_then(parts) {
         let now = Clock::default().now();
-        return match state.known_tokens().check(state, id, secret, now).await? {
-            Some(kept) => Ok(Caller { token: Some(kept), ..Caller::default() }),
-            None => Err(ApiError::unauthenticated("this cluster does not know the token, or it has expired")),
+        let may_ask = || state.limits().may_try(from);
+        let Some(kept) = state.known_tokens().check(state, (id, secret), now, may_ask).await? else {
+            let detail = "this cluster does not know the token, or it has expired";
+            return Err(ApiError::unauthenticated(detail));
         };
+        let id: Arc<str> = id.into();
+        if let Some(noted) = &noted {
+            noted.token(Some(Arc::clone(&id)), kept.name.as_deref().map(Arc::from));
+        }
+        return Ok(Caller { token: Some(kept), key: Some(id), noted, ..Caller::default() });
     }
     match (state.listener_is_loopback(), shown) {
-        (true, _) => Ok(Caller::default()),
+        (true, _) => Ok(Caller { noted, ..Caller::default() }),
         (false, Some(_)) => Err(ApiError::unauthenticated("this node does not know the token")),
         (false, None) => Err(ApiError::unauthenticated("this node asks for `Authorization: Bearer TOKEN`")),
     }
 }
 
-fn refused(error: ApiError) -> Response {
-    let asks = error.status() == axum::http::StatusCode::UNAUTHORIZED;
-    let mut response = error.into_response();
-    if asks {
-        let challenge = HeaderValue::from_static("Bearer realm=\"opcode\"");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+/// Refuses a caller who is not known. From where that comes too often, no more is said of the token.
+fn refused(state: &RouterState, error: ApiError, from: Option<IpAddr>) -> Response {
+    if error.status() != StatusCode::UNAUTHORIZED {
+        return error.into_response();
     }
+    if let Some(too_many) = state.limits().failed(from).refusal() {
+        return too_many.into_response();
+    }
+    let mut response = error.into_response();
+    let challenge = HeaderValue::from_static("Bearer realm=\"opcode\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     response
 }
 

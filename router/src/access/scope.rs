@@ -15,7 +15,7 @@ pub(crate) enum Scope {
     Define,
     /// Resolves decisions.
     Decide,
-    /// All of these, and deleting runs, secrets, tokens and the cluster.
+    /// All of these, and deleting runs, backups, secrets, tokens and the cluster; reading the audit log.
     Admin,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn asked_for(method: &Method, path: &str) -> &'static [Scope] {
     match (version, family) {
         // Each of its tools is a call of its own.
         ("mcp", "") => &[],
-        ("v1", "tokens" | "secrets") => &[Scope::Admin],
+        ("v1", "tokens" | "secrets" | "audit" | "backup" | "webhooks") => &[Scope::Admin],
         _ if reads => &[Scope::Read],
         // Nothing is stored.
         ("v1", "validate") => &[],
@@ -92,12 +92,19 @@ mod tests {
             ("POST", "/v1/sql", "read"),
             ("GET", "/v1/secrets", "admin"),
             ("GET", "/v1/tokens", "admin"),
+            ("GET", "/v1/backup/shards/0", "admin"),
+            ("POST", "/v1/backup", "admin"),
+            ("GET", "/v1/webhooks", "admin"),
+            ("GET", "/v1/audit", "admin"),
             ("PUT", "/v1/secrets/x", "admin"),
             ("POST", "/v1/cluster/rebalance", "admin"),
             ("GET", "/v1/namespaces", "read"),
             ("PUT", "/v1/namespaces/x", "admin"),
             ("POST", "/v1/what-comes-next", "admin"),
             ("POST", "//v1/workflows", "admin"),
+            ("GET", "/v1/export", "read"),
+            ("POST", "/v1/import", "admin"),
+            ("PUT", "/v1/retention/templates/x", "admin"),
         ] {
             assert_eq!(asked(method, path), scopes, "{method} {path}");
         }

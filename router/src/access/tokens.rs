@@ -20,12 +20,13 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
+use super::limit::RateLimit;
 use super::scope::Scope;
 use crate::error::{ApiError, Applied};
 use crate::state::RouterState;
 
 /// What a token of the cluster begins with.
-const PREFIX: &str = "opc_";
+pub(crate) const PREFIX: &str = "opc_";
 /// Hexadecimal digits of its id, and random bytes behind it.
 const ID_CHARS: usize = 16;
 const SECRET_BYTES: usize = 32;
@@ -54,6 +55,16 @@ pub(crate) struct Kept {
     pub(crate) namespace: Option<Namespace>,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Option<Timestamp>,
+    /// How much it may ask for, where that is not what every token may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rate_limit: Option<RateLimit>,
+}
+
+impl Kept {
+    /// The same with a limit of its own, or none.
+    pub(crate) fn with_rate_limit(self, rate_limit: Option<RateLimit>) -> Self {
+        Self { rate_limit, ..self }
+    }
 }
 
 /// A new token, shown once.
@@ -80,7 +91,8 @@ impl New {
         created_at: Timestamp,
         expires_at: Option<Timestamp>,
     ) -> Kept {
-        Kept { name, hash: self.hash.clone(), scopes, agent_id, namespace, created_at, expires_at }
+        let hash = self.hash.clone();
+        Kept { name, hash, scopes, agent_id, namespace, created_at, expires_at, rate_limit: None }
     }
 }
 
@@ -89,7 +101,7 @@ fn hash(secret: &str) -> String {
 }
 
 /// The id and the rest of what looks like a token of the cluster.
-pub(super) fn parts(token: &str) -> Option<(&str, &str)> {
+pub(crate) fn parts(token: &str) -> Option<(&str, &str)> {
     let (id, secret) = token.strip_prefix(PREFIX)?.split_at_checked(ID_CHARS)?;
     let is_id = id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     is_id.then_some((id, secret.strip_prefix('_')?))
@@ -115,17 +127,21 @@ impl Default for KnownTokens {
 }
 
 impl KnownTokens {
-    /// The token of this id, if the rest is right and it has not expired.
+    /// The token of this id, if the rest is right and it has not expired. One that this node does not
+    /// know of is asked for while `may_ask` says so.
     pub(super) async fn check(
         &self,
         state: &RouterState,
-        id: &str,
-        secret: &str,
+        (id, secret): (&str, &str),
         now: Timestamp,
+        may_ask: impl Fn() -> bool,
     ) -> Result<Option<Arc<Kept>>, ApiError> {
         let known = self.known.lock().get(id).cloned();
         let kept = match known {
             Some(known) if known.since.elapsed() < FRESH => known.kept,
+            known if known.as_ref().is_none_or(|known| known.kept.is_none()) && !may_ask() => {
+                return Ok(None);
+            }
             known => match self.ask(state, id).await {
                 Some(kept) => kept,
                 None => match known.filter(|known| known.since.elapsed() < STALE_MAX) {

@@ -47,6 +47,7 @@ pub(crate) async fn submit(
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let items = items(&incoming, state.options().batch_items_max)?;
+    incoming.caller.note_items(items.len());
     let mut templates = Templates::to_run(&state, incoming.caller.namespace());
     let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(items.len());
     let mut named: Vec<(usize, Arc<str>)> = Vec::new();
@@ -62,7 +63,8 @@ pub(crate) async fn submit(
             Err(error) => Err(error),
         };
         match prepared {
-            Ok(submission) => {
+            Ok(mut submission) => {
+                incoming.carry_trace(&mut submission);
                 let ShardId(shard) = state.shard_of(&submission.id).id();
                 named.extend(submission.agent_id.clone().map(|agent_id| (place, agent_id)));
                 let (places, submissions) = &mut by_shard[shard as usize];

@@ -49,6 +49,9 @@ struct Member<'a> {
     alive: bool,
     /// Shards that it holds, or shall.
     shards: usize,
+    /// What confines programs on it; told by the node that answers, of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolation: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -121,6 +124,7 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
     let (system, gathered) =
         tokio::join!(system.info(), gather::ask_all(&state, |shard| async move { shard.info().await }));
     let mut gathered = gathered?;
+    let isolation = state.plugins().isolation().report().await;
     let positions = std::mem::take(&mut gathered.positions);
     let members = map.nodes.iter().map(|(id, entry)| Member {
         node_id: id.to_string(),
@@ -130,6 +134,7 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
         state: entry.state,
         alive: *id == state.node_id() || state.cluster().is_alive(*id),
         shards: map.all_shards().filter(|entry| entry.holders().any(|holder| holder == *id)).count(),
+        isolation: (*id == state.node_id()).then(|| isolation.clone()),
     });
     let document = Cluster {
         cluster_id: &node.cluster_id,

@@ -237,5 +237,6 @@ pub(crate) async fn extend(
     };
     let agent_id = incoming.caller.speaks_for(take("agent_id")?.map(Arc::from))?;
     let reason = Reason { agent_id, reason: take("reason")? };
+    crate::plugins::check_mutation(&state, &mutation).await?;
     command(&state, &incoming, &id, Command::Extend { mutation, reason }).await
 }

@@ -97,7 +97,7 @@ pub(crate) fn run_key(run: &RunSummary) -> Cursor {
     Cursor { at: run.created_at, id: run.workflow_id.clone() }
 }
 
-fn statuses(query: &mut Query) -> Vec<String> {
+pub(super) fn statuses(query: &mut Query) -> Vec<String> {
     let given = query.all("status");
     let words: Vec<String> = given.iter().flat_map(|text| text.split(',')).map(str::to_owned).collect();
     for word in &words {
@@ -114,7 +114,7 @@ pub(crate) fn check_status(word: &str) -> Result<(), String> {
     if known.contains(&word) { Ok(()) } else { Err(unknown("status", word, &known)) }
 }
 
-fn labels(query: &mut Query) -> Vec<(String, String)> {
+pub(super) fn labels(query: &mut Query) -> Vec<(String, String)> {
     let given = query.all("label");
     let mut labels = Vec::with_capacity(given.len());
     for text in given {

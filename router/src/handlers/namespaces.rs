@@ -214,6 +214,12 @@ async fn check_empty(state: &RouterState, namespace: &Namespace) -> Result<(), A
     if !namespace::entries(state, EntryKind::Schedule, namespace, None, 1).await?.value.entries.is_empty() {
         return full("schedules: delete them first");
     }
+    if !namespace::entries(state, EntryKind::Webhook, namespace, None, 1).await?.value.entries.is_empty() {
+        return full("webhooks: delete them first");
+    }
+    if !namespace::entries(state, EntryKind::Retention, namespace, None, 1).await?.value.entries.is_empty() {
+        return full("rules of how long runs are kept: take them away first");
+    }
     if state.vault().list().await?.0.iter().any(|secret| namespace.owns(&secret.key)) {
         return full("secrets: remove them first");
     }

@@ -109,7 +109,7 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     Ok(with_token(response, ShardId::SYSTEM, position))
 }
 
-/// Seals with the first of this node's keys what is sealed with another.
+/// Seals with the first of this node's keys what is sealed with another, the secrets of webhooks too.
 #[utoipa::path(post, path = "/v1/secrets/rotate", tag = "catalogue", operation_id = "rotateSecrets",
     responses((status = 200, body = schema::SecretsRotated), (status = 503, body = schema::Problem)))]
 pub(crate) async fn rotate(
@@ -118,6 +118,8 @@ pub(crate) async fn rotate(
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     Fields::of_body(incoming.optional_json()?)?.done()?;
-    let Rotated { resealed, unchanged, failed } = state.vault().rotate().await?;
+    let mut rotated = state.vault().rotate().await?;
+    super::webhooks::reseal(&state, &mut rotated).await?;
+    let Rotated { resealed, unchanged, failed } = rotated;
     Ok(json(StatusCode::OK, &Resealed { resealed, unchanged, failed }))
 }

@@ -54,7 +54,7 @@ pub(crate) async fn define(
     let text = incoming.json()?;
     let (name, source) = read_file(text, query_name)?;
     // The sent text is compiled, so that pointers are into what was sent.
-    let definition = crate::definitions::parse(text.into()).await?;
+    let definition = crate::definitions::parse(&state, text.into()).await?;
     let schedule = schedules::of_template(&name, text)?;
     let name = namespace::kept(incoming.caller.namespace(), &name);
     if schedule.is_some() {
@@ -108,7 +108,7 @@ fn read_file(text: &str, query_name: Option<String>) -> Result<(Arc<str>, Arc<st
     Ok((name.into(), Value::Object(file).to_string().into()))
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if !name.is_empty() && name.len() <= ID_BYTES_MAX && name.bytes().all(ok) {
         return Ok(());

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::access::Caller;
+use crate::access::limit::{RATE_MAX, RateLimit};
 use crate::access::scope::Scope;
 use crate::access::tokens::{Kept, New};
 use crate::error::{ApiError, Applied};
@@ -37,11 +38,12 @@ struct Shown {
     namespace: Option<Namespace>,
     created_at: String,
     expires_at: Option<String>,
+    rate_limit: Option<RateLimit>,
 }
 
 impl Shown {
     fn of(id: &str, kept: Kept) -> Self {
-        let Kept { name, scopes, agent_id, namespace, created_at, expires_at, .. } = kept;
+        let Kept { name, scopes, agent_id, namespace, created_at, expires_at, rate_limit, .. } = kept;
         Self {
             token_id: id.to_owned(),
             token: None,
@@ -51,6 +53,7 @@ impl Shown {
             namespace,
             created_at: created_at.to_rfc3339(),
             expires_at: expires_at.map(|at| at.to_rfc3339()),
+            rate_limit,
         }
     }
 }
@@ -81,12 +84,13 @@ pub(crate) async fn create(
     if expires_at.is_some_and(|at| at <= now) {
         fields.problem("expires_at", "has passed already");
     }
+    let rate_limit = rate_limit(&mut fields);
     fields.done()?;
     if let Some(namespace) = &namespace {
         namespace::check(&state, namespace).await?;
     }
     let new = New::random();
-    let kept = new.kept(name, scopes, agent_id, namespace, now, expires_at);
+    let kept = new.kept(name, scopes, agent_id, namespace, now, expires_at).with_rate_limit(rate_limit);
     let body = serde_json::to_string(&kept).expect("a token's entry is JSON");
     let id: Arc<str> = new.id.as_str().into();
     let change = EntryChange { kind: EntryKind::Token, key: id, after: None, body: Some(body.into()) };
@@ -152,6 +156,30 @@ fn scopes(fields: &mut Fields<'_>) -> Vec<Scope> {
     scopes.sort_unstable();
     scopes.dedup();
     scopes
+}
+
+/// The field `rate_limit`: without `burst`, as many at once as in a second.
+fn rate_limit(fields: &mut Fields<'_>) -> Option<RateLimit> {
+    let raw = fields.raw("rate_limit")?;
+    let pointer = fields.pointer_to("rate_limit");
+    let mut inner = match Fields::of_raw(raw, &pointer) {
+        Ok(inner) => inner,
+        Err(problem) => {
+            fields.extend([problem]);
+            return None;
+        }
+    };
+    if !inner.is_given("requests_per_second") {
+        inner.problem("requests_per_second", format!("is missing: a whole number from 1 to {RATE_MAX}"));
+    }
+    let mut number = |name| {
+        let number = inner.number(name, 1, u64::from(RATE_MAX))?;
+        u32::try_from(number).ok()
+    };
+    let (rate, burst) = (number("requests_per_second"), number("burst"));
+    fields.extend(inner.finish());
+    let requests_per_second = rate?;
+    Some(RateLimit { requests_per_second, burst: burst.unwrap_or(requests_per_second) })
 }
 
 /// Tokens by id, without what they are shown with.

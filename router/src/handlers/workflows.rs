@@ -60,7 +60,8 @@ pub(crate) async fn submit(
     let key = submission::idempotency_key(&incoming.headers)?;
     let fields = Fields::of_body(incoming.json()?)?;
     let mut templates = Templates::to_run(&state, incoming.caller.namespace());
-    let submission = submission::prepare(&mut templates, fields, &incoming.caller, key).await?;
+    let mut submission = submission::prepare(&mut templates, fields, &incoming.caller, key).await?;
+    incoming.carry_trace(&mut submission);
     // Taken before anything is applied, since a refusal says that nothing was.
     let place = wait.is_some().then(|| state.enter_wait()).transpose()?;
     let shard = state.shard_of(&submission.id);

@@ -2,6 +2,7 @@
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -9,7 +10,9 @@ use futures::{FutureExt, StreamExt};
 use opcode_engine::event::EventType;
 use tower::ServiceExt;
 
-use crate::firehose;
+use crate::access::IsPart;
+use crate::access::remote::Remote;
+use crate::firehose::{self, Wanted};
 use crate::state::RouterState;
 
 /// Largest answer that a tool takes, in bytes.
@@ -27,6 +30,8 @@ pub struct Call {
     /// What the caller showed: its token and its trace, which are not there over stdio, where the
     /// command's own count; the namespace, the agent that it speaks for, and what it calls itself.
     pub caller: HeaderMap,
+    /// The other end of its connection, where it has one with this node.
+    pub from: Option<Remote>,
 }
 
 /// What a call was answered with.
@@ -74,6 +79,11 @@ impl InProcess {
             .body(call.body.map_or_else(Body::empty, Body::from))
             .map_err(|error| not_sent(format!("this cannot be asked: {error}")))?;
         *request.headers_mut() = call.caller;
+        // The request to `/mcp` has been counted.
+        request.extensions_mut().insert(IsPart);
+        if let Some(from) = call.from {
+            request.extensions_mut().insert(ConnectInfo(from));
+        }
         let host = HeaderValue::try_from(&self.state.node().addr)
             .map_err(|error| not_sent(format!("the node's address is no host: {error}")))?;
         request.headers_mut().insert(header::HOST, host);
@@ -100,7 +110,8 @@ impl Contract for InProcess {
     fn events(&self) -> BoxFuture<'_, Option<BoxStream<'static, Bytes>>> {
         async move {
             // Of the node's own accord, so no caller's token is asked for.
-            let response = firehose::firehose(&self.state, Some(EventType::Custom), None).await.ok()?;
+            let response =
+                firehose::firehose(&self.state, Wanted::live(vec![EventType::Custom])).await.ok()?;
             let chunks = response.into_body().into_data_stream();
             Some(chunks.filter_map(|chunk| std::future::ready(chunk.ok())).boxed())
         }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::contract::{Answer, Call, Contract, Unreachable};
+use crate::access::remote::Remote;
 use crate::error::{ApiError, Applied};
 use crate::wire::{Fields, invalid, shortened};
 
@@ -24,6 +25,7 @@ pub(super) type Outcome<T> = Result<T, Value>;
 pub(super) struct Caller<'a> {
     pub(super) contract: &'a dyn Contract,
     pub(super) headers: HeaderMap,
+    pub(super) from: Option<Remote>,
 }
 
 impl Caller<'_> {
@@ -49,7 +51,11 @@ impl Caller<'_> {
             return Err(refuse(vec![Problem::at("", what)]));
         }
         let reads = method == Method::GET;
-        match self.contract.call(Call { method, path, body, caller: self.headers.clone() }).await {
+        match self
+            .contract
+            .call(Call { method, path, body, caller: self.headers.clone(), from: self.from })
+            .await
+        {
             Ok(Answer { status: 200..300, body }) => Ok(body),
             Ok(Answer { status, body }) => Err(refused(status, &body)),
             Err(Unreachable { was_sent, detail }) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{ConnectInfo, FromRequest, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -21,6 +21,7 @@ use super::contract::InProcess;
 use super::message;
 use super::server::{SESSION, Server, Shared};
 use super::sessions::Sessions;
+use crate::access::remote::Remote;
 use crate::error::ApiError;
 use crate::incoming::{Incoming, json};
 use crate::state::RouterState;
@@ -81,6 +82,7 @@ impl Mcp {
         let (mut begins, ends) = (false, *request.method() == Method::DELETE);
         let (request, held) = if *request.method() == Method::POST {
             let method = request.method().clone();
+            let from = request.extensions().get::<ConnectInfo<Remote>>().copied();
             let incoming = Incoming::from_request(request, state).await?;
             if incoming.media_type() == "application/json" {
                 match message::read(&incoming.body) {
@@ -93,6 +95,9 @@ impl Mcp {
             *request.uri_mut() = incoming.uri.clone();
             *request.headers_mut() = incoming.headers.clone();
             request.extensions_mut().insert(incoming.caller.clone());
+            if let Some(from) = from {
+                request.extensions_mut().insert(from);
+            }
             (request, Some(incoming))
         } else {
             (request.map(|_| Body::empty()), None)

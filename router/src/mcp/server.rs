@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, HeaderValue, header, request};
 use opcode_engine::namespace::Namespace;
 use parking_lot::Mutex;
@@ -33,6 +34,7 @@ use super::fields::{Caller, encoded, problem};
 use super::notices::{Notice, Notices};
 use super::tools::{ToolName, described};
 use crate::access;
+use crate::access::remote::Remote;
 use crate::agents::{AGENT, CLIENT_BYTES_MAX, is_name};
 use crate::error::ApiError;
 use crate::namespace;
@@ -271,7 +273,9 @@ impl ServerHandler for Server {
         }
         let headers = caller_headers(&context, agent_id);
         let arguments = arguments.to_string();
-        let caller = Caller { contract: &*self.shared.contract, headers };
+        let parts = context.extensions.get::<request::Parts>();
+        let from = parts.and_then(|parts| parts.extensions.get::<ConnectInfo<Remote>>()).map(|info| info.0);
+        let caller = Caller { contract: &*self.shared.contract, headers, from };
         tokio::select! {
             outcome = calls::call(tool, &arguments, &caller) => Ok(answered(outcome).into()),
             // Who has taken its request back is not answered; what was asked for may have been done.

@@ -3,7 +3,9 @@
 mod agents;
 mod children;
 mod conventions;
+mod firehose;
 mod forward;
+mod manual;
 mod mcp;
 mod namespaces;
 mod node;

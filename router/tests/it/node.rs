@@ -11,9 +11,10 @@ use futures::future::BoxFuture;
 use opcode_engine::ids::ShardId;
 use opcode_router::shard_map::{NodeEntry, NodeState, ShardMap};
 use opcode_router::{
-    ClusterChange, ClusterControl, ClusterError, LocalShards, NodeInfo, RouterOptions, RouterParts,
-    RouterState, ShardRelay,
+    ClusterChange, ClusterControl, ClusterError, LocalShards, NodeInfo, PluginDoor, PluginHost,
+    RouterOptions, RouterParts, RouterState, ShardRelay, WebhookOptions,
 };
+use opcode_shard::actions::push::Sender;
 use opcode_shard::actions::{ActionOptions, Actions};
 use opcode_shard::log::{LogOptions, LogStore};
 use opcode_shard::peer::{NoPeers, Peers};
@@ -95,9 +96,13 @@ impl Node {
         let relay = Arc::new(ShardRelay::default());
         let mut options = actions(home.path());
         allow(&mut options);
+        let actions = Actions::new(options);
+        let scratch = home.path().join("scratch");
+        let plugins = PluginHost::new(actions.isolation().clone(), vault.clone(), scratch, true);
+        actions.open_plugins(Arc::new(PluginDoor(plugins.clone())));
         let shared = Shared {
             log: LogStore::open(log).expect("a log"),
-            workers: Workers::new(Actions::new(options), 4).with_vault(vault.clone()),
+            workers: Workers::new(actions, 4).with_vault(vault.clone()),
             definitions: Arc::default(),
             clock: Arc::default(),
             peers: Arc::new(NoPeers),
@@ -129,6 +134,7 @@ impl Node {
             node_id,
             cluster: Arc::new(Alone),
             vault,
+            plugins,
             node: NodeInfo {
                 node_id: node_id.to_string(),
                 cluster_id: "test".into(),
@@ -141,6 +147,10 @@ impl Node {
             metrics: Arc::new(|| "# no metrics\n".to_owned()),
             listener_is_loopback: true,
             tokens: None,
+            backup_dir: Some(home.path().join("backups")),
+            webhooks: WebhookOptions::new(Sender::new(false)),
+            rate_limit: None,
+            audit: None,
             options: RouterOptions {
                 heartbeat: Duration::from_millis(50),
                 mcp_sessions_max: MCP_SESSIONS_MAX,
@@ -150,6 +160,7 @@ impl Node {
         relay.open(state.clone());
         tokio::spawn(opcode_router::run_schedules(state.clone()));
         tokio::spawn(opcode_router::run_agents(state.clone()));
+        tokio::spawn(opcode_router::run_plugins(state.clone()));
         Self { app: opcode_router::app(state), stop, _shards: shards, home }
     }
 
@@ -224,5 +235,6 @@ fn actions(dir: &std::path::Path) -> ActionOptions {
         working_dir: dir.to_path_buf(),
         jq_worker: Vec::new(),
         jq_workers_max: 1,
+        isolation: Default::default(),
     }
 }

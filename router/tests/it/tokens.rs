@@ -150,3 +150,89 @@ async fn a_token_that_is_wrong_over_or_deleted_is_not_taken() {
     assert_eq!(list(token).await.status, 401, "the node through which it was deleted knows at once");
     assert_eq!(node.delete(&format!("/v1/tokens/{id}")).await.status, 404);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_has_its_quota_and_is_told_what_is_left_of_it() {
+    let node = Node::start().await;
+    let limit = json!({"requests_per_second": 1, "burst": 3});
+    let (_, token) = made(&node, json!({"scopes": ["read"], "rate_limit": limit})).await;
+    let (_, other) = made(&node, json!({"scopes": ["read"]})).await;
+    let list = async |token: &str| with(&node, token, Method::GET, "/v1/workflows", None).await;
+    for left in [2, 1, 0] {
+        let answer = list(&token).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("ratelimit-policy"), "\"default\";q=3;w=3");
+        let told = answer.header("ratelimit");
+        assert!(told.starts_with(&format!("\"default\";r={left};t=")), "{told}");
+    }
+    let refused = list(&token).await;
+    let problem = refused.json();
+    assert_eq!(
+        (refused.status, &problem["code"], &problem["applied"]),
+        (429, &json!("OVERLOADED"), &json!("no"))
+    );
+    assert_eq!(
+        (refused.header("retry-after"), refused.header("ratelimit-policy")),
+        ("1", "\"default\";q=3;w=3")
+    );
+    // What it may not do counts too, and what others say of where it comes from changes nothing.
+    let mut forwarded = request(Method::GET, "/v1/tokens", Body::empty());
+    forwarded.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    forwarded.headers_mut().insert("x-forwarded-for", HeaderValue::from_static("203.0.113.9"));
+    assert_eq!(node.send(forwarded).await.status, 429);
+    for _ in 0..20 {
+        let answer = list(&other).await;
+        assert_eq!(answer.status, 200, "another's quota is not used up");
+        assert!(!answer.headers.contains_key("ratelimit"), "nothing limits it");
+    }
+    for (limit, at) in [
+        (json!({"requests_per_second": 0}), "/rate_limit/requests_per_second"),
+        (json!({"requests_per_second": 2_000_000}), "/rate_limit/requests_per_second"),
+        (json!({"requests_per_second": 1, "burst": 0}), "/rate_limit/burst"),
+        (json!({"burst": 5}), "/rate_limit/requests_per_second"),
+        (json!({"requests_per_second": 1, "window": 5}), "/rate_limit/window"),
+        (json!(10), "/rate_limit"),
+    ] {
+        let refused = node.post("/v1/tokens", &json!({"scopes": ["read"], "rate_limit": limit})).await;
+        let problem = refused.json();
+        assert_eq!(
+            (refused.status, problem["errors"][0]["pointer"].as_str().unwrap()),
+            (422, at),
+            "{problem}"
+        );
+    }
+    let kept = node.get("/v1/tokens").await.json();
+    assert!(
+        kept["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|token| token["rate_limit"] == json!({"requests_per_second": 1, "burst": 3}))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_guesses_tokens_is_told_no_more_and_harms_nobody_with_one() {
+    let node = Node::start().await;
+    let (_, token) = made(&node, json!({"scopes": ["read"]})).await;
+    let list = async |token: &str| with(&node, token, Method::GET, "/v1/workflows", None).await;
+    assert_eq!(list(&token).await.status, 200);
+    let mut counts = [0, 0];
+    for n in 0..150_u32 {
+        let guess = list(&format!("opc_{n:016x}_guess")).await;
+        match guess.status {
+            401 => counts[0] += 1,
+            429 => {
+                assert_eq!(
+                    (guess.json()["code"].as_str(), guess.header("retry-after")),
+                    (Some("OVERLOADED"), "1")
+                );
+                counts[1] += 1;
+            }
+            other => panic!("{other}: {}", guess.json()),
+        }
+    }
+    assert!(counts[0] >= 50 && counts[1] >= 20, "{counts:?}");
+    assert_eq!(list(&token).await.status, 200, "a token that is known is taken all the same");
+    assert_eq!(node.get("/healthz").await.status, 200);
+}

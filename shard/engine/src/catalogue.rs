@@ -424,6 +424,46 @@ pub const ACTIONS: &[Action] = &[
     ),
 ];
 
+/// What is known of every action that a plugin brings: its params are its tool's, which only is there
+/// when it runs. It takes no secret, since a program of others may do with it what it likes; a
+/// plugin is given its secrets in its environment.
+pub(crate) const PLUGIN_TOOL: Action = Action {
+    name: "a plugin's tool",
+    aliases: &[],
+    is_pure: false,
+    params: &[],
+    takes_more: true,
+    takes_secrets: false,
+    about: "Calls a tool of an MCP server.",
+};
+
+/// Longest namespace of a plugin, and longest name of a tool, in bytes.
+pub const NAMESPACE_BYTES_MAX: usize = 64;
+const TOOL_BYTES_MAX: usize = 128;
+
+/// Whether plugins may bring actions of this namespace: `[A-Za-z0-9_-]{1,64}`, and no family of ours.
+pub fn is_plugin_namespace(namespace: &str) -> bool {
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    let is_ours = |action: &Action| action.name.split('.').next() == Some(namespace);
+    (1..=NAMESPACE_BYTES_MAX).contains(&namespace.len())
+        && namespace.bytes().all(is_name)
+        && namespace != "opcode"
+        && !ACTIONS.iter().any(is_ours)
+}
+
+/// The namespace and the tool of an action that only a plugin can bring, `NAMESPACE.tool`.
+pub fn plugin_action(name: &str) -> Option<(&str, &str)> {
+    let (namespace, tool) = name.split_once('.')?;
+    let is_tool = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/');
+    let fits = (1..=TOOL_BYTES_MAX).contains(&tool.len()) && tool.bytes().all(is_tool);
+    (fits && is_plugin_namespace(namespace)).then_some((namespace, tool))
+}
+
+/// The action of this name or alias, plugins' included, as far as it is known before it runs.
+pub(crate) fn find_any(name: &str) -> Option<&'static Action> {
+    find(name).or_else(|| plugin_action(name).is_some().then_some(&PLUGIN_TOOL))
+}
+
 /// The action of this name or alias.
 pub fn find(name: &str) -> Option<&'static Action> {
     ACTIONS.iter().find(|a| a.name == name || a.aliases.contains(&name))
@@ -431,7 +471,7 @@ pub fn find(name: &str) -> Option<&'static Action> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ACTIONS, find};
+    use super::{ACTIONS, find, plugin_action};
 
     #[test]
     fn names_are_sorted_and_lead_to_their_action() {
@@ -441,5 +481,16 @@ mod tests {
         }
         assert_eq!(find("assert.equal").unwrap().name, "assert.equals");
         assert!(find("assert").is_none());
+    }
+
+    #[test]
+    fn a_plugin_brings_what_is_not_ours() {
+        assert_eq!(plugin_action("files.read_text"), Some(("files", "read_text")));
+        assert_eq!(plugin_action("files.a/b.c"), Some(("files", "a/b.c")));
+        let long = format!("files.{}", "t".repeat(129));
+        for none in ["fs.such", "jq.x", "opcode.run", "files", "files.", ".x", "a b.c", "a.b c", "a.é", &long]
+        {
+            assert_eq!(plugin_action(none), None, "{none}");
+        }
     }
 }

@@ -58,6 +58,17 @@ impl Parent {
     }
 }
 
+/// A child that an attempt which is under way runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CurrentChild {
+    /// Its id.
+    pub workflow_id: WorkflowId,
+    /// Full id of the step that runs it.
+    pub step_id: Arc<str>,
+    /// Whether it has been started, as far as the events say: its end is waited for.
+    pub is_started: bool,
+}
+
 /// A child, as the event that gives it up names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChildRef {

@@ -34,6 +34,31 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::ExecutionError,
+        Self::TimeoutError,
+        Self::StepFailed,
+        Self::StoreError,
+        Self::InterpolationError,
+        Self::IsolationError,
+        Self::VaultError,
+        Self::ActionUnavailable,
+        Self::ValidationError,
+        Self::NotFound,
+        Self::Conflict,
+        Self::InvalidTransition,
+        Self::CycleDetected,
+        Self::NonRetryable,
+        Self::PermissionDenied,
+        Self::CircuitOpen,
+        Self::AssertionFailed,
+        Self::PathDenied,
+        Self::RetryExhausted,
+        Self::Cancelled,
+        Self::SignalFailed,
+    ];
+
     /// The code as it stands in answers, `SCREAMING_SNAKE_CASE`.
     pub fn as_str(self) -> &'static str {
         match self {

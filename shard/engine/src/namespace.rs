@@ -104,6 +104,15 @@ impl<'de> Deserialize<'de> for Namespace {
     }
 }
 
+/// The namespace and the name of what is kept under this name; none when nothing is ever kept so.
+pub fn split(kept: &str) -> Option<(Namespace, &str)> {
+    let Some((namespace, name)) = kept.split_once(SEPARATOR) else {
+        return Some((Namespace::default(), kept));
+    };
+    let namespace = Namespace::parse(namespace).ok()?;
+    (!namespace.is_default() && !name.contains(SEPARATOR)).then_some((namespace, name))
+}
+
 /// What its own namespace calls what is kept under this name.
 pub fn local(kept: &str) -> &str {
     kept.split_once(SEPARATOR).map_or(kept, |(_, name)| name)
@@ -145,6 +154,8 @@ mod tests {
             assert_eq!(into_local(kept.to_owned()), "x");
             assert!(namespace.owns(kept));
         }
+        assert_eq!((split("x"), split("team/x")), (Some((default.clone(), "x")), Some((team.clone(), "x"))));
+        assert!(["default/x", "../x", "/x", "team/a/b", "Team/x"].iter().all(|kept| split(kept).is_none()));
         assert!(!default.owns("team/x") && !team.owns("x") && !team.owns("team2/x"));
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use opcode_engine::definition::{
-    DEFINITION_BYTES_MAX, Definition, NESTING_MAX, PROBLEMS_MAX, STEPS_MAX, SpecIx,
+    DEFINITION_BYTES_MAX, Definition, NESTING_MAX, PROBLEMS_MAX, Plugins, STEPS_MAX, SpecIx,
 };
 use opcode_engine::{Code, Invalid};
 use serde_json::Value;
@@ -18,8 +18,21 @@ pub fn definition(data: &[u8]) {
             assert_sound(&definition);
             assert_stable(text, &definition);
         }
-        Err(invalid) => assert_told(text, &invalid),
+        Err(invalid) => {
+            assert_told(text, &invalid);
+            assert_wants(text);
+        }
     }
+}
+
+/// What is accepted where plugins bring anything is where they bring what it says that it wants.
+fn assert_wants(text: &str) {
+    let Ok(definition) = Definition::parse_with(text, Plugins::Any) else { return };
+    let wanted = definition.plugin_namespaces();
+    assert!(!wanted.is_empty(), "{text} is refused without plugins, and wants none");
+    let same = Definition::parse_with(text, Plugins::Of(&wanted));
+    assert!(same.is_ok_and(|same| same.hash == definition.hash), "{text} wants {wanted:?}");
+    assert_sound(&definition);
 }
 
 /// Places resolve both ways, and the order is one.

@@ -8,13 +8,17 @@
 //! grows and prints expressions of Expr and [`reference`] evaluates them; [`template_twin`] does both
 //! for `${{ … }}`. They are targets too: the bytes choose what grows.
 
+pub mod audit;
+pub mod backup;
 pub mod cel;
 pub mod choices;
 pub mod definition;
 pub mod events;
 pub mod expr;
 pub mod expr_twin;
+pub mod follow;
 pub mod frames;
+pub mod history;
 pub mod interpolation;
 pub mod jq;
 pub mod namespace;
@@ -22,6 +26,7 @@ pub mod records;
 pub mod reference;
 pub mod schedule;
 pub mod template_twin;
+pub mod traceparent;
 pub mod tree;
 pub mod url_guard;
 pub mod wire;
@@ -57,7 +62,12 @@ pub const TARGETS: &[Target] = &[
     target("frames", frames::frames, 1024, 800),
     target("wire", wire::wire, 4 * 1024, 10_000),
     target("records", records::records, 4 * 1024, 10_000),
+    target("history", history::history, 8 * 1024, 2_000),
     target("url_guard", url_guard::url_guard, 512, 6_000),
+    target("backup", backup::backup, 2 * 1024, 6_000),
     target("schedule", schedule::schedule, 300, 2_000),
     target("namespace", namespace::namespace, 300, 20_000),
+    target("follow", follow::follow, 600, 4_000),
+    target("traceparent", traceparent::traceparent, 128, 4_000),
+    target("audit", audit::audit, 2 * 1024, 8_000),
 ];

@@ -283,7 +283,9 @@ impl Member {
             (Some(handle), Service::Shard) => {
                 opcode_shard::remote::answer_call(&handle, &self.definitions, &body).await
             }
-            (Some(_), Service::Cluster) => Err("there is no membership here".to_owned()),
+            (Some(_), Service::Backup) => Err("nobody backs a simulation up".to_owned()),
+            (Some(_), Service::Cluster | Service::Node) => Err("there is no membership here".to_owned()),
+            (Some(_), Service::Audit) => Err("there is no audit log here".to_owned()),
         };
         self.plan.world.answer(self.plan.id, call, answer);
     }

@@ -130,6 +130,7 @@ fn delete(params: Params<'_>, guard: &FsGuard) -> Done {
         other => other?,
     };
     refuse_root(&place)?;
+    refuse_around_closed(guard, &place)?;
     let Some(stat) = place.stat()? else {
         return Ok(json!({"path": place.shown, "deleted": false}));
     };
@@ -151,7 +152,7 @@ fn is_missing_folder(failure: &Failure, params: Params<'_>) -> bool {
 fn list(params: Params<'_>, guard: &FsGuard) -> Done {
     let place = guard.locate(params.require_str("path")?, LastLink::Follow, false)?;
     let pattern = params.str("pattern")?;
-    let found = fs_tree::list(place.open_folder()?, params.bool("recursive", false)?)
+    let found = fs_tree::list(place.open_folder()?, params.bool("recursive", false)?, &guard.closed_ids())
         .map_err(|errno| place.failure(errno))?;
     let prefix = place.shown.trim_end_matches('/');
     let entries: Vec<Value> = found
@@ -198,10 +199,10 @@ fn copy(params: Params<'_>, guard: &FsGuard) -> Done {
     let from = guard.locate(params.require_str("src")?, LastLink::Follow, false)?;
     let source = from.stat()?.ok_or_else(|| from.failure(Errno::ENOENT))?;
     let to = target(guard, params, "dst")?;
-    copy_to(&from, &source, &to, overwrites)
+    copy_to(&from, &source, &to, overwrites, &guard.closed_ids())
 }
 
-fn copy_to(from: &Place, source: &FileStat, to: &Place, overwrites: bool) -> Done {
+fn copy_to(from: &Place, source: &FileStat, to: &Place, overwrites: bool, closed: &[(u64, u64)]) -> Done {
     let existing = to.stat()?;
     let is_dir = fs_tree::is_dir(source);
     let ends = ((from.folder(), from.name()), (to.folder(), to.name()));
@@ -212,7 +213,7 @@ fn copy_to(from: &Place, source: &FileStat, to: &Place, overwrites: bool) -> Don
         if existing.is_some() && !overwrites {
             return Err(to.failure(Errno::EEXIST));
         }
-        fs_tree::copy(ends.0, ends.1).map_err(|errno| from.failure(errno))?
+        fs_tree::copy(ends.0, ends.1, closed).map_err(|errno| from.failure(errno))?
     } else {
         if !fs_tree::is_file(source) {
             return Err(from.failure(Errno::ENXIO));
@@ -233,6 +234,7 @@ fn rename(params: Params<'_>, guard: &FsGuard) -> Done {
     let overwrites = params.bool("overwrite", true)?;
     let from = guard.locate(params.require_str("src")?, LastLink::Keep, false)?;
     refuse_root(&from)?;
+    refuse_around_closed(guard, &from)?;
     let source = from.stat()?.ok_or_else(|| from.failure(Errno::ENOENT))?;
     let to = target(guard, params, "dst")?;
     let flags = if overwrites { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
@@ -242,7 +244,7 @@ fn rename(params: Params<'_>, guard: &FsGuard) -> Done {
             Ok(json!({"src": from.shown, "dst": to.shown, "size": source.st_size, "is_dir": is_dir}))
         }
         Err(Errno::EXDEV) => {
-            let output = copy_to(&from, &source, &to, overwrites)?;
+            let output = copy_to(&from, &source, &to, overwrites, &guard.closed_ids())?;
             let removed = if fs_tree::is_dir(&source) {
                 fs_tree::remove(from.folder(), from.name(), 0)
             } else {
@@ -268,6 +270,15 @@ fn refuse_root(place: &Place) -> Result<(), Failure> {
         return Ok(());
     }
     let message = format!("{:?} is itself an open folder and stays as it is", place.shown);
+    Err(Fault::new(Code::PathDenied, message).into())
+}
+
+/// What goes as a whole cannot leave a part of it behind.
+fn refuse_around_closed(guard: &FsGuard, place: &Place) -> Result<(), Failure> {
+    if !guard.is_around_closed(place) {
+        return Ok(());
+    }
+    let message = format!("{:?} holds files of the node itself and stays as it is", place.shown);
     Err(Fault::new(Code::PathDenied, message).into())
 }
 

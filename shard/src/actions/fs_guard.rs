@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -28,6 +29,8 @@ const WALK: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOL
 pub(super) struct FsGuard {
     roots: Vec<PathBuf>,
     working_dir: PathBuf,
+    /// What lies under no root, wherever it lies: the node's own files; resolved.
+    closed: Vec<PathBuf>,
 }
 
 /// What to do with a symlink that is the last component of a path.
@@ -47,11 +50,29 @@ pub(super) struct Place {
     name: Option<OsString>,
     /// The path as the caller wrote it.
     pub(super) shown: String,
+    /// The path with every symlink resolved, as it was found.
+    pub(super) real: PathBuf,
 }
 
 impl FsGuard {
     pub(super) fn new(roots: Vec<PathBuf>, working_dir: PathBuf) -> Self {
-        Self { roots, working_dir }
+        Self { roots, working_dir, closed: Vec::new() }
+    }
+
+    /// The same, but for files and folders that stay closed.
+    pub(super) fn without(self, closed: Vec<PathBuf>) -> Self {
+        Self { closed, ..self }
+    }
+
+    /// Whether a place is, or lies above, something that is closed.
+    pub(super) fn is_around_closed(&self, place: &Place) -> bool {
+        self.closed.iter().any(|closed| closed.starts_with(&place.real))
+    }
+
+    /// What is closed, for walks that meet it: device and number.
+    pub(super) fn closed_ids(&self) -> Vec<(u64, u64)> {
+        let found = self.closed.iter().filter_map(|closed| fs::metadata(closed).ok());
+        found.map(|found| (found.dev(), found.ino())).collect()
     }
 
     /// Finds a path's place, whether anything is there or not; `create_dirs` makes the folders
@@ -64,6 +85,9 @@ impl FsGuard {
         }
         let denied = |why: &str| Fault::new(Code::PathDenied, format!("{path:?} {why}"));
         let real = real_path(&self.working_dir.join(path), last).map_err(denied)?;
+        if self.closed.iter().any(|closed| real.starts_with(closed)) {
+            return Err(denied("belongs to the node itself").into());
+        }
         let root = self
             .roots
             .iter()
@@ -86,7 +110,7 @@ impl FsGuard {
         for name in folders {
             folder = enter(folder.as_fd(), name, create_dirs).map_err(fails)?;
         }
-        Ok(Place { folder, name, shown: path.to_owned() })
+        Ok(Place { folder, name, shown: path.to_owned(), real: real.clone() })
     }
 }
 
@@ -152,7 +176,8 @@ impl Place {
     /// Another name in the same folder.
     pub(super) fn beside(&self, name: OsString) -> Result<Self, Failure> {
         let folder = self.folder.try_clone().map_err(|e| failure_of_io(&self.shown, &e))?;
-        Ok(Self { folder, name: Some(name), shown: self.shown.clone() })
+        let real = self.real.with_file_name(&name);
+        Ok(Self { folder, name: Some(name), shown: self.shown.clone(), real })
     }
 
     /// Opens it; a symlink is not followed, and a pipe or device does not block.
@@ -294,6 +319,23 @@ mod tests {
         for path in ["stay/file", "stay_file", "stay/new"] {
             assert_eq!(t.code(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_the_nodes_own_stays_closed_under_a_root() {
+        let mut t = tree();
+        let root = t.dir.path().join("root").canonicalize().unwrap();
+        fs::create_dir_all(root.join("data/shards")).unwrap();
+        symlink("data", root.join("link")).unwrap();
+        t.guard = FsGuard::new(vec![root.clone()], root.clone()).without(vec![root.join("data")]);
+        for path in ["data", "data/new", "data/shards", "link/shards", "sub/../data"] {
+            assert_eq!(t.code(path), Some(Code::PathDenied), "{path}");
+        }
+        assert_eq!(t.code("data-old"), None);
+        let around = t.guard.locate(".", LastLink::Follow, false).unwrap();
+        let beside = t.guard.locate("sub", LastLink::Follow, false).unwrap();
+        assert!(t.guard.is_around_closed(&around) && !t.guard.is_around_closed(&beside));
+        assert_eq!(t.guard.closed_ids().len(), 1);
     }
 
     #[test]

@@ -40,8 +40,9 @@ pub(super) fn is_file(stat: &FileStat) -> bool {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
 }
 
-/// The entries of a folder sorted by path, with those of the folders in it when `is_recursive`.
-pub(super) fn list(folder: OwnedFd, is_recursive: bool) -> Result<Vec<Entry>, Errno> {
+/// The entries of a folder sorted by path, with those of the folders in it when `is_recursive`, but
+/// for those in `closed` ones.
+pub(super) fn list(folder: OwnedFd, is_recursive: bool, closed: &[(u64, u64)]) -> Result<Vec<Entry>, Errno> {
     let mut entries = Vec::new();
     let mut folders = VecDeque::from([(folder, String::new(), 0)]);
     while let Some((folder, prefix, depth)) = folders.pop_front() {
@@ -51,7 +52,7 @@ pub(super) fn list(folder: OwnedFd, is_recursive: bool) -> Result<Vec<Entry>, Er
                 other => other?,
             };
             let path = format!("{prefix}{}", name.to_string_lossy());
-            if is_recursive && is_dir(&stat) {
+            if is_recursive && is_dir(&stat) && !closed.contains(&(stat.st_dev, stat.st_ino)) {
                 if depth == DEPTH_MAX {
                     return Err(Errno::ENAMETOOLONG);
                 }
@@ -83,11 +84,12 @@ pub(super) fn remove(folder: BorrowedFd<'_>, name: &OsStr, depth: usize) -> Resu
 }
 
 /// Copies a folder into another, made if need be; the bytes copied. Symlinks and special files are
-/// left out, and so is the target itself where it lies in the source.
-pub(super) fn copy(from: End<'_>, to: End<'_>) -> Result<u64, Errno> {
+/// left out, and so is what is `closed`, and the target itself where it lies in the source.
+pub(super) fn copy(from: End<'_>, to: End<'_>, closed: &[(u64, u64)]) -> Result<u64, Errno> {
     make_folder(to)?;
     let target = fstatat(to.0, to.1, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    copy_inner(from, to, (target.st_dev, target.st_ino), 0)
+    let skipped: Vec<_> = closed.iter().copied().chain([(target.st_dev, target.st_ino)]).collect();
+    copy_inner(from, to, &skipped, 0)
 }
 
 fn make_folder((folder, name): End<'_>) -> Result<(), Errno> {
@@ -97,7 +99,7 @@ fn make_folder((folder, name): End<'_>) -> Result<(), Errno> {
     }
 }
 
-fn copy_inner(from: End<'_>, to: End<'_>, skipped: (u64, u64), depth: usize) -> Result<u64, Errno> {
+fn copy_inner(from: End<'_>, to: End<'_>, skipped: &[(u64, u64)], depth: usize) -> Result<u64, Errno> {
     if depth > DEPTH_MAX {
         return Err(Errno::ENAMETOOLONG);
     }
@@ -108,7 +110,7 @@ fn copy_inner(from: End<'_>, to: End<'_>, skipped: (u64, u64), depth: usize) -> 
     for child in names(&source, ENTRIES_MAX)? {
         let stat = fstatat(&source, child.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
         let ends = ((source.as_fd(), child.as_os_str()), (target.as_fd(), child.as_os_str()));
-        if (stat.st_dev, stat.st_ino) == skipped {
+        if skipped.contains(&(stat.st_dev, stat.st_ino)) {
             continue;
         }
         if is_dir(&stat) {

@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use super::http_guard::{Guard, Lookup, Refused, SystemLookup};
 use super::params::{Params, text_of};
 use super::{Call, Failure};
+use crate::trace::TRACEPARENT;
 use crate::vault::mask::Mask;
 
 /// Largest answer, in bytes.
@@ -69,28 +70,7 @@ impl Http {
 
     fn client(&self, skips_verify: bool) -> &Client {
         let cell = if skips_verify { &self.lax } else { &self.strict };
-        cell.get_or_init(|| self.build(skips_verify))
-    }
-
-    fn build(&self, skips_verify: bool) -> Client {
-        // It fails when a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = || {
-            Client::builder()
-                .user_agent(concat!("opcode/", env!("CARGO_PKG_VERSION")))
-                .no_proxy()
-                .redirect(reqwest::redirect::Policy::none())
-                .dns_resolver(self.guard.clone())
-                .connect_timeout(CONNECT_TIMEOUT)
-                .pool_idle_timeout(IDLE_TIMEOUT)
-                .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-        };
-        let built = builder().tls_danger_accept_invalid_certs(skips_verify).build();
-        built.unwrap_or_else(|error| {
-            // A host without root certificates can still do plain HTTP; TLS then trusts nobody.
-            tracing::warn!(%error, "no root certificates: https requests will fail");
-            builder().tls_certs_only([]).build().expect("a client that needs nothing of the host is built")
-        })
+        cell.get_or_init(|| build(&self.guard, skips_verify))
     }
 
     /// Runs the call; the breaker counts what the other side is to blame for.
@@ -129,6 +109,28 @@ impl Http {
             format!("more than {} redirects, the last to {}", plan.redirects_max, origin(&plan.url));
         Err(Fault::new(Code::ExecutionError, message).into())
     }
+}
+
+/// A client that connects where the guard lets it, and follows no redirect.
+pub(super) fn build(guard: &Guard, skips_verify: bool) -> Client {
+    // It fails when a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = || {
+        Client::builder()
+            .user_agent(concat!("opcode/", env!("CARGO_PKG_VERSION")))
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .dns_resolver(guard.clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+    };
+    let built = builder().tls_danger_accept_invalid_certs(skips_verify).build();
+    built.unwrap_or_else(|error| {
+        // A host without root certificates can still do plain HTTP; TLS then trusts nobody.
+        tracing::warn!(%error, "no root certificates: https requests will fail");
+        builder().tls_certs_only([]).build().expect("a client that needs nothing of the host is built")
+    })
 }
 
 /// Where an answer sends the request on to, when it does and the step wants to follow.
@@ -189,6 +191,11 @@ impl Plan {
         }
         if let Ok(key) = HeaderValue::from_str(&call.idempotency_key) {
             plan.headers.entry(IDEMPOTENCY_KEY).or_insert(key);
+        }
+        if let Some(trace) = &call.trace
+            && let Ok(parent) = HeaderValue::from_str(&trace.to_string())
+        {
+            plan.headers.entry(TRACEPARENT).or_insert(parent);
         }
         Ok(plan)
     }
@@ -407,7 +414,7 @@ fn denied(refused: &Refused) -> Failure {
     Fault::new(Code::PermissionDenied, format!("http: {refused}")).into()
 }
 
-fn failure_of(url: &Url, error: &reqwest::Error) -> Failure {
+pub(super) fn failure_of(url: &Url, error: &reqwest::Error) -> Failure {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = error.source();
     let mut root = String::new();
     while let Some(e) = cause {

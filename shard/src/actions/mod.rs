@@ -18,6 +18,8 @@ mod http;
 mod http_guard;
 mod jq;
 mod params;
+mod plugins;
+pub mod push;
 mod shell;
 #[cfg(test)]
 mod tests;
@@ -31,16 +33,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use opcode_engine::catalogue::plugin_action;
 use opcode_engine::command::Emission;
 use opcode_engine::expr::{Budget, JqRunner, OwnedScope};
 use opcode_engine::{Code, Fault};
 use serde_json::{Value, json};
 
+use crate::isolation::{Isolation, IsolationOptions};
+use crate::trace::TraceParent;
 use crate::vault::mask::Mask;
 use crate::workers::breaker::{Breakers, Refused, Verdict};
 use crate::workers::jq_pool::JqPool;
 use fs_guard::FsGuard;
 use params::Params;
+pub use plugins::{Plugins, ToolAnswer, ToolCall};
 
 /// An action's time when neither its step nor its params give one.
 pub const TIMEOUT_MS_DEFAULT: u64 = 30_000;
@@ -67,6 +73,8 @@ pub struct ActionOptions {
     pub jq_worker: Vec<String>,
     /// Jq workers at most.
     pub jq_workers_max: usize,
+    /// How programs are confined.
+    pub isolation: IsolationOptions,
 }
 
 /// One call of an action.
@@ -85,6 +93,8 @@ pub struct Call {
     pub step_id: Arc<str>,
     /// For `expr.eval`: its program and what it reads.
     pub program: Option<(Arc<opcode_engine::expr::expr::Expr>, Arc<OwnedScope>)>,
+    /// What it is in the trace that its run belongs to, if to one.
+    pub trace: Option<TraceParent>,
     /// What takes the secrets that are in its params out of what it gives back.
     pub mask: Option<Arc<Mask>>,
 }
@@ -147,6 +157,8 @@ pub struct Actions {
     shell_dirs: Arc<FsGuard>,
     breakers: Arc<Breakers>,
     jq: Arc<JqPool>,
+    isolation: Arc<Isolation>,
+    plugins: plugins::Seam,
     /// What stands for the world in a simulation.
     #[cfg(feature = "sim")]
     world: Option<World>,
@@ -161,12 +173,18 @@ impl Actions {
     pub fn new(options: ActionOptions) -> Arc<Self> {
         let mut shell_dirs = options.fs_roots.clone();
         shell_dirs.push(options.working_dir.clone());
+        let guard = |roots| {
+            let guard = FsGuard::new(roots, options.working_dir.clone());
+            Arc::new(guard.without(options.isolation.closed.clone()))
+        };
         Arc::new(Self {
             http: http::Http::new(options.allow_private_network),
-            fs: Arc::new(FsGuard::new(options.fs_roots.clone(), options.working_dir.clone())),
-            shell_dirs: Arc::new(FsGuard::new(shell_dirs, options.working_dir.clone())),
+            fs: guard(options.fs_roots.clone()),
+            shell_dirs: guard(shell_dirs),
             breakers: Arc::default(),
             jq: Arc::new(JqPool::new(options.jq_worker.clone(), options.jq_workers_max)),
+            isolation: Isolation::new(options.isolation.clone()),
+            plugins: plugins::Seam::default(),
             options,
             #[cfg(feature = "sim")]
             world: None,
@@ -183,6 +201,7 @@ impl Actions {
             working_dir: PathBuf::new(),
             jq_worker: Vec::new(),
             jq_workers_max: 1,
+            isolation: IsolationOptions::default(),
         };
         let mut actions = Self::new(options);
         Arc::get_mut(&mut actions).expect("nobody else has them yet").world = Some(world);
@@ -215,6 +234,21 @@ impl Actions {
             }
             None => outcome,
         })
+    }
+
+    /// The circuit breakers.
+    pub(crate) fn breakers(&self) -> &Breakers {
+        &self.breakers
+    }
+
+    /// What confines programs.
+    pub fn isolation(&self) -> &Arc<Isolation> {
+        &self.isolation
+    }
+
+    /// Gives the node its plugins, for which steps have waited until now.
+    pub fn open_plugins(&self, plugins: Arc<dyn Plugins>) {
+        self.plugins.open(plugins);
     }
 
     /// The runner of jq: a pool of processes that are killed when they take too long.
@@ -254,6 +288,9 @@ impl Actions {
     }
 
     async fn run_with_effects(&self, call: Call) -> Result<Value, Failure> {
+        if plugin_action(&call.action).is_some() {
+            return self.plugins.run(call).await;
+        }
         let own_ms = match call.action.as_ref() {
             name if name.starts_with("fs.") => None,
             name => Params::new(name, &call.params).duration_ms("timeout")?,
@@ -272,7 +309,7 @@ impl Actions {
             }
             // A command that outlives its own `timeout` still has an output, so it keeps time itself.
             let is_own = own_ms == Some(limit_ms);
-            return shell::run(&call, &self.shell_dirs, limit, is_own).await;
+            return shell::run(&call, &self.shell_dirs, &self.isolation, limit, is_own).await;
         }
         let work = async {
             if action.starts_with("http.") {
@@ -352,6 +389,7 @@ fn breaker_key(call: &Call) -> Option<String> {
     let url = match family {
         "fs" | "shell" => None,
         "http" => call.params.get("url").and_then(|url| reqwest::Url::parse(url.as_str()?).ok()),
+        _ if plugin_action(&call.action).is_some() => None,
         _ => return None,
     };
     Some(match url {

@@ -19,7 +19,7 @@ use super::index::StoredVote;
 use super::segment::failed;
 use super::state_machine::decode_applied;
 use super::store::{Change, LogStore, Op};
-use super::type_config::{Proposal, encode_payload, log_id};
+use super::type_config::{Proposal, TypeConfig, encode_payload, entry_id, log_id};
 use super::{Applied, Tables};
 use crate::batch::Position;
 use crate::error::ShardError;
@@ -66,9 +66,7 @@ impl LogStore {
             )));
         }
         let term = held.term + 1;
-        let members =
-            Membership::new(vec![BTreeSet::from([node])], BTreeMap::from([(node, BasicNode::default())]));
-        let mut payloads = vec![encode_payload(&EntryPayload::Membership(members))];
+        let mut payloads = vec![encode_payload(&alone(node))];
         if let Some(change) = change {
             let proposal = Proposal::change(change).map_err(ShardError::Refused)?;
             payloads.push(encode_payload(&EntryPayload::Normal(proposal)));
@@ -84,6 +82,31 @@ impl LogStore {
         self.write_now(group, Change::Append(entries)).await
     }
 
+    /// Begins a group of which this node has nothing, behind tables that come from a backup and are
+    /// `applied`: `node` is its only member, and all that the tables hold counts as purged, so that
+    /// whoever joins is sent a copy of them. Durable on return. Refused, with nothing changed, when the
+    /// node has something of the group.
+    pub async fn begin_behind(
+        &self,
+        group: ShardId,
+        node: NodeId,
+        applied: &Applied,
+    ) -> Result<(), ShardError> {
+        if self.held(group)? != (Held { last: None, term: 0 }) {
+            return Err(ShardError::Refused(format!("the log here has entries of shard {group} already")));
+        }
+        let (applied, _) = decode_applied(applied).map_err(ShardError::Damaged)?;
+        let applied = applied.map(entry_id).ok_or_else(|| {
+            ShardError::Damaged(format!("the tables of shard {group} hold nothing applied"))
+        })?;
+        let term = applied.term + 1;
+        let vote = StoredVote { term, node, committed: false };
+        self.write_now(group, Change::Vote(vote)).await?;
+        self.write_now(group, Change::Purge(applied)).await?;
+        let id = EntryId { term, node, index: applied.index + 1 };
+        self.write_now(group, Change::Append(vec![(id, encode_payload(&alone(node)))])).await
+    }
+
     async fn write_now(&self, group: ShardId, change: Change) -> Result<(), ShardError> {
         let (synced, outcome) = oneshot::channel();
         let done = Box::new(move |result: io::Result<()>| {
@@ -94,6 +117,12 @@ impl LogStore {
         let outcome = outcome.await.unwrap_or_else(|_| Err(io::Error::other("the log is closed")));
         outcome.map_err(failed(format!("writing the log of group {group}")))
     }
+}
+
+/// The entry by which a node is the only member of a group.
+fn alone(node: NodeId) -> EntryPayload<TypeConfig> {
+    let nodes = BTreeMap::from([(node, BasicNode::default())]);
+    EntryPayload::Membership(Membership::new(vec![BTreeSet::from([node])], nodes))
 }
 
 /// How far a stopped node's tables have come, by opening them.

@@ -1,7 +1,7 @@
 //! Batches as bytes: a version byte, then one frozen struct per version, in bincode's format.
 //!
 //! Version 1 has no term, version 3 may also say which messages are delivered, version 4 how entries
-//! of the catalogue are, version 5 which runs are purged. A batch is written in the lowest version that
+//! of the catalogue are, version 5 which runs are purged, version 6 runs that come as history. A batch is written in the lowest version that
 //! has all it says, so that nodes of the release before read whatever they know; of a version that they
 //! don't they say so and stop.
 //!
@@ -23,8 +23,10 @@ use wincode::{SchemaRead, SchemaWrite};
 use crate::catalogue::{CatalogueEntry, EntryKind};
 use crate::record::{EventRecord, Record, TemplateRecord};
 
-/// The newest version: as version 4, with records of more kinds.
-const VERSION: u8 = 5;
+/// The newest version: as version 5, with records of more kinds.
+const VERSION: u8 = 6;
+/// As version 4, with records of more kinds.
+const VERSION_5: u8 = 5;
 /// As version 3, with records of more kinds.
 const VERSION_4: u8 = 4;
 /// As version 2, with records of more kinds.
@@ -89,13 +91,29 @@ enum RecordV5<'a> {
     Purged { no: u64 },
 }
 
+/// Frozen.
+#[derive(SchemaRead, SchemaWrite)]
+enum RecordV6<'a> {
+    Known(RecordV5<'a>),
+    History {
+        no: u64,
+        sequence: u64,
+        event_type: u8,
+        step_id: Option<&'a str>,
+        data: &'a [u8],
+        agent_id: Option<&'a str>,
+        timestamp_ms: i64,
+    },
+}
+
 /// The first version with a term that has this record.
 fn version_of(record: &Record) -> u8 {
     match record {
         Record::Event(_) | Record::Definition { .. } | Record::Template(_) => VERSION_2,
         Record::Delivered { .. } => VERSION_3,
         Record::Entry(_) => VERSION_4,
-        Record::Purged { .. } => VERSION,
+        Record::Purged { .. } => VERSION_5,
+        Record::History(_) => VERSION,
     }
 }
 
@@ -120,7 +138,9 @@ impl<'a> RecordV1<'a> {
                 source: &template.source,
                 created_at_ms: template.created_at.0,
             },
-            Record::Delivered { .. } | Record::Entry(_) | Record::Purged { .. } => return None,
+            Record::Delivered { .. } | Record::Entry(_) | Record::Purged { .. } | Record::History(_) => {
+                return None;
+            }
         })
     }
 }
@@ -134,7 +154,8 @@ impl<'a> RecordV3<'a> {
             | Record::Definition { .. }
             | Record::Template(_)
             | Record::Entry(_)
-            | Record::Purged { .. } => Self::Known(RecordV1::of(record)?),
+            | Record::Purged { .. }
+            | Record::History(_) => Self::Known(RecordV1::of(record)?),
         })
     }
 }
@@ -154,12 +175,14 @@ impl<'a> RecordV4<'a> {
             | Record::Definition { .. }
             | Record::Template(_)
             | Record::Delivered { .. }
-            | Record::Purged { .. } => Self::Known(RecordV3::of(record)?),
+            | Record::Purged { .. }
+            | Record::History(_) => Self::Known(RecordV3::of(record)?),
         })
     }
 }
 
 impl<'a> RecordV5<'a> {
+    /// `None` for a record that only later versions have.
     fn of(record: &'a Record) -> Option<Self> {
         Some(match record {
             Record::Purged { no } => Self::Purged { no: no.0 },
@@ -167,7 +190,30 @@ impl<'a> RecordV5<'a> {
             | Record::Definition { .. }
             | Record::Template(_)
             | Record::Delivered { .. }
-            | Record::Entry(_) => Self::Known(RecordV4::of(record)?),
+            | Record::Entry(_)
+            | Record::History(_) => Self::Known(RecordV4::of(record)?),
+        })
+    }
+}
+
+impl<'a> RecordV6<'a> {
+    fn of(record: &'a Record) -> Option<Self> {
+        Some(match record {
+            Record::History(event) => Self::History {
+                no: event.no.0,
+                sequence: event.sequence.0,
+                event_type: event.event_type.code(),
+                step_id: event.step_id.as_deref(),
+                data: &event.data,
+                agent_id: event.agent_id.as_deref(),
+                timestamp_ms: event.timestamp.0,
+            },
+            Record::Event(_)
+            | Record::Definition { .. }
+            | Record::Template(_)
+            | Record::Delivered { .. }
+            | Record::Entry(_)
+            | Record::Purged { .. } => Self::Known(RecordV5::of(record)?),
         })
     }
 }
@@ -175,6 +221,22 @@ impl<'a> RecordV5<'a> {
 /// A record of some version.
 trait Versioned<'a>: SchemaRead<'a, Standard, Dst = Self> {
     fn into_record(self, texts: &mut Texts) -> Result<Record, String>;
+}
+
+impl<'a> Versioned<'a> for RecordV6<'a> {
+    fn into_record(self, texts: &mut Texts) -> Result<Record, String> {
+        match self {
+            Self::Known(record) => record.into_record(texts),
+            Self::History { no, sequence, event_type, step_id, data, agent_id, timestamp_ms } => {
+                let event =
+                    RecordV1::Event { no, sequence, event_type, step_id, data, agent_id, timestamp_ms };
+                match event.into_record(texts)? {
+                    Record::Event(event) => Ok(Record::History(event)),
+                    other => unreachable!("{other:?} is no event"),
+                }
+            }
+        }
+    }
 }
 
 impl<'a> Versioned<'a> for RecordV5<'a> {
@@ -278,7 +340,9 @@ pub fn encode(records: &[Record], term: u64) -> Result<Vec<u8>, String> {
     let about: usize = records
         .iter()
         .map(|record| match record {
-            Record::Event(event) => event.size_bytes() + event.agent_id.as_ref().map_or(0, |a| a.len()),
+            Record::Event(event) | Record::History(event) => {
+                event.size_bytes() + event.agent_id.as_ref().map_or(0, |a| a.len())
+            }
             Record::Definition { source, .. } => 48 + source.len(),
             Record::Template(template) => 64 + template.name.len() + template.source.len(),
             Record::Delivered { .. } => 20,
@@ -296,7 +360,8 @@ pub fn encode(records: &[Record], term: u64) -> Result<Vec<u8>, String> {
         VERSION_2 => write_all(&mut bytes, records, RecordV1::of),
         VERSION_3 => write_all(&mut bytes, records, RecordV3::of),
         VERSION_4 => write_all(&mut bytes, records, RecordV4::of),
-        _ => write_all(&mut bytes, records, RecordV5::of),
+        VERSION_5 => write_all(&mut bytes, records, RecordV5::of),
+        _ => write_all(&mut bytes, records, RecordV6::of),
     };
     written.map_err(|error| format!("a record cannot be encoded: {error}"))?;
     if bytes.len() > BATCH_BYTES_MAX {
@@ -324,13 +389,14 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, String> {
         [VERSION_1, records @ ..] => {
             Ok(Decoded { term: None, records: decode_records::<RecordV1<'_>>(records)? })
         }
-        [version @ (VERSION_2 | VERSION_3 | VERSION_4 | VERSION), rest @ ..] => {
+        [version @ (VERSION_2 | VERSION_3 | VERSION_4 | VERSION_5 | VERSION), rest @ ..] => {
             let (term, records) = rest.split_first_chunk::<8>().ok_or("a batch without a term")?;
             let records = match *version {
                 VERSION_2 => decode_records::<RecordV1<'_>>(records)?,
                 VERSION_3 => decode_records::<RecordV3<'_>>(records)?,
                 VERSION_4 => decode_records::<RecordV4<'_>>(records)?,
-                _ => decode_records::<RecordV5<'_>>(records)?,
+                VERSION_5 => decode_records::<RecordV5<'_>>(records)?,
+                _ => decode_records::<RecordV6<'_>>(records)?,
             };
             Ok(Decoded { term: Some(u64::from_le_bytes(*term)), records })
         }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use super::state_machine::{decode_applied, position};
 use super::wire::Piece;
-use super::{Applied, Tables};
+use super::{Applied, Group, Tables};
+use crate::batch::Position;
 use crate::disk;
 use crate::error::ShardError;
 
@@ -53,12 +55,13 @@ impl std::fmt::Debug for Copy {
 }
 
 /// A copy being sent; its file goes with it.
-pub(super) struct OutgoingCopy {
+pub(crate) struct OutgoingCopy {
     /// What it holds.
     pub(super) applied: Applied,
-    pub(super) id: u64,
-    pub(super) bytes: u64,
-    pub(super) checksum: u64,
+    pub(crate) id: u64,
+    pub(crate) bytes: u64,
+    /// XXH3, 64 bits.
+    pub(crate) checksum: u64,
     path: PathBuf,
     file: File,
 }
@@ -93,12 +96,25 @@ impl OutgoingCopy {
         }
     }
 
+    /// The last entry of the log that it holds.
+    pub(crate) fn position(&self) -> Result<Position, ShardError> {
+        let (last, _) = decode_applied(&self.applied).map_err(ShardError::Damaged)?;
+        Ok(last.map(position).unwrap_or_default())
+    }
+
     /// Up to `count` bytes from `offset` on.
-    pub(super) fn read(&self, offset: u64, count: usize) -> io::Result<Bytes> {
+    pub(crate) fn read(&self, offset: u64, count: usize) -> io::Result<Bytes> {
         let left = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; count.min(left)];
         self.file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes.into())
+    }
+}
+
+impl Group {
+    /// Copies the tables here to a file of its own, for whoever fetches it piece by piece.
+    pub(crate) async fn copy_tables(&self) -> Result<OutgoingCopy, ShardError> {
+        OutgoingCopy::make(Copy::Here(self.tables.clone()), &self.copies_dir, self.id).await
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
 
+use super::archive::KeptForBackups;
 use super::arrivals::Arrivals;
 use super::copies::remove_leftovers;
 use super::elections::{Electorate, LEASE, stand_in_turn};
@@ -32,6 +33,7 @@ use super::wire::{Answer, Request, decode_request, encode_answer};
 use super::{GroupOptions, LogStore, Tables};
 use crate::batch::{Batch, Committed, Gathered, Position};
 use crate::error::ShardError;
+use crate::meters;
 use crate::peer::{NodeId, Peers, Service};
 use crate::{planted, simulation};
 
@@ -98,7 +100,7 @@ pub struct Group {
     pub(super) id: u32,
     pub(super) node_id: NodeId,
     pub(super) raft: Raft<TypeConfig>,
-    store: Arc<LogStore>,
+    pub(super) store: Arc<LogStore>,
     pub(super) log: GroupLog,
     pub(super) tables: Arc<dyn Tables>,
     pub(super) network: Network,
@@ -118,6 +120,9 @@ pub struct Group {
     /// What this node had before it gave the group away once; `None` when it never did, or has
     /// come as far again.
     pub(super) floor: Floor,
+    pub(super) kept_for_backups: KeptForBackups,
+    /// From where on those who follow the log want it kept.
+    pub(super) held_from: AtomicU64,
 }
 
 pub(super) fn stopped(error: impl std::fmt::Display) -> ShardError {
@@ -156,7 +161,9 @@ impl Group {
         let (role_in, role) = watch::channel(Role::Follower { leader: None });
         tokio::spawn(watch_core(id.to_string(), raft.clone(), store.clone(), stopping.clone()));
         let lag = SharedLag::default();
-        tokio::spawn(watch_role(raft.metrics(), role_in, last_quorum.clone(), lag.clone(), log.clone()));
+        let changes = metrics::counter!("opcode_leader_changes_total", "shard" => meters::label(id));
+        let watched = (role_in, last_quorum.clone(), lag.clone(), log.clone());
+        tokio::spawn(watch_role(raft.metrics(), watched, changes));
         let group = Arc::new(Self {
             id: id.0,
             node_id,
@@ -177,6 +184,8 @@ impl Group {
             arrivals: Arc::default(),
             copies_dir,
             floor: Arc::new(Mutex::new(floor)),
+            kept_for_backups: KeptForBackups::default(),
+            held_from: AtomicU64::new(u64::MAX),
         });
         tokio::spawn(stand_in_turn(Electorate {
             raft: group.raft.clone(),
@@ -251,6 +260,11 @@ impl Group {
             Role::Leader { term } => Some(term),
             Role::Follower { .. } => None,
         }
+    }
+
+    /// The term that this node knows of.
+    pub fn term(&self) -> u64 {
+        self.raft.metrics().borrow().current_term
     }
 
     /// Whether this node, as leader, has heard a majority lately: else it must start nothing.
@@ -385,7 +399,16 @@ impl Group {
             (Service::Raft, Request::Poll { last }) => self.would_vote(last).await?,
             (Service::Raft, Request::Lead { term, last }) => self.take_over(from, term, last).await?,
             (Service::Copy, Request::Piece(piece)) => self.take_piece(piece).await?,
-            (Service::Raft | Service::Copy | Service::Shard | Service::Cluster, _) => {
+            (
+                Service::Raft
+                | Service::Copy
+                | Service::Shard
+                | Service::Cluster
+                | Service::Backup
+                | Service::Node
+                | Service::Audit,
+                _,
+            ) => {
                 return Err(format!("node {from} sent a message where it does not belong"));
             }
         };
@@ -413,6 +436,8 @@ impl Group {
         let kept = if simulation::is_on() { KEPT_ENTRIES_SIMULATED } else { KEPT_ENTRIES };
         let kept_from = self.store.first_of_last(self.id, kept, KEPT_BYTES).unwrap_or(last + 1);
         let index = if is_alone { upto.index } else { upto.index.min(kept_from.saturating_sub(1)) };
+        let index = index.min(self.first_for_backups().map_or(u64::MAX, |first| first.saturating_sub(1)));
+        let index = index.min(self.held(last).saturating_sub(1));
         if index == 0 || purged.is_some_and(|purged| purged >= index) {
             return Ok(());
         }
@@ -511,12 +536,11 @@ fn check_tables(
 /// Tells what this node is in the group, and notes when it last heard a majority.
 async fn watch_role(
     mut metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>,
-    role: watch::Sender<Role>,
-    last_quorum: LastQuorum,
-    lag: SharedLag,
-    log: GroupLog,
+    (role, last_quorum, lag, log): (watch::Sender<Role>, LastQuorum, SharedLag, GroupLog),
+    changes: metrics::Counter,
 ) {
     let mut looked = Instant::now();
+    let mut led_by = None;
     loop {
         // A report was made at some time since the last look, and the process may have been stopped
         // for long in between: what it says of the quorum is no younger than that look.
@@ -533,6 +557,11 @@ async fn watch_role(
             let leads = metrics.running_state.is_ok()
                 && metrics.state == ServerState::Leader
                 && metrics.last_applied.is_some_and(|last| last.leader_id.term == metrics.current_term);
+            if let Some(leader) = metrics.current_leader
+                && led_by.replace(leader).is_some_and(|before| before != leader)
+            {
+                changes.increment(1);
+            }
             log.set_alone(metrics.membership_config.nodes().count() == 1);
             lag.lock().note(looked, metrics.last_log_index.unwrap_or_default());
             *last_quorum.lock() = heard.filter(|_| leads);

@@ -9,6 +9,7 @@
 //! `recovery`.
 
 mod alone;
+mod archive;
 mod arrivals;
 pub mod codec;
 pub mod copies;
@@ -20,6 +21,7 @@ pub mod fuzz;
 mod group;
 mod hand_over;
 mod heard;
+mod hold;
 mod index;
 mod lag;
 mod network;
@@ -46,6 +48,7 @@ use crate::error::ShardError;
 use crate::peer::NodeId;
 
 pub use alone::{Held, applied_by};
+pub use archive::{ARCHIVE_BYTES_MAX, Archived, read_archive};
 pub use frame::EntryId;
 pub use group::{Group, Members, QUORUM_MAX, Role};
 pub use index::{GroupState, StoredVote};

@@ -73,27 +73,36 @@ impl StateMachine {
     }
 
     fn commit(&mut self, entry: &Entry) -> std::result::Result<CommittedEntry, String> {
-        let id = entry.log_id;
-        let mut change = None;
-        let (records, membership) = match &entry.payload {
-            EntryPayload::Blank => (Arc::default(), None),
-            EntryPayload::Normal(proposal) => match proposal.content(id.leader_id.term)? {
-                Content::Records(records) => (records, None),
-                Content::Deposed => (Arc::default(), None),
-                Content::Change(bytes) => {
-                    change = Some(bytes);
-                    (Arc::default(), None)
-                }
-            },
-            EntryPayload::Membership(membership) => {
-                self.membership = StoredMembership::new(Some(id), membership.clone());
-                (Arc::default(), Some(encode_membership(&self.membership)))
-            }
-        };
-        self.last = Some(id);
-        let batch = Batch::committed(records, position(id));
-        Ok(CommittedEntry { log_id: encode_log_id(id), membership, batch, change })
+        let committed = committed_entry(entry)?;
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+        }
+        self.last = Some(entry.log_id);
+        Ok(committed)
     }
+}
+
+/// What an entry is to the tables; the error says what is broken in it.
+pub(super) fn committed_entry(entry: &Entry) -> std::result::Result<CommittedEntry, String> {
+    let id = entry.log_id;
+    let (mut membership, mut change) = (None, None);
+    let records = match &entry.payload {
+        EntryPayload::Blank => Arc::default(),
+        EntryPayload::Normal(proposal) => match proposal.content(id.leader_id.term)? {
+            Content::Records(records) => records,
+            Content::Deposed => Arc::default(),
+            Content::Change(bytes) => {
+                change = Some(bytes);
+                Arc::default()
+            }
+        },
+        EntryPayload::Membership(new) => {
+            membership = Some(encode_membership(&StoredMembership::new(Some(id), new.clone())));
+            Arc::default()
+        }
+    };
+    let batch = Batch::committed(records, position(id));
+    Ok(CommittedEntry { log_id: encode_log_id(id), membership, batch, change })
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {

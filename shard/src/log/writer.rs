@@ -314,7 +314,7 @@ impl Writer {
         let took = self.synced_at.saturating_duration_since(start);
         self.sync_time = (self.sync_time * 7 + took) / 8;
         metrics::histogram!("opcode_log_sync_seconds").record(took.as_secs_f64());
-        metrics::counter!("opcode_log_bytes").increment(u64::from(self.written - self.synced));
+        metrics::counter!("opcode_log_bytes_total").increment(u64::from(self.written - self.synced));
         crash::point("log.sync.after");
         self.synced = self.written;
         Ok(())

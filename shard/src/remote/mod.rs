@@ -3,6 +3,7 @@
 //!
 //! The side that answers asks nobody else: what it does not lead it says so of.
 
+mod export;
 mod lead;
 mod reading;
 mod wire;
@@ -18,6 +19,8 @@ use opcode_engine::definition::Definition;
 use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
 use serde_json::Value;
 
+pub(crate) use self::export::Exports;
+pub use self::export::answer_backup;
 pub use self::reading::{Answered, Freshness};
 use crate::batch::Position;
 use crate::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, EntryPage};
@@ -26,6 +29,7 @@ use crate::error::CallError;
 use crate::handle::{
     CommandReply, PinnedDefinition, RunView, ShardHandle, ShardInfo, Shown, Submission, Submitted,
 };
+use crate::history::{Imported, Line, PastRun};
 use crate::record::{EventRecord, TemplateRecord};
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
 use lead::Lead;
@@ -42,11 +46,16 @@ pub enum Request {
     Submit(Vec<Submission>),
     Command(WorkflowId, Command),
     CallOff(WorkflowId, Parent),
-    Purge(WorkflowId),
+    /// With the last event of the run that is meant, if only one that has stayed as it was is.
+    Purge(WorkflowId, Option<Sequence>),
+    /// Runs and templates that come as history.
+    Import(Vec<Line>),
     Status(WorkflowId),
     Wait(WorkflowId, Duration, Shown),
     Why(WorkflowId),
     Definition(WorkflowId),
+    /// All of a run, as it leaves the cluster.
+    History(WorkflowId),
     Events(WorkflowId, Sequence, usize),
     RunId(RunNo),
     ListRuns(RunFilter),
@@ -76,6 +85,8 @@ pub enum Request {
 pub enum Answer {
     Submitted(Vec<Result<Submitted, Rejected>>),
     Commanded(CommandReply),
+    Imported(Vec<Result<Imported, Rejected>>),
+    History(Box<PastRun>),
     View(RunView),
     Values(Vec<Value>),
     Definition(PinnedDefinition),
@@ -140,7 +151,7 @@ impl Request {
             Self::Command(_, Command::Signal(signal)) => signal.signal_id.is_some(),
             Self::Command(_, command) => matches!(command, Command::ChildEnded { .. }),
             // The second time there is nothing to delete, which is another answer.
-            Self::Purge(_) => false,
+            Self::Purge(..) => false,
             Self::DefineTemplate { .. }
             | Self::ChangeEntry(_)
             | Self::Entry(..)
@@ -150,6 +161,8 @@ impl Request {
             | Self::Wait(..)
             | Self::Why(_)
             | Self::Definition(_)
+            | Self::Import(_)
+            | Self::History(_)
             | Self::Events(..)
             | Self::RunId(_)
             | Self::ListRuns(_)
@@ -169,7 +182,8 @@ impl Request {
             Self::Submit(_)
             | Self::Command(..)
             | Self::CallOff(..)
-            | Self::Purge(_)
+            | Self::Purge(..)
+            | Self::Import(_)
             | Self::DefineTemplate { .. }
             | Self::ChangeEntry(_) => false,
             Self::Entry(..)
@@ -180,6 +194,7 @@ impl Request {
             | Self::Status(_)
             | Self::Why(_)
             | Self::Definition(_)
+            | Self::History(_)
             | Self::Events(..)
             | Self::RunId(_)
             | Self::ListRuns(_)
@@ -224,7 +239,15 @@ impl Request {
             }
             Self::Command(id, command) => surely(lead, handle.command(&id, command).await).await?,
             Self::CallOff(child, parent) => surely(lead, handle.call_off(&child, parent).await).await?,
-            Self::Purge(id) => surely(lead, handle.purge(&id).await).await?,
+            Self::Purge(id, at) => surely(lead, handle.purge(&id, at).await).await?,
+            Self::Import(lines) => {
+                let imported = handle.import(lines).await?;
+                if !imported.iter().all(|one| one.as_ref().is_ok_and(|imported| imported.is_new)) {
+                    lead.confirm().await?;
+                }
+                Answer::Imported(imported)
+            }
+            Self::History(id) => Answer::History(Box::new(handle.history(&id).await?)),
             Self::Status(id) => Answer::View(handle.status(&id).await?),
             Self::Wait(id, wait, shown) => {
                 let view = handle.wait(&id, wait.min(WAIT_MAX), shown).await?;
@@ -327,6 +350,8 @@ macro_rules! take {
 take! {
     submitted: Submitted => Vec<Result<Submitted, Rejected>>,
     commanded: Commanded => CommandReply,
+    imported: Imported => Vec<Result<Imported, Rejected>>,
+    history: History => Box<PastRun>,
     view: View => RunView,
     values: Values => Vec<Value>,
     definition: Definition => PinnedDefinition,

@@ -23,6 +23,7 @@ use crate::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, EntryPag
 use crate::definitions::Definitions;
 use crate::error::CallError;
 use crate::handle::{CommandReply, PinnedDefinition, RunView, ShardInfo, Shown, Submission, Submitted};
+use crate::history::{Imported, Line, PastRun};
 use crate::record::{EventRecord, TemplateRecord};
 use crate::store::{DecisionFilter, DecisionRow, RunFilter, RunSummary};
 
@@ -49,6 +50,9 @@ enum RequestV1 {
     Extend(WorkflowId, Value, Reason),
     CallOff(WorkflowId, Parent),
     Purge(WorkflowId),
+    PurgeAt(WorkflowId, u64),
+    Import(Vec<Line>),
+    History(WorkflowId),
     ChildEnded {
         parent: WorkflowId,
         child: WorkflowId,
@@ -105,6 +109,8 @@ struct SubmissionV1 {
 enum AnswerV1 {
     Submitted(Vec<Result<SubmittedV1, Rejected>>),
     Commanded(u64, Position),
+    Imported(Vec<Result<Imported, Rejected>>),
+    History(Box<PastRun>),
     View(Box<RawValue>, WorkflowStatus, Position),
     Values(Vec<Value>),
     Definition(Arc<str>, BTreeMap<String, String>),
@@ -218,7 +224,10 @@ fn plain_request(request: &Request) -> Result<RequestV1, String> {
             }
         }
         Request::CallOff(of, parent) => RequestV1::CallOff(id(of), parent.clone()),
-        Request::Purge(of) => RequestV1::Purge(id(of)),
+        Request::Purge(of, None) => RequestV1::Purge(id(of)),
+        Request::Purge(of, Some(at)) => RequestV1::PurgeAt(id(of), at.0),
+        Request::Import(lines) => RequestV1::Import(lines.clone()),
+        Request::History(of) => RequestV1::History(id(of)),
         Request::Command(
             _,
             Command::Finished { .. }
@@ -337,7 +346,10 @@ fn request_of(request: RequestV1, cache: &Definitions) -> Result<Request, String
         }
         RequestV1::Extend(id, mutation, reason) => Request::Command(id, Command::Extend { mutation, reason }),
         RequestV1::CallOff(id, parent) => Request::CallOff(id, parent),
-        RequestV1::Purge(id) => Request::Purge(id),
+        RequestV1::Purge(id) => Request::Purge(id, None),
+        RequestV1::PurgeAt(id, at) => Request::Purge(id, Some(Sequence(at))),
+        RequestV1::Import(lines) => Request::Import(lines),
+        RequestV1::History(id) => Request::History(id),
         RequestV1::ChildEnded { parent, child, step_id, attempt, outcome } => {
             Request::Command(parent, Command::ChildEnded { child, step_id, attempt, outcome })
         }
@@ -393,6 +405,8 @@ fn encode_good(answer: Answer) -> Result<AnswerV1, String> {
             AnswerV1::Submitted(all.into_iter().map(|one| one.map(submitted)).collect())
         }
         Answer::Commanded(reply) => AnswerV1::Commanded(reply.sequence.0, reply.position),
+        Answer::Imported(all) => AnswerV1::Imported(all),
+        Answer::History(run) => AnswerV1::History(run),
         Answer::View(view) => AnswerV1::View(view.document, view.status, view.position),
         Answer::Values(values) => AnswerV1::Values(values),
         Answer::Definition(pinned) => AnswerV1::Definition(text_of(&pinned.definition), pinned.statuses),
@@ -459,6 +473,8 @@ pub(super) fn decode_answer(bytes: &[u8]) -> Result<Result<Answered, CallError>,
         }
         AnswerV1::Submitted(_)
         | AnswerV1::Commanded(..)
+        | AnswerV1::Imported(_)
+        | AnswerV1::History(_)
         | AnswerV1::View(..)
         | AnswerV1::Values(_)
         | AnswerV1::Definition(..)
@@ -494,6 +510,8 @@ fn good(answer: AnswerV1) -> Result<Answer, String> {
             // Who answers makes sure of it first.
             Answer::Commanded(CommandReply { sequence: Sequence(sequence), position, is_sure: true })
         }
+        AnswerV1::Imported(all) => Answer::Imported(all),
+        AnswerV1::History(run) => Answer::History(run),
         AnswerV1::View(document, status, position) => Answer::View(RunView { document, status, position }),
         AnswerV1::Values(values) => Answer::Values(values),
         AnswerV1::Definition(source, statuses) => {
@@ -556,30 +574,4 @@ fn run(run: RunSummaryV1) -> RunSummary {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn changes_of_the_catalogue_travel_as_they_are() {
-        let change = EntryChange {
-            kind: EntryKind::Schedule,
-            key: "nightly".into(),
-            after: Some(u64::MAX),
-            body: Some(r#"{"n":1.50}"#.into()),
-        };
-        let bytes = encode_request(&Request::ChangeEntry(change.clone()), Freshness::Strong).unwrap();
-        match decode_request(&bytes, &Definitions::default()) {
-            Ok((Request::ChangeEntry(read), Freshness::Strong)) => assert_eq!(read, change),
-            other => panic!("{other:?} is another request"),
-        }
-        let EntryChange { kind, key, body, .. } = change;
-        let entry = CatalogueEntry { kind, key, revision: 7, body, at: Timestamp(-1) };
-        for changed in [Changed::Made(entry.clone()), Changed::Already(None), Changed::Stale(Some(entry))] {
-            let answer = Answer::Changed(changed.clone());
-            let answered = Answered { answer, position: Position::default(), lag_ms: None };
-            let bytes = encode_answer(Ok(answered)).unwrap();
-            let read = decode_answer(&bytes).unwrap().unwrap().answer.changed().unwrap();
-            assert_eq!(read, changed);
-        }
-    }
-}
+mod tests;

@@ -20,6 +20,7 @@
 //! Nothing is kept or copied while nobody syncs. [`sync_server`] answers; [`sync_client`] is the
 //! other end on a node that is no member of a shard and wants to read it all the same.
 
+mod connector;
 pub(crate) mod feed;
 mod numbers;
 pub mod sync_client;

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use super::connector::Connector;
 use crate::batch::Position;
 use crate::error::ShardError;
 use crate::store::copy_reader::CopyReader;
@@ -30,8 +31,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(320);
 /// Pause after a member that could not be reached or had no answer.
 const PAUSE_ELSEWHERE: Duration = Duration::from_millis(250);
-/// Longest time for a connection to be made.
-const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// Longest time for a look, after a start and after one that was in time. One that was not may have
 /// been about to bring everything anew, so the next one gets twice as long, up to the second.
 const LOOK_MAX: Duration = Duration::from_secs(10);
@@ -51,6 +50,8 @@ pub struct ReplicaOptions {
     pub auth_token: String,
     /// URLs of the members' replicas, the best to ask first: `http://HOST:PORT/v1/shards/N`.
     pub members: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// How to make sure of members at `https://`.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 /// The threads of a node's replicas.
@@ -263,16 +264,13 @@ impl Copy<'_> {
     }
 
     async fn open(&self, url: &str) -> Result<Database, libsql::Error> {
-        let mut http = hyper_014::client::HttpConnector::new();
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_MAX));
         let path = self.reader.folder().join("tables.db");
         // With writes meant for the other side nothing is asked when it is built, and a sync only
         // pulls. Nothing is ever written by way of it.
         libsql::Builder::new_synced_database(path, url.to_owned(), self.options.auth_token.clone())
             .remote_writes(true)
             .read_your_writes(false)
-            .connector(http)
+            .connector(Connector::new(self.options.tls.clone()))
             .build()
             .await
     }

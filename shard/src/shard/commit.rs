@@ -146,7 +146,7 @@ impl Committer {
 
     pub(super) fn push(&mut self, record: Record) {
         self.open_bytes += match &record {
-            Record::Event(event) => event.size_bytes(),
+            Record::Event(event) | Record::History(event) => event.size_bytes(),
             Record::Definition { source, .. } => source.len() + 64,
             Record::Template(template) => template.source.len() + 64,
             Record::Delivered { .. } | Record::Purged { .. } => 32,

@@ -1,12 +1,13 @@
 //! From a committed decision to the world: pure steps in place, the others by workers.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use opcode_engine::child;
 use opcode_engine::command::{Command, Effect, Emission, PreparedParams, StepHandle};
 use opcode_engine::expr::interpolate::Template;
 use opcode_engine::expr::{Budget, EvalError, OwnedScope};
-use opcode_engine::ids::RunNo;
+use opcode_engine::ids::{RunNo, ShardId};
 use opcode_engine::namespace::Namespace;
 use opcode_engine::{Code, Fault};
 use serde_json::Value;
@@ -14,7 +15,9 @@ use serde_json::Value;
 use super::commit::Release;
 use super::{Inbox, Loop};
 use crate::actions::{Actions, Call, Outcome};
+use crate::meters;
 use crate::planted;
+use crate::trace::{self, Span, SpanKind, TRACEPARENT, TraceParent};
 use crate::vault::Vault;
 use crate::workers::Workers;
 use crate::workers::pool::Permit;
@@ -28,6 +31,53 @@ pub(super) struct Job {
     pub(super) costly: Option<(Arc<Template>, Arc<OwnedScope>)>,
     /// What names the secrets that its params want.
     pub(super) secrets: Option<Arc<Template>>,
+    /// What it is a part of, if its run belongs to a trace.
+    parent: Option<TraceParent>,
+    shard: ShardId,
+}
+
+/// An attempt in a worker, from begin to end: what is measured of it, and its span.
+struct Attempt {
+    action: Arc<str>,
+    begun: (tokio::time::Instant, SystemTime),
+    own: Option<TraceParent>,
+    parent: Option<TraceParent>,
+    attributes: Vec<(&'static str, String)>,
+}
+
+impl Attempt {
+    /// It begins: the call learns what it is in its trace.
+    fn begin(job: &mut Job) -> Self {
+        let own = job.parent.map(TraceParent::child);
+        job.call.trace = own;
+        let is_kept = trace::is_on() && own.is_some_and(|own| own.is_sampled);
+        let attributes = match is_kept {
+            true => vec![
+                ("opcode.workflow_id", job.call.workflow_id.clone()),
+                ("opcode.step_id", job.call.step_id.to_string()),
+                ("opcode.shard", job.shard.to_string()),
+            ],
+            false => Vec::new(),
+        };
+        let begun = (tokio::time::Instant::now(), SystemTime::now());
+        Self { action: job.call.action.clone(), begun, own, parent: job.parent, attributes }
+    }
+
+    fn ended(self, result: &Result<Value, Fault>) {
+        let Self { action, begun: (begun, at), own, parent, attributes } = self;
+        meters::attempted(&action, begun.elapsed(), result);
+        let Some(own) = own else { return };
+        trace::ended(own, || Span {
+            own,
+            parent: parent.map(|parent| parent.span_id),
+            kind: if action.starts_with("http.") { SpanKind::Client } else { SpanKind::Internal },
+            name: action.to_string(),
+            begun: at,
+            ended: at + begun.elapsed(),
+            attributes,
+            error: result.as_ref().err().map(|fault| fault.code.to_string()),
+        });
+    }
 }
 
 impl Loop {
@@ -91,7 +141,7 @@ impl Loop {
     fn run_pure(&mut self, no: RunNo, handle: StepHandle) {
         let Some(job) = self.job(no, handle) else { return };
         let outcome = match job {
-            Ok(Job { call, costly: None, secrets: None }) => self.workers.actions().run_pure(&call),
+            Ok(Job { call, costly: None, secrets: None, .. }) => self.workers.actions().run_pure(&call),
             // No secret comes into the loop.
             Ok(Job { costly: Some(_), .. } | Job { secrets: Some(_), .. }) => None,
             Err(fault) => Some(Outcome { result: Err(fault), emissions: Vec::new() }),
@@ -143,7 +193,7 @@ impl Loop {
             self.step_done(no, handle);
             return;
         };
-        let job = match job {
+        let mut job = match job {
             Ok(job) => job,
             Err(fault) => {
                 self.send_result(no, handle, Outcome { result: Err(fault), emissions: Vec::new() });
@@ -153,8 +203,10 @@ impl Loop {
         let workers = self.workers.clone();
         let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
         let task = tokio::spawn(async move {
+            let attempt = Attempt::begin(&mut job);
             let Outcome { result, emissions } = work(&workers, job).await;
             drop(permit);
+            attempt.ended(&result);
             let command = Command::Finished { handle, result, emissions };
             // A loop that is gone leaves the step to its successor.
             let _ = inbox.send(Inbox::Result { no, handle, epoch, command });
@@ -186,9 +238,11 @@ impl Loop {
             workflow_id: slot.run.id().to_string(),
             step_id: prepared.step_id,
             program: prepared.program,
+            trace: None,
             mask: None,
         };
-        Some(Ok(Job { call, costly, secrets: prepared.secrets }))
+        let parent = slot.run.context().get(TRACEPARENT).and_then(|text| TraceParent::parse(text.as_str()?));
+        Some(Ok(Job { call, costly, secrets: prepared.secrets, parent, shard: self.id }))
     }
 
     /// Evaluates in a worker what was too costly for the loop. It has no side effect, so it need

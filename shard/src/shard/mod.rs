@@ -10,6 +10,7 @@
 mod catalogue;
 mod commit;
 mod dispatch;
+mod import;
 mod outbox;
 mod purge;
 mod removal;
@@ -34,6 +35,7 @@ use crate::definitions::Definitions;
 use crate::error::{CallError, ShardError};
 use crate::handle::ShardHandle;
 use crate::log::{Group, GroupOptions, LogStore, QUORUM_MAX, Role};
+use crate::meters::LoopMeters;
 use crate::peer::Peers;
 use crate::queue::{Door, Gauges, Message, QUEUE_MESSAGES_MAX};
 use crate::relay::Relay;
@@ -154,6 +156,7 @@ impl Shard {
             serving: serving.clone(),
             doing: parking_lot::Mutex::default(),
             sync_server: SyncServer::new(store.clone(), options.node_id, options.generations_path.clone()),
+            exports: crate::remote::Exports::default(),
         };
         let shard = Loop {
             id: options.shard,
@@ -188,6 +191,7 @@ impl Shard {
             draining: false,
             purged_at: tokio::time::Instant::now(),
             meter: metrics::gauge!("opcode_runs_in_memory", "shard" => options.shard.to_string()),
+            meters: LoopMeters::new(options.shard),
         };
         let task = tokio::spawn(shard.run());
         let handle = ShardHandle { inner: Arc::new(door) };
@@ -250,6 +254,8 @@ enum Inbox {
     Loaded { key: Key, epoch: u64, result: Result<Option<Box<Loaded>>, ShardError> },
     /// Ids of a submission have been looked up.
     Checked { submission: turn::CheckedSubmission, epoch: u64 },
+    /// Ids of what comes as history have been looked up.
+    LookedUp { looked_up: Box<import::LookedUp>, epoch: u64 },
     /// What came of a message, or of looking some up.
     Sent { sent: Sent, epoch: u64 },
     /// A worker's result.
@@ -303,6 +309,7 @@ struct Loop {
     purged_at: tokio::time::Instant,
     /// Runs in memory.
     meter: metrics::Gauge,
+    meters: LoopMeters,
 }
 
 /// How a time as leader, or as follower, ended.

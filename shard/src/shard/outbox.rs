@@ -36,8 +36,11 @@ use crate::planted;
 use crate::record::{EventRecord, Record};
 use crate::relay::Relay;
 use crate::remote::{Answer, Request};
+use crate::trace::TRACEPARENT;
 use crate::workers::Workers;
 
+/// What a child's context has of its parent's, unless it has its own.
+const INHERITED: [&str; 2] = ["intent", TRACEPARENT];
 /// Messages under way to one shard.
 const UNDER_WAY_MAX: usize = 32;
 /// Messages held with all that they say; more wait as keys.
@@ -290,7 +293,7 @@ impl Loop {
                 waits: true,
             },
             agent_id: run.agent_id().cloned(),
-            intent: run.context().get("intent").cloned(),
+            inherited: INHERITED.map(|key| (key, run.context().get(key).cloned())),
             relay: self.relay.clone(),
             definitions: self.definitions.clone(),
             workers: self.workers.clone(),
@@ -459,7 +462,7 @@ struct Starting {
     child: WorkflowId,
     parent: Parent,
     agent_id: Option<Arc<str>>,
-    intent: Option<serde_json::Value>,
+    inherited: [(&'static str, Option<serde_json::Value>); INHERITED.len()],
     relay: Arc<dyn Relay>,
     definitions: Arc<crate::definitions::Definitions>,
     workers: Workers,
@@ -560,8 +563,10 @@ impl Starting {
             }
         };
         let mut context = spec.context;
-        if let Some(intent) = self.intent {
-            context.entry("intent").or_insert(intent);
+        for (key, value) in self.inherited {
+            if let Some(value) = value {
+                context.entry(key).or_insert(value);
+            }
         }
         Ok(Submission {
             id: self.child,

@@ -3,7 +3,7 @@
 //! No event of it may be decided afterwards, so it stays in the loop's memory, as one that is there
 //! no more, until the tables have applied the record; then it is let go like any other.
 
-use opcode_engine::ids::RunNo;
+use opcode_engine::ids::{RunNo, Sequence};
 use opcode_engine::{Code, Rejected};
 
 use super::Loop;
@@ -14,9 +14,10 @@ use crate::queue::Reply;
 use crate::record::Record;
 
 impl Loop {
-    pub(super) fn purge(&mut self, no: RunNo, reply: Reply<CommandReply>) {
+    /// `at`: the last event that whoever asks has seen; a run that went on since stays.
+    pub(super) fn purge(&mut self, no: RunNo, at: Option<Sequence>, reply: Reply<CommandReply>) {
         let last_portion = self.runs.slots[&no].last_portion;
-        if let Some(why) = self.keeps(no) {
+        if let Some(why) = self.keeps(no, at) {
             let rejected = Rejected::new(Code::InvalidTransition, why);
             return self.refuse_after(last_portion, reply, CallError::Rejected(rejected));
         }
@@ -33,8 +34,11 @@ impl Loop {
     }
 
     /// Why a run cannot be purged now.
-    fn keeps(&self, no: RunNo) -> Option<String> {
+    fn keeps(&self, no: RunNo, at: Option<Sequence>) -> Option<String> {
         let slot = &self.runs.slots[&no];
+        if at.is_some_and(|at| at != slot.run.sequence()) {
+            return Some("the run went on since it was read".into());
+        }
         let status = slot.run.status();
         if !status.is_terminal() {
             let status = status.as_str();
@@ -53,7 +57,7 @@ impl Loop {
         let slot = &self.runs.slots[&no];
         let (after, error) = (slot.last_portion, CallError::NotFound(slot.run.id().to_string()));
         match ask {
-            Ask::Command(_, reply) | Ask::Purge(reply) => self.refuse_after(after, reply, error),
+            Ask::Command(_, reply) | Ask::Purge(_, reply) => self.refuse_after(after, reply, error),
             Ask::Query(query) => self.refuse_query_after(after, query, error),
         }
     }

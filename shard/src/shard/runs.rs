@@ -104,14 +104,14 @@ impl Timers {
         self.due.first().map(|(due, _)| Duration::from_millis(due.since_ms(now)))
     }
 
-    /// Takes the first run that is due.
-    pub(super) fn pop(&mut self, now: Timestamp) -> Option<RunNo> {
-        let (due, no) = *self.due.first()?;
-        if due > now {
+    /// Takes the first run that is due, with since when.
+    pub(super) fn pop(&mut self, now: Timestamp) -> Option<(Timestamp, RunNo)> {
+        let first = *self.due.first()?;
+        if first.0 > now {
             return None;
         }
         self.due.pop_first();
-        Some(no)
+        Some(first)
     }
 }
 
@@ -398,7 +398,8 @@ impl Loop {
     pub(super) fn fire_timers(&mut self) {
         let mut absent = Vec::new();
         for _ in 0..super::turn::TIMERS_PER_TURN {
-            let Some(no) = self.runs.timers.pop(self.now) else { break };
+            let Some((due, no)) = self.runs.timers.pop(self.now) else { break };
+            self.meters.fired(due, self.now);
             match self.runs.slots.get_mut(&no) {
                 Some(slot) => {
                     slot.timer = None;

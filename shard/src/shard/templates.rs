@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use opcode_engine::definition::Definition;
 use opcode_engine::ids::Timestamp;
+use opcode_engine::{Code, Rejected};
 
 use crate::record::TemplateRecord;
 
@@ -44,6 +45,31 @@ impl Templates {
         let record = TemplateRecord { name, version, definition: definition.hash, source, created_at: now };
         versions.push(record.clone());
         (record, true)
+    }
+
+    /// Takes in a version that comes from elsewhere, under its own number; whether it is new. Refused
+    /// when the number has another, or is not the next.
+    pub(super) fn import(&mut self, record: TemplateRecord) -> Result<bool, Rejected> {
+        let (name, version) = (record.name.clone(), record.version);
+        let versions = self.by_name.get(&name).map_or(&[][..], Vec::as_slice);
+        if let Some(known) = versions.iter().find(|known| known.version == version) {
+            return match known.definition == record.definition && known.source == record.source {
+                true => Ok(false),
+                false => {
+                    let message = format!("the version v{version} of the template `{name}` is another here");
+                    Err(Rejected::new(Code::Conflict, message))
+                }
+            };
+        }
+        let newest = versions.last().map_or(0, |newest| newest.version);
+        if version != newest + 1 {
+            let message = format!(
+                "v{version} cannot follow v{newest} of the template `{name}`: its versions come in order"
+            );
+            return Err(Rejected::new(Code::Conflict, message));
+        }
+        self.by_name.entry(name).or_default().push(record);
+        Ok(true)
     }
 
     pub(super) fn get(&self, name: &str, version: Option<u32>) -> Option<TemplateRecord> {

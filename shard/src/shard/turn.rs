@@ -34,14 +34,15 @@ const BACKLOG_RECORDS_MAX: usize = 400_000;
 /// Something asked of one run.
 pub(super) enum Ask {
     Command(Command, Reply<CommandReply>),
-    Purge(Reply<CommandReply>),
+    /// Of a run whose last event is this, where it is said.
+    Purge(Option<Sequence>, Reply<CommandReply>),
     Query(Query),
 }
 
 impl Ask {
     pub(super) fn refuse(self, error: CallError) {
         match self {
-            Self::Command(_, reply) | Self::Purge(reply) => drop(reply.send(Err(error))),
+            Self::Command(_, reply) | Self::Purge(_, reply) => drop(reply.send(Err(error))),
             Self::Query(query) => query.refuse(error),
         }
     }
@@ -127,6 +128,11 @@ impl Loop {
                     );
                 }
             }
+            Inbox::LookedUp { looked_up, epoch } if epoch == self.epoch => self.on_looked_up(*looked_up),
+            Inbox::LookedUp { looked_up, .. } => {
+                let message = "the shard lost its log for a moment".to_owned();
+                looked_up.refuse(CallError::Unavailable { applied_unknown: false, message });
+            }
             Inbox::Sent { sent, epoch } => {
                 if epoch == self.epoch {
                     self.on_sent(sent);
@@ -159,7 +165,8 @@ impl Loop {
                 self.on_submit(submissions, reply);
             }
             Message::Command { id, command, reply } => self.ask(id, Ask::Command(command, reply)),
-            Message::Purge { id, reply } => self.ask(id, Ask::Purge(reply)),
+            Message::Purge { id, at, reply } => self.ask(id, Ask::Purge(at, reply)),
+            Message::Import { items, reply } => self.on_import(items, reply),
             Message::Query { id, query } => self.ask(id, Ask::Query(query)),
             Message::DefineTemplate { name, source, definition, reply } => {
                 let (record, is_new) = self.templates.define(name, source, &definition, self.now);
@@ -235,7 +242,7 @@ impl Loop {
             return self.refuse_purged(no, ask);
         }
         match ask {
-            Ask::Purge(reply) => self.purge(no, reply),
+            Ask::Purge(at, reply) => self.purge(no, at, reply),
             Ask::Command(Command::Signal(mut signal), reply)
                 if planted::is("signal-twice") && signal.signal_id.is_some() =>
             {
@@ -462,7 +469,7 @@ impl Loop {
         Ok((no, true))
     }
 
-    fn record_definition(&mut self, definition: &opcode_engine::definition::Definition) {
+    pub(super) fn record_definition(&mut self, definition: &opcode_engine::definition::Definition) {
         self.committer.push(Record::Definition { hash: definition.hash, source: definition.source.clone() });
         if self.runs.recorded.len() >= super::runs::RECORDED_MAX {
             // Recording one again is harmless: the tables keep the first.
@@ -495,6 +502,7 @@ impl Loop {
             return;
         }
         for event in &decision.events {
+            self.meters.decided(event.body.event_type());
             let mut record = EventRecord::encode(no, event);
             if planted::is("reuse-sequence") && event.sequence.0 == 5 {
                 record.sequence = Sequence(4);

@@ -357,7 +357,7 @@ impl Applier {
 
     fn write(&mut self, entries: &[CommittedEntry], standing: &Standing) -> Result<(), ShardError> {
         let mut events: Vec<&EventRecord> = Vec::new();
-        let (mut delivered, mut purged) = (Vec::new(), Vec::new());
+        let (mut delivered, mut purged, mut past) = (Vec::new(), Vec::new(), HashMap::new());
         for record in entries.iter().flat_map(|entry| entry.batch.records().iter()) {
             match record {
                 Record::Event(event) => events.push(event),
@@ -369,10 +369,14 @@ impl Applier {
                 Record::Delivered { no, sequence } => delivered.push((*no, *sequence)),
                 Record::Entry(entry) => self.write_entry(entry)?,
                 Record::Purged { no } => purged.push(*no),
+                Record::History(event) => {
+                    past.insert(event.no, event.sequence);
+                    events.push(event);
+                }
             }
         }
         events.sort_unstable_by_key(|event| (event.no, event.sequence));
-        self.write_events(&events)?;
+        self.write_events(&events, &past)?;
         // A delivery comes after its event, so all events first.
         for (no, sequence) in delivered {
             let binds = [no_bind(no), Bind::Int(integer(sequence.0))];
@@ -418,13 +422,22 @@ impl Applier {
         self.connection.run(self.statements.upsert_entry, &binds)
     }
 
-    /// Writes events, sorted by run and sequence, and what they change.
-    fn write_events(&mut self, events: &[&EventRecord]) -> Result<(), ShardError> {
+    /// Writes events, sorted by run and sequence, and what they change. `past`: the last event that
+    /// came as history of each run that did. Up to it the run owes nothing; what it does afterwards it
+    /// does as any other.
+    fn write_events(
+        &mut self,
+        events: &[&EventRecord],
+        past: &HashMap<RunNo, Sequence>,
+    ) -> Result<(), ShardError> {
         let mut folds = Vec::new();
         for run in events.chunk_by(|a, b| a.no == b.no) {
             self.follow_run(run)?;
             let mut fold = RunFold::default();
             run.iter().try_for_each(|event| fold.fold(event))?;
+            if let Some(last) = past.get(&run[0].no) {
+                fold.owed.retain(|sequence| sequence > last);
+            }
             folds.push((run[0].no, fold));
         }
         let rows = events.iter().map(|event| event_row(event));

@@ -529,7 +529,7 @@ fn stray(table: &'static str, no: RunNo) -> Difference {
     }
 }
 
-fn definition_of(
+pub(super) fn definition_of(
     connection: &mut Connection,
     definitions: &mut HashMap<DefinitionHash, Option<Arc<Definition>>>,
     hash: DefinitionHash,

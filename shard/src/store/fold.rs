@@ -268,6 +268,12 @@ fn time(at: Option<Timestamp>) -> Bind<'static> {
     Bind::int(at.map(|t| t.0))
 }
 
+/// Whether the tables can show these events, the first of a run among them.
+pub(crate) fn check_foldable(events: &[EventRecord]) -> Result<(), ShardError> {
+    let mut fold = RunFold::default();
+    events.iter().try_for_each(|event| fold.fold(event))
+}
+
 fn damaged(event: &EventRecord, why: &str) -> ShardError {
     ShardError::Damaged(format!(
         "event {} ({}) of run {}: {why}",

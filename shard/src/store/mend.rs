@@ -83,7 +83,11 @@ macro_rules! is_stray_label {
 pub(super) use is_stray_label;
 
 /// Replaces a run's rows in every view. A label's row that no event knows stays: [`Applier::mend_labels`].
-fn remake(connection: &mut Connection, statements: &FoldedStatements, no: RunNo) -> Result<(), ShardError> {
+pub(super) fn remake(
+    connection: &mut Connection,
+    statements: &FoldedStatements,
+    no: RunNo,
+) -> Result<(), ShardError> {
     let deletes = [
         "DELETE FROM workflows WHERE no = ?1",
         "DELETE FROM step_rows WHERE workflow_no = ?1",

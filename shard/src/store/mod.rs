@@ -17,8 +17,10 @@ mod mend;
 mod purge;
 mod reader;
 mod rebuild;
+mod restore;
 mod schema;
 mod scrub;
+mod settle;
 #[cfg(feature = "sim")]
 pub(crate) mod simulated;
 mod sql;
@@ -41,9 +43,12 @@ use tokio::sync::{Notify, broadcast, oneshot};
 
 use self::apply::Applier;
 use self::connection::Connection;
+pub(crate) use self::fold::check_foldable;
 use self::reader::Readers;
 pub use self::rebuild::{Difference, RebuildReport, rebuild};
+pub use self::restore::{adopt, check_copy};
 pub use self::scrub::ScrubReport;
+pub use self::settle::{Settled, settle};
 use self::writer::{Damaged, Shared, Writer};
 use crate::batch::{Batch, Committed, Position};
 use crate::catalogue::CatalogueEntry;
@@ -484,19 +489,16 @@ impl Store {
 
 /// Tells people of damage in the tables, if an error is that.
 fn tell_damage(shard: ShardId, error: Option<&ShardError>) {
-    let table = match error {
+    match error {
         Some(error @ ShardError::DamagedRow { table, key, .. }) => {
             tracing::error!(%shard, table, key, %error, "damage in the tables");
-            *table
         }
         Some(error @ ShardError::Damaged(_)) => {
             tracing::error!(%shard, %error, "damage in the tables");
-            "unknown"
         }
         Some(_) | None => return,
-    };
-    let labels = [("shard", shard.to_string()), ("table", table.to_owned())];
-    metrics::counter!("opcode_corruption_total", &labels).increment(1);
+    }
+    metrics::counter!("opcode_corruption_total", "shard" => shard.to_string()).increment(1);
 }
 
 /// The writer thread: opens, says so, and works.

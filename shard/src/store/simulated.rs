@@ -376,6 +376,10 @@ impl State {
         for record in entry.batch.records().iter() {
             match record {
                 Record::Event(event) => self.event(event)?,
+                Record::History(event) => {
+                    self.event(event)?;
+                    self.outbox.remove(&(event.no, event.sequence));
+                }
                 Record::Definition { hash, source } => {
                     self.definitions.entry(hash.0).or_insert_with(|| source.clone());
                 }

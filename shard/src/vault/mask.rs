@@ -50,6 +50,11 @@ impl std::fmt::Debug for Mask {
 }
 
 impl Mask {
+    /// One that finds nothing.
+    pub fn none() -> Self {
+        Self::of(std::iter::empty())
+    }
+
     /// A mask of these secrets, names and values.
     pub(crate) fn of<'s>(secrets: impl Iterator<Item = (&'s str, &'s str)>) -> Self {
         let mut needles: Vec<Vec<u8>> = Vec::new();
@@ -142,7 +147,7 @@ impl Mask {
     }
 
     /// A text without the values.
-    pub(super) fn text(&self, text: String) -> String {
+    pub fn text(&self, text: String) -> String {
         self.masked(&text).unwrap_or(text)
     }
 

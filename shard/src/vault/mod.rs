@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use opcode_engine::expr::interpolate::is_secret_key;
 use opcode_engine::ids::Timestamp;
-use opcode_engine::namespace::{Namespace, SEPARATOR, local};
+use opcode_engine::namespace::{Namespace, local, split};
 use opcode_engine::{Code, Fault};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -301,8 +301,47 @@ impl Vault {
         Err(VaultError::Contended(name.to_owned()))
     }
 
+    /// Seals what is kept elsewhere than among the secrets, under a name of its own there, which may
+    /// hold no line end.
+    ///
+    /// # Errors
+    /// No key, a key that opens nothing of what is kept, or the store's.
+    pub async fn seal(&self, name: &str, value: &SecretString) -> Result<String, VaultError> {
+        assert!(!name.contains('\n'), "a name is one line");
+        if self.ring.is_empty() {
+            return Err(VaultError::NoKey);
+        }
+        let (all, _) = self.store.list().await.map_err(|error| store_error(name, error))?;
+        let sealed = self.sealing(&all).await?.seal(name, value);
+        Ok(serde_json::to_string(&sealed).expect("what is sealed is JSON"))
+    }
+
+    /// Opens it again.
+    ///
+    /// # Errors
+    /// No key, another key, or damage.
+    pub async fn unseal(&self, name: &str, sealed: &str) -> Result<SecretString, VaultError> {
+        if self.ring.is_empty() {
+            return Err(VaultError::NoKey);
+        }
+        let damaged = |why| VaultError::Damaged { name: name.to_owned(), why };
+        let sealed = serde_json::from_str(sealed).map_err(|_| damaged("it is not what is sealed here"))?;
+        self.open(name, &sealed).await
+    }
+
+    /// The same sealed with the first of the node's keys, when it is sealed with another.
+    ///
+    /// # Errors
+    /// Those of [`Vault::seal`] and [`Vault::unseal`].
+    pub async fn resealed(&self, name: &str, sealed: &str) -> Result<Option<String>, VaultError> {
+        let value = self.unseal(name, sealed).await?;
+        let anew = self.seal(name, &value).await?;
+        let key = |text: &str| serde_json::from_str::<Sealed>(text).ok().map(|sealed| sealed.key);
+        Ok(Some(anew).filter(|anew| key(anew) != key(sealed)))
+    }
+
     /// The values of a namespace's secrets of these keys, as they are now.
-    pub(crate) async fn resolve(
+    pub async fn resolve(
         &self,
         namespace: &Namespace,
         keys: &BTreeSet<&str>,
@@ -368,18 +407,18 @@ impl Vault {
 }
 
 /// Secrets opened for one attempt, by what the run calls them; wiped from memory when it is over.
-pub(crate) struct Resolved {
+pub struct Resolved {
     values: BTreeMap<String, SecretString>,
 }
 
 impl Resolved {
     /// The value of one of those that were asked for.
-    pub(crate) fn value(&self, name: &str) -> &str {
+    pub fn value(&self, name: &str) -> &str {
         self.values.get(name).map_or("", |value| value.expose_secret())
     }
 
     /// What takes their values out of what an action gives back.
-    pub(crate) fn mask(&self) -> Mask {
+    pub fn mask(&self) -> Mask {
         Mask::of(self.values.iter().map(|(name, value)| (name.as_str(), value.expose_secret())))
     }
 }
@@ -398,12 +437,7 @@ pub fn check_key(key: &str) -> Result<(), VaultError> {
 
 /// The same of a name that is kept.
 fn check_name(name: &str) -> Result<(), VaultError> {
-    match name.split_once(SEPARATOR) {
-        Some((namespace, key)) if Namespace::parse(namespace).is_ok_and(|one| !one.is_default()) => {
-            check_key(key)
-        }
-        Some(_) | None => check_key(name),
-    }
+    check_key(split(name).map_or(name, |(_, key)| key))
 }
 
 fn check_value(value: &str) -> Result<(), VaultError> {

@@ -59,6 +59,26 @@ async fn what_was_sealed_by_others_opens() {
 }
 
 #[tokio::test]
+async fn what_is_kept_elsewhere_opens_under_its_own_name_alone() {
+    let store = Arc::new(MemoryStore::default());
+    let vault = vault(keys(KEY, ""), &store);
+    let sealed = vault.seal("webhook/a", &text("whsec_value")).await.unwrap();
+    assert!(!sealed.contains("whsec_value"));
+    assert_eq!(vault.unseal("webhook/a", &sealed).await.unwrap().expose_secret(), "whsec_value");
+    assert!(matches!(vault.unseal("webhook/b", &sealed).await, Err(VaultError::Damaged { .. })));
+    let other = super::Vault::new(keys(OTHER, ""), store.clone());
+    assert!(matches!(other.unseal("webhook/a", &sealed).await, Err(VaultError::WrongKey { .. })));
+    assert_eq!(vault.resealed("webhook/a", &sealed).await.unwrap(), None, "it is so already");
+    let mut both = keys(OTHER, "");
+    both.add_key_file(KEY).unwrap();
+    let both = super::Vault::new(both, store.clone());
+    let anew = both.resealed("webhook/a", &sealed).await.unwrap().expect("it was sealed with another");
+    assert_eq!(other.unseal("webhook/a", &anew).await.unwrap().expose_secret(), "whsec_value");
+    assert!(matches!(Vault::closed().seal("webhook/a", &text("x")).await, Err(VaultError::NoKey)));
+    assert!(vault.list().await.unwrap().0.is_empty(), "it is not among the secrets");
+}
+
+#[tokio::test]
 async fn a_secret_is_set_listed_and_removed() {
     let store = Arc::new(MemoryStore::default());
     let vault = vault(keys(KEY, ""), &store);

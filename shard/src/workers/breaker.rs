@@ -87,6 +87,16 @@ impl Breakers {
         Ok(Ticket { breakers: Arc::clone(self), key: key.to_owned(), is_probe, is_settled: false, change })
     }
 
+    /// How many are open, and how many half open.
+    pub fn open_and_half_open(&self) -> (usize, usize) {
+        let states = self.states.lock();
+        let count = |is: fn(&State) -> bool| states.values().filter(|state| is(state)).count();
+        (
+            count(|state| matches!(state, State::Open { .. })),
+            count(|state| matches!(state, State::HalfOpen { .. })),
+        )
+    }
+
     fn settle(&self, key: &str, is_probe: bool, verdict: Verdict, now: Instant) -> Option<Change> {
         let mut states = self.states.lock();
         let state = states.get(key).copied().unwrap_or(State::Closed { failures: 0 });

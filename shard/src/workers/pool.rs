@@ -19,6 +19,7 @@ pub struct Workers {
     actions: Arc<Actions>,
     vault: Arc<Vault>,
     permits: Arc<Semaphore>,
+    size: usize,
     evaluations: Arc<Semaphore>,
 }
 
@@ -29,6 +30,7 @@ impl Workers {
             actions,
             vault: Vault::closed(),
             permits: Arc::new(Semaphore::new(size.max(1))),
+            size: size.max(1),
             evaluations: Arc::new(Semaphore::new(EVALUATIONS_MAX)),
         }
     }
@@ -46,6 +48,21 @@ impl Workers {
     /// The actions.
     pub(crate) fn actions(&self) -> &Arc<Actions> {
         &self.actions
+    }
+
+    /// Steps that may run at a time.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Steps that run now.
+    pub fn busy(&self) -> usize {
+        self.size.saturating_sub(self.permits.available_permits())
+    }
+
+    /// Circuit breakers that refuse calls, and those that try one call at a time.
+    pub fn breakers(&self) -> (usize, usize) {
+        self.actions.breakers().open_and_half_open()
     }
 
     /// Waits for a place.

@@ -37,6 +37,15 @@ pub(super) fn identity() -> Vec<Attack> {
             Body::None,
         )
         .gives(404, "NOT_FOUND"),
+        Attack::get("a page about a path", "/errors/..%2F..%2Fetc%2Fpasswd").gives(404, "NOT_FOUND"),
+        Attack::get("a page about a script", "/errors/%3Cscript%3E").gives(404, "NOT_FOUND"),
+        Attack::get("a page that is not UTF-8", "/errors/%FF").gives(400, "VALIDATION_ERROR"),
+        Attack::get("a traceparent with more of the document in it", "/v1/workflows/nobody")
+            .header("traceparent", "00-\",\"status\":200,\"x\":\"-00f067aa0ba902b7-01")
+            .gives(404, "\"status\":404"),
+        Attack::get("a trace of nothing", "/v1/workflows/nobody")
+            .header("traceparent", format!("00-{}-{}-01", "0".repeat(32), "0".repeat(16)))
+            .gives(404, "\"trace_id\":\"01"),
         Attack::new("a token with a path for an id", "DELETE", "/v1/tokens/..%2Fsecrets", Body::None)
             .gives(404, "NOT_FOUND"),
     ]

@@ -2,15 +2,20 @@
 //! all have been sent, nothing of them is stored but what is listed as accepted, the node is well,
 //! and its tables equal its events.
 
+mod access;
+mod backup;
 mod bodies;
 mod catalogue;
 mod effects;
+mod history;
 mod identity;
 mod mcp;
 mod namespaces;
 mod operations;
+mod plugins;
 mod protocol;
 mod schedules;
+mod webhooks;
 
 use std::collections::BTreeSet;
 
@@ -108,7 +113,8 @@ impl Attack {
 async fn every_attack_gets_its_answer_and_leaves_nothing() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
-    let node = NodeBuilder::new(&data).start();
+    let backups = backup::folder(home.path());
+    let node = NodeBuilder::new(&data).arg("--backup-dir").arg(backups.display().to_string()).start();
     node.submit(&json!({"id": "bystander", "definition": {"steps": [{"id": "ask", "type": "reasoning",
         "config": {"prompt_context": "?", "options": [{"id": "yes"}], "target_agent": "boss"}}]}}))
         .await;
@@ -126,9 +132,14 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         operations::operations(),
         schedules::schedules(),
         identity::identity(),
+        access::access(),
         catalogue::secrets(),
         catalogue::agents(),
         namespaces::namespaces(),
+        history::history(),
+        backup::backups(),
+        webhooks::webhooks(),
+        plugins::plugins(),
     ]
     .into_iter()
     .flatten()
@@ -149,12 +160,15 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
     assert_eq!(templates["items"], json!([]), "a template was stored");
     let (_, schedules) = node.get("/v1/schedules").await;
     assert_eq!(schedules["items"], json!([]), "a schedule was stored");
-    for kept in ["secrets", "agents", "tokens"] {
+    for kept in ["secrets", "agents", "tokens", "webhooks", "plugins"] {
         let (_, list) = node.get(&format!("/v1/{kept}")).await;
         assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
     }
     let (_, namespaces) = node.get("/v1/namespaces").await;
     assert_eq!(namespaces["items"].as_array().map(Vec::len), Some(1), "a namespace was stored");
+    let (_, rules) = node.get("/v1/retention").await;
+    assert_eq!(rules, json!({"default": null, "templates": []}), "a rule was stored");
+    backup::nothing_was_written(&backups);
     assert_eq!(node.events("bystander").await, before, "the bystander was touched");
     assert_eq!(node.get("/healthz").await.0, 200);
     assert!(node.stop().success());

@@ -64,7 +64,7 @@ impl Run {
     }
 
     /// The child of the attempt that is under way, if that runs one.
-    fn child_of(&self, ix: InstanceIx) -> Option<WorkflowId> {
+    pub(crate) fn child_of(&self, ix: InstanceIx) -> Option<WorkflowId> {
         let instance = self.state.get(ix);
         let is_under_way = instance.current() == StepStatus::Running
             && !instance.flags.guard_pending

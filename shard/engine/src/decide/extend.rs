@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::steps::check_size;
 use crate::command::Reason;
-use crate::definition::{Definition, SpecIx, StepSpec};
+use crate::definition::{Definition, Plugins, SpecIx, StepSpec};
 use crate::error::{Code, Problem, Rejected};
 use crate::event::Body;
 use crate::event::payload::{DagMutated, SkipReason, VariableSet};
@@ -120,7 +120,8 @@ impl Run {
             }
             Mutation::Set { .. } => unreachable!("as above"),
         }
-        Definition::parse(&source.to_string()).map_err(Rejected::from)
+        // Which plugins there are, who sends the mutation has looked.
+        Definition::parse_with(&source.to_string(), Plugins::Any).map_err(Rejected::from)
     }
 
     /// Refuses to touch what has started: the step itself, or (for an insertion behind it) the

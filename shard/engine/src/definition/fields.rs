@@ -4,9 +4,11 @@
 //! full of them.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::Plugins;
 use super::duration::parse_duration_ms;
 use super::text::push_segment;
 use crate::error::Problem;
@@ -24,12 +26,18 @@ pub(super) struct Report {
     comparisons_left: Cell<usize>,
     /// What is read was accepted once: what has been refused only since then counts for nothing.
     pub(super) is_stored: bool,
+    /// Namespaces of actions that plugins bring; none: any may be one.
+    pub(super) plugins: Option<Vec<Arc<str>>>,
 }
 
 impl Report {
-    pub(super) fn new(is_stored: bool) -> Self {
+    pub(super) fn new(is_stored: bool, plugins: Plugins<'_>) -> Self {
         Self {
             is_stored,
+            plugins: match plugins {
+                Plugins::Of(namespaces) => Some(namespaces.to_vec()),
+                Plugins::Any => None,
+            },
             problems: RefCell::default(),
             untold: Cell::new(0),
             cycles: Cell::new(0),

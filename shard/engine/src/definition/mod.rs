@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::catalogue::plugin_action;
 use crate::error::{Code, Invalid};
 use crate::expr::cel::Cel;
 use crate::expr::interpolate::Template;
@@ -38,6 +39,15 @@ pub const BRANCH_NAME_BYTES_MAX: usize = 128;
 
 pub use duration::{DURATION_MS_MAX, parse_duration_ms};
 pub use fields::PROBLEMS_MAX;
+
+/// Which namespaces of actions plugins bring, for a definition that is checked.
+#[derive(Clone, Copy, Debug)]
+pub enum Plugins<'a> {
+    /// These and no others.
+    Of(&'a [Arc<str>]),
+    /// Any: who asks has looked, or will when the step runs.
+    Any,
+}
 
 /// A step's place in [`Definition::steps`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -291,13 +301,29 @@ impl Definition {
     /// Parses a definition, or a template file that wraps one, from its JSON text; every problem
     /// at once. Bounded in size, steps and nesting before anything is compiled.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        parse::parse(text, false)
+        Self::parse_with(text, Plugins::Of(&[]))
+    }
+
+    /// The same where there are plugins, whose tools are actions too.
+    pub fn parse_with(text: &str, plugins: Plugins<'_>) -> Result<Self, Invalid> {
+        parse::parse(text, false, plugins)
     }
 
     /// The same for a text that was accepted before, by this version or an earlier one: a secret
     /// may stand where none is taken any more. There it stays a token, and a step fails when it runs.
+    /// So does a step whose plugin is gone.
     pub fn parse_stored(text: &str) -> Result<Self, Invalid> {
-        parse::parse(text, true)
+        parse::parse(text, true, Plugins::Any)
+    }
+
+    /// The namespaces of actions that its steps want of plugins, sorted.
+    pub fn plugin_namespaces(&self) -> Vec<Arc<str>> {
+        let wanted = self.steps.iter().filter_map(|step| {
+            let StepKind::Action { action, .. } = &step.kind else { return None };
+            Some(plugin_action(action)?.0.into())
+        });
+        let wanted: std::collections::BTreeSet<Arc<str>> = wanted.collect();
+        wanted.into_iter().collect()
     }
 
     /// The step at `ix`.

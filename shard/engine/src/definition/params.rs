@@ -9,7 +9,7 @@ use super::duration::parse_duration_ms;
 use super::fields::{Object, shown, type_of};
 use super::sight::View;
 use super::steps::Compiler;
-use crate::catalogue::{ACTIONS, Action, Param, find};
+use crate::catalogue::{ACTIONS, Action, PLUGIN_TOOL, Param, find, plugin_action};
 use crate::expr::expr::Expr;
 use crate::expr::interpolate::Template;
 
@@ -17,11 +17,9 @@ impl Compiler<'_> {
     pub(super) fn action(&self, ix: u32) -> Option<StepKind> {
         let object = &self.outline.node(ix).object;
         let action = object.required_text("action", "").and_then(|name| {
-            let found = find(name);
+            let found = find(name).or_else(|| self.is_of_plugin(name).then_some(&PLUGIN_TOOL));
             if found.is_none() {
-                let names = ACTIONS.iter().flat_map(|a| a.aliases.iter().chain([&a.name])).copied();
-                let hint = self.report.did_you_mean(name, names);
-                self.report.at(object.at("action"), format!("there is no action {}{hint}", shown(name)));
+                self.report.at(object.at("action"), self.no_action(name));
             }
             found
         });
@@ -37,7 +35,31 @@ impl Compiler<'_> {
             (Some(action), Some(params)) => self.program(action, params, ix),
             _ => None,
         };
-        Some(StepKind::Action { action: action?.name.into(), params: Arc::new(template?), program })
+        let action = match action? {
+            action if action.name == PLUGIN_TOOL.name => object.text("action")?.into(),
+            action => action.name.into(),
+        };
+        Some(StepKind::Action { action, params: Arc::new(template?), program })
+    }
+
+    /// Whether a plugin brings this action, as far as its namespace tells.
+    fn is_of_plugin(&self, name: &str) -> bool {
+        let Some((namespace, _)) = plugin_action(name) else { return false };
+        let plugins = self.report.plugins.as_ref();
+        plugins.is_none_or(|plugins| plugins.iter().any(|plugin| **plugin == *namespace))
+    }
+
+    /// Why an action is none, with what may have been meant.
+    fn no_action(&self, name: &str) -> String {
+        let names = ACTIONS.iter().flat_map(|a| a.aliases.iter().chain([&a.name])).copied();
+        let hint = self.report.did_you_mean(name, names);
+        let Some((namespace, _)) = plugin_action(name).filter(|_| hint.is_empty()) else {
+            return format!("there is no action {}{hint}", shown(name));
+        };
+        let plugins = self.report.plugins.iter().flatten().map(|plugin| &**plugin);
+        let hint = self.report.did_you_mean(namespace, plugins);
+        let namespace = shown(namespace);
+        format!("there is no action {}: no plugin brings the namespace {namespace}{hint}", shown(name))
     }
 
     fn check(&self, action: &Action, object: &Object<'_>, params: Option<&Object<'_>>) {

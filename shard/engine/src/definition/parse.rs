@@ -17,7 +17,7 @@ use super::fields::{Object, Report, shown, type_of};
 use super::outline::{Namespace, Outline, ROOT};
 use super::sight::{Sight, View};
 use super::steps::{Compiler, Filters};
-use super::{DEFINITION_BYTES_MAX, Definition, OnTimeout, SpecIx, StepSpec, schema, text};
+use super::{DEFINITION_BYTES_MAX, Definition, OnTimeout, Plugins, SpecIx, StepSpec, schema, text};
 use crate::dag::Dag;
 use crate::error::{Code, Invalid, Problem};
 use crate::expr::interpolate::Template;
@@ -42,14 +42,14 @@ const TEMPLATE_FIELDS: &[&str] = &[
 /// Most names of a cycle that are told.
 const CYCLE_NAMES_MAX: usize = 20;
 
-pub(super) fn parse(text: &str, is_stored: bool) -> Result<Definition, Invalid> {
+pub(super) fn parse(text: &str, is_stored: bool, plugins: Plugins<'_>) -> Result<Definition, Invalid> {
     if text.len() > DEFINITION_BYTES_MAX {
         let message =
             format!("a definition may have {DEFINITION_BYTES_MAX} bytes, this one has {}", text.len());
         return Err(invalid(vec![Problem::at("", message)]));
     }
     let value = text::read(text).map_err(invalid)?;
-    let report = Report::new(is_stored);
+    let report = Report::new(is_stored, plugins);
     let definition = document(&value, &report).filter(|_| report.is_empty());
     if let Some(definition) = definition {
         return Ok(definition);

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::child::Parent;
+use crate::child::{CurrentChild, Parent};
 use crate::command::{Command, Decision, Effect, Prepared, Start, StepHandle};
 use crate::decide::Work;
 pub use crate::decide::{EVENT_BYTES_MAX, EVENTS_MAX, EVENTS_PER_COMMAND_MAX};
@@ -118,6 +118,18 @@ impl Run {
         self.state.no
     }
 
+    /// The same run under another number: that is its shard's affair, and no event speaks of it.
+    #[must_use]
+    pub fn numbered(mut self, no: RunNo) -> Self {
+        self.state.no = no;
+        self
+    }
+
+    /// Whether no step of it is under way, as in every run that has ended.
+    pub fn is_at_rest(&self) -> bool {
+        !self.state.instances.iter().any(|instance| instance.is_active() && !instance.flags.gone)
+    }
+
     /// Its public id.
     pub fn id(&self) -> &WorkflowId {
         &self.state.id
@@ -147,6 +159,17 @@ impl Run {
     /// The run that started it, when one did.
     pub fn parent(&self) -> Option<&Parent> {
         self.state.parent.as_deref()
+    }
+
+    /// The children of all attempts that are under way.
+    pub fn children(&self) -> Vec<CurrentChild> {
+        let indices = 0..u32::try_from(self.state.instances.len()).expect("a run's steps are counted");
+        let child = |ix| {
+            let instance = self.state.get(ix);
+            let (step_id, is_started) = (instance.id.clone(), instance.flags.waits_for_child);
+            Some(CurrentChild { workflow_id: self.child_of(ix)?, step_id, is_started })
+        };
+        indices.filter_map(child).collect()
     }
 
     /// Full id of the step whose attempt this is; `None` when it is no longer under way.

@@ -60,7 +60,7 @@ fn rendered(
     scope: &RunScope<'_>,
 ) -> PreparedParams {
     // Refused since; a definition that is older may still have it.
-    let refuses = catalogue::find(action).filter(|known| params.has_secrets() && !known.takes_secrets);
+    let refuses = catalogue::find_any(action).filter(|known| params.has_secrets() && !known.takes_secrets);
     if let Some(refuses) = refuses {
         return PreparedParams::Failed(Fault::new(Code::ValidationError, refuses.no_secret()));
     }

@@ -191,6 +191,8 @@ impl World {
     fn check(&self) {
         let replayed = self.replay(self.log.len());
         assert_eq!(replayed.fingerprint(), self.run.fingerprint(), "the replay differs\n{}", self.trace);
+        let is_over = self.run.status().is_terminal();
+        assert!(!is_over || self.run.is_at_rest(), "a step of an ended run is under way\n{}", self.trace);
         let shown = self.shown();
         let mut run_status = None;
         let mut steps: BTreeMap<String, StepStatus> = BTreeMap::new();

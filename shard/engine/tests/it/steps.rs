@@ -1,7 +1,9 @@
 //! Scripts of single steps and chains of them: guards, retries, timeouts, error strategies.
 
+use std::sync::Arc;
+
 use opcode_engine::command::{Command, Emission, PreparedParams};
-use opcode_engine::definition::Definition;
+use opcode_engine::definition::{Definition, Plugins};
 use opcode_engine::event::{EventType, NOTICE};
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::{Code, Fault};
@@ -361,7 +363,28 @@ fn a_secret_where_none_is_taken_any_more_fails_its_step_alone() {
     // Where no action takes it, it is the text that it always was there, and no value comes in.
     assert_eq!(world.output(), json!({"k": "${{secrets.K}}"}));
     // What else is wrong is as wrong as it was.
-    assert!(Definition::parse_stored(r#"{"steps": [{"id": "a", "action": "no.such"}]}"#).is_err());
+    assert!(Definition::parse_stored(r#"{"steps": [{"id": "a", "action": "fs.such"}]}"#).is_err());
+}
+
+#[test]
+fn a_plugins_tool_is_an_action_that_waits_for_a_worker_and_takes_no_secret() {
+    let steps =
+        |params| json!({"steps": [{"id": "a", "action": "files.read", "params": params}]}).to_string();
+    let files = [Arc::from("files")];
+    let refused = |text: &str, plugins| Definition::parse_with(text, plugins).expect_err("refused").problems;
+    let alone = refused(&steps(json!({})), Plugins::Of(&[]));
+    assert_eq!(alone[0].pointer, "/steps/0/action");
+    assert!(alone[0].message.contains("no plugin brings the namespace \"files\""), "{}", alone[0].message);
+    let others = [Arc::from("filez")];
+    let near = refused(&steps(json!({})), Plugins::Of(&others));
+    assert!(near[0].message.ends_with("did you mean \"filez\"?"), "{}", near[0].message);
+    let secret = refused(&steps(json!({"key": "${{secrets.K}}"})), Plugins::Of(&files));
+    assert!(secret[0].message.contains("a plugin's tool takes no secret"), "{}", secret[0].message);
+    let definition = Definition::parse_with(&steps(json!({"n": 1})), Plugins::Of(&files)).unwrap();
+    assert_eq!(definition.plugin_namespaces(), files);
+    let mut world = World::of_stored(&json!({"steps": [{"id": "a", "action": "files.read"}]}));
+    world.finish("a", json!({"text": "x"}));
+    assert_eq!(world.output(), json!({"a": {"text": "x"}}));
 }
 
 #[test]

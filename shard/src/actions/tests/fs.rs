@@ -195,3 +195,51 @@ async fn pipes_and_devices_do_not_block() {
         assert_eq!(code(&actions, action, params).await, Code::ExecutionError, "{action}");
     }
 }
+
+/// A folder that is swapped for a link to the outside, and back, while actions go through it.
+#[tokio::test]
+async fn a_link_that_comes_and_goes_leads_nowhere() {
+    let (dir, actions) = actions();
+    let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+    for (folder, text) in [(&root.join("real"), "inside"), (&outside, "outside")] {
+        fs::create_dir(folder).unwrap();
+        fs::write(folder.join("file"), text).unwrap();
+    }
+    fs::create_dir(root.join("real/sub")).unwrap();
+    fs::create_dir(outside.join("sub")).unwrap();
+    symlink(&outside, root.join("link")).unwrap();
+    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let swapping = std::thread::spawn({
+        let (root, is_over) = (root.clone(), is_over.clone());
+        move || {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                for name in ["real", "link"] {
+                    fs::rename(root.join(name), root.join("swapped")).unwrap();
+                    std::thread::yield_now();
+                    fs::rename(root.join("swapped"), root.join(name)).unwrap();
+                }
+            }
+        }
+    });
+    let (mut inside, mut denied) = (0, 0);
+    for n in 0..3_000 {
+        match run(&actions, "fs.read", json!({"path": "swapped/file"})).await {
+            Ok(read) => {
+                assert_eq!(read["content"], "inside", "read {n}");
+                inside += 1;
+            }
+            Err(fault) => denied += u32::from(fault.code == Code::PathDenied),
+        }
+        // Whatever comes of it: nothing is made, moved or deleted outside.
+        let _ = run(&actions, "fs.write", json!({"path": "swapped/new", "content": "x"})).await;
+        let _ = run(&actions, "fs.delete", json!({"path": "swapped/sub", "recursive": true})).await;
+        let _ = run(&actions, "fs.copy", json!({"src": "real", "dst": "swapped/copy"})).await;
+        if inside > 50 && denied > 50 {
+            break;
+        }
+    }
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    swapping.join().unwrap();
+    assert_eq!(names(&outside), ["file", "sub"], "something was done outside");
+    assert!(inside > 0 && denied > 0, "both were met: {inside} {denied}");
+}

@@ -2,7 +2,9 @@
 
 mod fs;
 mod http;
+mod plugins;
 mod pure;
+mod push;
 mod secrets;
 mod server;
 mod shell;
@@ -26,6 +28,7 @@ fn options(dir: &Path) -> ActionOptions {
         working_dir: dir.to_owned(),
         jq_worker: Vec::new(),
         jq_workers_max: 1,
+        isolation: Default::default(),
     }
 }
 
@@ -38,6 +41,7 @@ fn call(action: &str, params: Value) -> Call {
         workflow_id: "run-1".into(),
         step_id: "step".into(),
         program: None,
+        trace: None,
         mask: None,
     }
 }

@@ -108,6 +108,22 @@ fn the_bytes_of_version_5_never_change() {
 }
 
 #[test]
+fn the_bytes_of_version_6_never_change() {
+    let Record::Event(event) = samples()[1].clone() else { panic!("the second is an event") };
+    let records = vec![Record::Purged { no: RunNo(300) }, Record::History(event)];
+    let golden = concat!(
+        "060700000000000000",
+        "02000000",
+        "0001fb2c01",
+        "01fb2c0102150106612e625b315d0d7b22617474656d7074223a317d00fd00d0ca9f17030000",
+    );
+    assert_eq!(hex::encode(encode(&records, 7).unwrap()), golden);
+    let decoded = decode(&hex::decode(golden).unwrap()).unwrap();
+    assert_eq!(decoded, Decoded { term: Some(7), records });
+    every_truncation_of(&hex::decode(golden).unwrap());
+}
+
+#[test]
 fn kinds_have_their_codes_and_names_for_ever() {
     let all: Vec<(u8, &str)> = EntryKind::ALL.iter().map(|kind| (kind.code(), kind.as_str())).collect();
     let frozen = [
@@ -119,6 +135,7 @@ fn kinds_have_their_codes_and_names_for_ever() {
         (6, "webhook"),
         (7, "namespace"),
         (8, "pause"),
+        (9, "retention"),
     ];
     assert_eq!(all, frozen);
     let mut unknown_kind = encode(&samples_v4()[1..], 1).unwrap();
@@ -143,7 +160,7 @@ fn every_truncation_of(bytes: &[u8]) {
 
 #[test]
 fn a_newer_version_and_a_mad_count_are_refused() {
-    assert!(decode(&[6, 0, 0, 0, 0]).unwrap_err().contains("version 6"));
+    assert!(decode(&[7, 0, 0, 0, 0]).unwrap_err().contains("version 7"));
     assert!(decode(&[2, 0, 0, 0, 0]).unwrap_err().contains("without a term"));
     assert!(decode(&[1, 255, 255, 255, 255, 0, 0]).unwrap_err().contains("claims"));
     assert!(decode(&[1, 1, 0, 0, 0, 1, 2, 3, 4]).unwrap_err().contains("record 0 of 1"));
@@ -173,7 +190,11 @@ fn record() -> impl Strategy<Value = Record> {
                     agent_id,
                     timestamp: Timestamp(ms),
                 })
-            }),
+            })
+            .prop_flat_map(|record| any::<bool>().prop_map(move |is_past| match &record {
+                Record::Event(event) if is_past => Record::History(event.clone()),
+                _ => record.clone(),
+            })),
         1 => any::<(u64, u64)>().prop_map(|(no, sequence)| Record::Delivered {
             no: RunNo(no),
             sequence: Sequence(sequence),
@@ -211,7 +232,7 @@ proptest! {
     fn any_bytes_end_in_records_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = decode(&bytes);
         let _ = decode(&[&[1, 2, 0, 0, 0], bytes.as_slice()].concat());
-        for version in [3, 4, 5] {
+        for version in [3, 4, 5, 6] {
             let head = [version, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0];
             let _ = decode(&[&head, bytes.as_slice()].concat());
         }

@@ -67,3 +67,28 @@ async fn a_group_of_which_there_is_nothing_begins_anew() {
     });
     stop(store, group).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_begins_behind_tables_that_come_from_a_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = log_id(EntryId { term: 7, node: 3, index: 40 });
+    let applied = Applied { log_id: encode_log_id(old), membership: Vec::new() };
+    let tables = Shared::default();
+    *tables.applied.lock() = applied.clone();
+    let store = LogStore::open(log_options(dir.path())).unwrap();
+    store.begin_behind(ShardId(0), 1, &Applied::default()).await.unwrap_err();
+    store.begin_behind(ShardId(0), 1, &applied).await.unwrap();
+    store.begin_behind(ShardId(0), 1, &applied).await.unwrap_err();
+    drop(store);
+    for n in 0..2 {
+        let store = LogStore::open(log_options(dir.path())).unwrap();
+        let group = start_alone(dir.path(), 0, &store, &tables).await.unwrap();
+        let term = group.leading_term().unwrap();
+        assert!(term > 7, "{term}");
+        assert_eq!(group.members().voters, BTreeSet::from([1]));
+        let committed = group.propose(batch(&[format!("b{n}").as_str()]), term).await.unwrap();
+        assert!(committed.position().index > 40);
+        stop(store, group).await;
+    }
+    assert_eq!(tables.texts(), ["b0", "b1"]);
+}

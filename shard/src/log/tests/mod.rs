@@ -96,7 +96,8 @@ fn texts(records: &[Record]) -> Vec<String> {
         | Record::Template(_)
         | Record::Delivered { .. }
         | Record::Entry(_)
-        | Record::Purged { .. } => panic!("only definitions are proposed here"),
+        | Record::Purged { .. }
+        | Record::History(_) => panic!("only definitions are proposed here"),
     };
     records.iter().map(text).collect()
 }

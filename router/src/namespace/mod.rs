@@ -11,23 +11,21 @@
 //! for [`STALE_MAX`]: what is made by a node that is cut off while a namespace is deleted stays, for whoever
 //! makes the namespace anew.
 
+mod names;
+
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, Method};
 use opcode_engine::Problem;
-use opcode_engine::event::EventType;
 use opcode_engine::ids::Timestamp;
-use opcode_engine::namespace::{Namespace, local};
+use opcode_engine::namespace::Namespace;
 use opcode_shard::CallError;
 use opcode_shard::catalogue::{CatalogueEntry, ENTRIES_MAX, EntryKind, EntryPage};
-use opcode_shard::record::EventRecord;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
 use crate::access::Caller;
@@ -35,6 +33,7 @@ use crate::error::{ApiError, Applied};
 use crate::forward::Seen;
 use crate::schedule::conflict;
 use crate::state::RouterState;
+pub(crate) use names::{event_data, local_run, qualified_line};
 
 /// The header that names a namespace.
 pub(crate) const HEADER: &str = "opcode-namespace";
@@ -150,7 +149,7 @@ fn is_of_a_namespace(method: &Method, path: &str) -> bool {
         (
             "v1",
             "workflows" | "templates" | "schedules" | "decisions" | "agents" | "tokens" | "events"
-            | "validate" | "actions",
+            | "webhooks" | "retention" | "export" | "import" | "validate" | "actions",
         ) => true,
         // All secrets are sealed anew together.
         ("v1", "secrets") => *method != Method::POST,
@@ -268,44 +267,8 @@ pub(crate) async fn entries_where(
     }
 }
 
-/// An event's data as it is shown in its run's namespace: the few ids and names that stand in it without
-/// that. None when it is shown as it is.
-pub(crate) fn event_data(record: &EventRecord) -> Option<Box<RawValue>> {
-    let has_names = matches!(
-        record.event_type,
-        EventType::WorkflowStarted
-            | EventType::WorkflowCompleted
-            | EventType::WorkflowFailed
-            | EventType::WorkflowCancelled
-            | EventType::StepFailed
-            | EventType::StepSkipped
-            | EventType::StepRetrying
-            | EventType::StepIgnored
-            | EventType::WaitStarted
-    );
-    if !has_names {
-        return None;
-    }
-    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(&record.data).ok()?;
-    for name in ["workflow_id", "template", "parent", "child"] {
-        let Some(raw) = fields.get_mut(name) else { continue };
-        let mut value: Value = serde_json::from_str(raw.get()).ok()?;
-        let named = if value.is_object() { value.get_mut("workflow_id") } else { Some(&mut value) };
-        if let Some(named) = named
-            && let Some(text) = named.as_str()
-        {
-            *named = local(text).into();
-        }
-        *raw = serde_json::value::to_raw_value(&value).ok()?;
-    }
-    serde_json::value::to_raw_value(&fields).ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use opcode_engine::ids::{RunNo, Sequence};
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -336,6 +299,10 @@ mod tests {
             ("GET", "/v1/namespaces"),
             ("POST", "/v1/tokens"),
             ("GET", "/v1/events"),
+            ("POST", "/v1/webhooks/x/test"),
+            ("PUT", "/v1/retention/templates/x"),
+            ("GET", "/v1/export"),
+            ("POST", "/v1/import"),
             ("POST", "/mcp"),
         ] {
             assert!(is_open(method, path), "{method} {path}");
@@ -349,38 +316,14 @@ mod tests {
             ("PUT", "/v1/namespaces/x"),
             ("DELETE", "/v1/namespaces/x"),
             ("GET", "/metrics"),
+            ("GET", "/v1/audit"),
+            ("GET", "/v1/plugins"),
+            ("POST", "/v1/backup"),
             ("GET", "/v1/what-comes-next"),
             ("GET", "//v1/workflows"),
             ("GET", "/v1/workflows../cluster"),
         ] {
             assert!(!is_open(method, path), "{method} {path}");
         }
-    }
-
-    #[test]
-    fn an_event_shows_no_namespace_and_every_digit() {
-        let shown = |event_type, data: &str| {
-            let record = EventRecord {
-                no: RunNo(1),
-                sequence: Sequence(1),
-                event_type,
-                step_id: None,
-                data: data.as_bytes().to_vec(),
-                agent_id: None,
-                timestamp: Timestamp(0),
-            };
-            event_data(&record).map(|raw| serde_json::from_str::<Value>(raw.get()).expect("JSON"))
-        };
-        let started = r#"{"workflow_id":"team/a","template":"team/t","params":{"workflow_id":"team/x","n":1.50},
-            "parent":{"workflow_id":"team/p","step_id":"s","attempt":1}}"#;
-        let expected = r#"{"workflow_id":"a","template":"t","params":{"workflow_id":"team/x","n":1.50},
-            "parent":{"workflow_id":"p","step_id":"s","attempt":1}}"#;
-        let expected: Value = serde_json::from_str(expected).expect("JSON");
-        assert_eq!(shown(EventType::WorkflowStarted, started), Some(expected));
-        let waits = shown(EventType::WaitStarted, r#"{"child":"team/a:s:1"}"#);
-        assert_eq!(waits, Some(json!({"child": "a:s:1"})));
-        let failed = shown(EventType::StepFailed, r#"{"child":{"workflow_id":"team/c","attempt":2}}"#);
-        assert_eq!(failed, Some(json!({"child": {"workflow_id": "c", "attempt": 2}})));
-        assert_eq!(shown(EventType::StepCompleted, r#"{"output":{"child":"team/x"}}"#), None);
     }
 }

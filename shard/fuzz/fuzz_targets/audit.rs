@@ -1,0 +1,5 @@
+//! `audit` for `cargo fuzz`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| opcode_fuzz::audit::audit(data));

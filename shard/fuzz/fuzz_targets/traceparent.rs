@@ -1,0 +1,5 @@
+//! `traceparent` for `cargo fuzz`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| opcode_fuzz::traceparent::traceparent(data));
