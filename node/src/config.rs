@@ -416,6 +416,7 @@ pub(crate) fn load(flags: &NodeFlags, dev: bool) -> Result<Loaded> {
     Wanted::parse(&config.replicas)?;
     config.webhook_retry_delays.as_deref().map(delays).transpose()?;
     config.events_kept.as_deref().map(kept).transpose()?;
+    check_access(&config)?;
     Ok(Loaded { config, figment })
 }
 
@@ -435,8 +436,6 @@ pub(crate) fn delays(text: &str) -> Result<Vec<Duration>> {
 pub(crate) fn kept(text: &str) -> Result<Duration> {
     let read = humantime::parse_duration(text).ok().filter(|kept| *kept <= DELAY_MAX);
     read.context("events_kept must be a duration of at most a week, such as 2m or 1h")
-    check_access(&config)?;
-    Ok(Loaded { config, figment })
 }
 
 /// Refuses what does not go together.

@@ -59,12 +59,15 @@ pub(crate) fn plugins(config: &Config, actions: &Actions, vault: Arc<Vault>) -> 
     PluginHost::new(actions.isolation().clone(), vault, scratch(config), config.allow_plugins)
 }
 
-/// The node's own files: its data, its log, and whatever holds a key.
+/// The node's own files: its data, where else it keeps some of that, and whatever holds a key.
 fn closed(config: &Config) -> Vec<PathBuf> {
     let files = [
         Some(&config.data_dir),
         config.log_dir.as_ref(),
+        config.archive_dir.as_ref(),
+        config.backup_dir.as_ref(),
         config.peer_tls_dir.as_ref(),
+        config.tls_key.as_ref(),
         config.token_file.as_ref(),
         config.secrets_key_file.as_ref(),
         config.secrets_passphrase_file.as_ref(),

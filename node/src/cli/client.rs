@@ -141,11 +141,6 @@ impl Client {
         read_json(self.send(request.body(body).timeout(LINES_MAX)).await?).await
     }
 
-    /// JSON lines as they come, for as long as they do.
-    pub(crate) async fn lines(&self, path: &str) -> Result<Response, Failure> {
-        self.send(self.request(Method::GET, path)).await
-    }
-
     /// An event stream, open without end; 204 gives `None`.
     pub(crate) async fn stream(&self, path: &str, last_event_id: u64) -> Result<Option<Response>, Failure> {
         let request = self
@@ -178,7 +173,7 @@ impl Client {
         self.send(self.request(Method::GET, &path).header("accept", "text/event-stream")).await
     }
 
-    /// A stream of JSON in lines, open without end.
+    /// JSON lines as they come, for as long as they do.
     pub(crate) async fn lines(&self, path: &str) -> Result<Response, Failure> {
         self.send(self.request(Method::GET, path).header("accept", "application/x-ndjson")).await
     }

@@ -6,8 +6,8 @@
 //! 7 unavailable, 8 conflict.
 
 mod agent;
-mod backup;
 mod audit;
+mod backup;
 mod bulk;
 mod certs;
 mod client;

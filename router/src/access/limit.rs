@@ -251,7 +251,8 @@ mod tests {
         let hundred = RateLimit::per_second(100);
         let (policy, left) = told(count(&mut whole_at, hundred, at(5)));
         assert_eq!((policy.as_str(), left.as_str()), ("\"default\";q=100;w=1", "\"default\";r=99;t=1"));
-        let (policy, _) = told(count(&mut Duration::ZERO, LIMIT, at(0)));
+        let mut never = Duration::ZERO;
+        let (policy, _) = told(count(&mut never, LIMIT, at(0)));
         assert_eq!(policy, "\"default\";q=20;w=2");
     }
 

@@ -28,8 +28,8 @@ pub use self::entry::{Call, Entry, NotRecorded, Noted};
 use self::query::{AuditPage, PageQuery};
 use crate::access::limit::{Bucket, RateLimit};
 use crate::access::remote::remote_of;
-use crate::http::TraceId;
 use crate::state::RouterState;
+use crate::trace;
 
 /// Refused calls that are taken down; of more only the number is.
 const REFUSED: RateLimit = RateLimit { requests_per_second: 1, burst: 100 };
@@ -160,7 +160,7 @@ pub(crate) async fn record(State(state): State<RouterState>, mut request: Reques
     let noted = Arc::new(Noted::default());
     request.extensions_mut().insert(Arc::clone(&noted));
     let call = Call::new(
-        request.extensions().get::<TraceId>().map_or_else(String::new, |id| id.0.clone()),
+        trace::of(request.extensions()).map_or_else(String::new, |traced| traced.id().to_string()),
         request.method().clone(),
         request.uri().clone(),
         remote_of(&request),

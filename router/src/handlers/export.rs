@@ -69,12 +69,13 @@ pub(crate) async fn export(
     newest.retain(|record| filter.template.as_ref().is_none_or(|wanted| *wanted == *record.name));
     let (chunks, lines) = mpsc::channel(LINES_WAITING_MAX);
     let stopping = state.stopping();
-    tokio::spawn(run_until(Pour { state, chunks }.pour(newest, filter), stopping, place));
+    tokio::spawn(run_until(Pour { state, chunks }.pour(newest, filter), stopping));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    Ok((StatusCode::OK, headers, Body::from_stream(ReceiverStream::new(lines))).into_response())
+    Ok((StatusCode::OK, headers, Body::from_stream(ReceiverStream::new(lines).inspect(move |_| _ = &place)))
+        .into_response())
 }
 
 /// An export under way.

@@ -23,12 +23,12 @@ use serde::Serialize;
 use crate::access::Caller;
 use crate::error::{ApiError, Applied, Document};
 use crate::forward::ShardClient;
-use crate::http::TraceId;
 use crate::incoming::{json, unsupported, with_tokens};
 use crate::namespace::qualified_line;
 use crate::query::Query;
 use crate::schema;
 use crate::state::RouterState;
+use crate::trace;
 use crate::wire::invalid;
 
 /// Lines of one body.
@@ -122,8 +122,8 @@ pub(crate) async fn import(State(state): State<RouterState>, request: Request) -
             return Err(ApiError::too_large(detail));
         }
     }
-    let trace_id = parts.extensions.get::<TraceId>().map_or("", |id| id.0.as_str());
-    let response = answer(&outcomes, trace_id);
+    let trace_id = trace::of(&parts.extensions).map_or_else(String::new, |traced| traced.id());
+    let response = answer(&outcomes, &trace_id);
     Ok(if positions.is_empty() { response } else { with_tokens(response, positions) })
 }
 
