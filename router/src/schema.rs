@@ -24,7 +24,6 @@ pub use schedules::{
     BackfillAnswer, BackfillRequest, Schedule, ScheduleList, SchedulePatch, ScheduleRequest, Slot, SlotError,
     SlotList,
 };
-pub use tokens::{NewToken, Token, TokenDeleted, TokenList, TokenRequest};
 
 /// RFC 9457, `application/problem+json`.
 #[derive(ToSchema)]
