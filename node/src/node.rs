@@ -85,6 +85,7 @@ pub(crate) async fn run(loaded: Loaded, ready: impl FnOnce(&str)) -> Result<()> 
     let shards = cluster.identity.shards;
     tracing::info!(%address, cluster = cluster.identity.cluster_id, shards, "ready");
     ready(&format!("{}://{address}", if https.is_some() { "https" } else { "http" }));
+    crate::memory::forget_start();
 
     let outcome = tokio::select! {
         () = signals.stop() => Ok(true),

@@ -24,7 +24,7 @@ use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
     self, batch, bulk, cluster, commands, decisions, diagram, events, export, health, import, lists,
-    retention, schedules, secrets, sync, templates, tokens, validate, workflows,
+    namespaces, retention, schedules, secrets, sync, templates, tokens, validate, workflows,
 };
 use crate::incoming::json_bytes;
 use crate::manual;
@@ -37,13 +37,15 @@ use crate::trace::Traced;
 #[openapi(info(
     title = "OPCODE cluster",
     description = "Define, run and watch durable workflows. Errors are RFC 9457 problem documents. Agents \
-                   find the same as tools of MCP (streamable HTTP) at `/mcp`."
+                   find the same as tools of MCP (streamable HTTP) at `/mcp`. Workflows, templates, schedules \
+                   and secrets are those of a namespace: the token's, or the one that the header \
+                   `Opcode-Namespace` names, or `default`."
 ))]
 struct Api;
 
 /// The HTTP service of a node.
 pub fn app(state: RouterState) -> Router {
-    let (router, api) = documented().split_for_parts();
+    let (router, api) = untold(documented()).split_for_parts();
     let api: bytes::Bytes = described(&api).to_string().into();
     let router = router.route(
         "/openapi.json",
@@ -181,6 +183,8 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(handlers::plugins::get, handlers::plugins::remove))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
+        .routes(routes!(namespaces::list))
+        .routes(routes!(namespaces::create, namespaces::delete))
         .routes(routes!(handlers::audit::list))
         .routes(routes!(events::firehose))
         .routes(routes!(export::export))
@@ -211,6 +215,11 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
         .merge(manual::routes())
+}
+
+/// What the document does not tell of: paths that stand for an id too, and what is refused in words.
+fn untold(router: OpenApiRouter<RouterState>) -> OpenApiRouter<RouterState> {
+    router
         // `batch` and `bulk` are ids that a run may have.
         .route("/v1/workflows/batch", axum::routing::get(workflows::get).delete(commands::delete))
         .route("/v1/workflows/bulk", axum::routing::get(workflows::get).delete(commands::delete))

@@ -30,6 +30,7 @@ pub mod locate;
 mod manual;
 pub mod mcp;
 pub mod meters;
+mod namespace;
 mod picture;
 pub mod placement;
 mod plugins;

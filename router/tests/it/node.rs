@@ -70,6 +70,17 @@ impl ClusterControl for Alone {
     }
 }
 
+fn about(node_id: u64) -> NodeInfo {
+    NodeInfo {
+        node_id: node_id.to_string(),
+        cluster_id: "test".into(),
+        addr: "127.0.0.1:4100".into(),
+        peer_addr: None,
+        version: "0.0.0".into(),
+        settings: vec![["shards".into(), SHARDS.to_string(), "flag".into()]],
+    }
+}
+
 impl Node {
     /// A node that leads all shards.
     pub(crate) async fn start() -> Self {
@@ -135,14 +146,7 @@ impl Node {
             cluster: Arc::new(Alone),
             vault,
             plugins,
-            node: NodeInfo {
-                node_id: node_id.to_string(),
-                cluster_id: "test".into(),
-                addr: "127.0.0.1:4100".into(),
-                peer_addr: None,
-                version: "0.0.0".into(),
-                settings: vec![["shards".into(), SHARDS.to_string(), "flag".into()]],
-            },
+            node: about(node_id),
             ready,
             shutdown,
             metrics: Arc::new(|| "# no metrics\n".to_owned()),
