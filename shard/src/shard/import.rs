@@ -57,10 +57,8 @@ impl Loop {
             }
             .await;
             // A loop that is gone has dropped every reply with it.
-            let _ = inbox.send(Inbox::LookedUp {
-                looked_up: Box::new(LookedUp { items, ids, found, reply }),
-                epoch,
-            });
+            let _ = inbox
+                .send(Inbox::LookedUp { looked_up: Box::new(LookedUp { items, ids, found, reply }), epoch });
         });
     }
 
