@@ -435,7 +435,7 @@ mod tests {
         let room = Arc::new(Semaphore::new(1));
         let place = room.clone().try_acquire_owned().expect("there is room");
         let (response, chunks) = open(form.media_type(), place);
-        (response, Spout { chunks, form, places: Mutex::new(Places::unknown(2)) }, room)
+        (response, Spout { chunks, form, namespace: None, places: Mutex::new(Places::unknown(2)) }, room)
     }
 
     fn record(sequence: u64, bytes: usize) -> EventRecord {
