@@ -9,6 +9,15 @@ use serde_json::Value;
 
 use crate::history::{History, Outcome};
 
+/// The namespace of half of the chains: those with an id that begins with its name.
+pub(crate) const TENANT: &str = "tenant";
+
+/// The namespace of what has this path, or of a run with this id.
+pub(crate) fn namespace_of(path_or_id: &str) -> &'static str {
+    let id = path_or_id.strip_prefix("/v1/workflows/").unwrap_or(path_or_id);
+    if id.starts_with(TENANT) { TENANT } else { "default" }
+}
+
 /// Sends requests to nodes.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -92,6 +101,9 @@ impl Client {
             Some(body) => self.http.post(url).json(body),
             None => self.http.get(url),
         };
+        let id = ask.body.and_then(|body| body["id"].as_str());
+        let named = if ask.path == "/v1/workflows" { id.unwrap_or_default() } else { ask.path };
+        request = request.header("opcode-namespace", namespace_of(named));
         if let Some(token) = ask.token {
             request = request.header("opcode-token", token);
         }

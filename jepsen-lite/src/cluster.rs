@@ -13,6 +13,7 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::client::{TENANT, namespace_of};
 use crate::nemesis::shim::Control;
 use crate::node::{Node, NodeOptions, Shim, free_port};
 use crate::proxy::{Cuts, Network, NodeId};
@@ -160,6 +161,19 @@ impl Cluster {
         self.send(method, path, &serde_json::json!({})).await
     }
 
+    /// Makes the namespace of half of the chains. False where nodes know of none: those of a release before.
+    pub(crate) async fn make_namespace(&self) -> Result<bool> {
+        let begun = Instant::now();
+        loop {
+            match self.ask(reqwest::Method::PUT, &format!("/v1/namespaces/{TENANT}")).await? {
+                200 | 201 => return Ok(true),
+                503 if begun.elapsed() < ANSWERS_MAX => tokio::time::sleep(LOOK_EVERY).await,
+                404 | 405 => return Ok(false),
+                status => bail!("the namespace was not made: {status}"),
+            }
+        }
+    }
+
     /// Posts to any node that answers; the status code.
     pub(crate) async fn post_to_any(&self, path: &str, body: &Value) -> Result<u16> {
         self.send(reqwest::Method::POST, path, body).await
@@ -280,7 +294,8 @@ impl Cluster {
         let mut why = None;
         for turn in 0..self.len() {
             let node = self.node((first + turn) % self.len());
-            match self.client.get(node.url(path)).send().await {
+            match self.client.get(node.url(path)).header("opcode-namespace", namespace_of(path)).send().await
+            {
                 Ok(response) => {
                     let status = response.status().as_u16();
                     return Ok((
@@ -308,7 +323,8 @@ impl Cluster {
 
     /// `GET` from the node at a place, and from no other.
     pub(crate) async fn get_at(&self, place: usize, path: &str) -> Result<(u16, Value)> {
-        let response = self.client.get(self.node(place).url(path)).send().await?;
+        let request = self.client.get(self.node(place).url(path));
+        let response = request.header("opcode-namespace", namespace_of(path)).send().await?;
         let status = response.status().as_u16();
         Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
     }

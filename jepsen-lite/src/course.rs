@@ -81,6 +81,7 @@ impl Course<'_> {
         let setting = Setting {
             urls: self.cluster.urls.clone(),
             sink: self.sink.url.clone(),
+            has_tenant: self.cluster.make_namespace().await?,
             history: history.clone(),
             seed: self.seed,
             timeout: if is_timed { TIMEOUT_OF_TRIALS } else { TIMEOUT },

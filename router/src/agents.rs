@@ -6,8 +6,10 @@
 //! contact costs no write: each node notes it in memory, and one task puts what it has noted into the
 //! catalogue, at most once a minute for each agent. So a list may lie a minute behind for contacts
 //! with other nodes, and a node that dies takes up to a minute of last contacts with it; that an agent
-//! was there at all is written at once. Nothing of a workflow rests on any of this.
+//! was there at all is written at once. Nothing of a workflow rests on any of this. An agent is known in
+//! each namespace in which it was in contact, and only there.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use opcode_engine::Problem;
 use opcode_engine::ids::{ID_BYTES_MAX, Timestamp};
+use opcode_engine::namespace::Namespace;
 use opcode_shard::CallError;
 use opcode_shard::catalogue::{CatalogueEntry, Changed, ENTRIES_MAX, EntryChange, EntryKind};
 use opcode_shard::clock::Clock;
@@ -29,7 +32,7 @@ use tokio::sync::Notify;
 
 use crate::access::Caller;
 use crate::error::ApiError;
-use crate::incoming::percent_decoded;
+use crate::incoming::{Incoming, percent_decoded};
 use crate::state::RouterState;
 
 /// The header that names the agent a call is made for, percent-encoded.
@@ -99,9 +102,9 @@ struct Noted {
 
 impl Agents {
     /// Notes a contact by a call that was taken. A name that cannot be one counts for nothing.
-    pub(crate) fn seen(&self, agent_id: Option<&str>, headers: &HeaderMap) {
+    pub(crate) fn seen(&self, agent_id: Option<&str>, by: &Incoming) {
         if let Some(agent_id) = agent_id.filter(|name| is_name(name)) {
-            self.note(agent_id, client(headers), self.clock.now());
+            self.note(&key(by.caller.namespace(), agent_id), client(&by.headers), self.clock.now());
         }
     }
 
@@ -124,7 +127,7 @@ impl Agents {
         }
     }
 
-    /// Those with names after `after`, up to and with `upto`.
+    /// Those with keys after `after`, up to and with `upto`.
     pub(crate) fn between(&self, after: Option<&str>, upto: Option<&str>) -> Vec<(Arc<str>, Contact)> {
         if let (Some(after), Some(upto)) = (after, upto)
             && after >= upto
@@ -233,11 +236,12 @@ pub(crate) async fn note(State(state): State<RouterState>, request: Request, nex
         Ok(None) => return next.run(request).await,
         Err(error) => return error.into_response(),
     };
+    let namespace = request.extensions().get::<Caller>().map(|caller| caller.namespace().clone());
     let from = client(request.headers()).map(str::to_owned);
     let response = next.run(request).await;
     if response.status().is_success() {
         let agents = state.agents();
-        agents.note(&agent_id, from.as_deref(), agents.clock.now());
+        agents.note(&key(&namespace.unwrap_or_default(), &agent_id), from.as_deref(), agents.clock.now());
     }
     response
 }
@@ -255,6 +259,26 @@ fn speaks_for(request: &Request) -> Result<Option<Arc<str>>, ApiError> {
     };
     // Who need not say who he is (`/healthz`) is in no contact that counts.
     request.extensions().get::<Caller>().map_or(Ok(None), |caller| caller.speaks_for(named))
+}
+
+/// What stands between a namespace and an agent's name, which may have anything in it but a character
+/// such as this.
+const SEPARATOR: char = '\t';
+
+/// The key of an agent's entry: its name, in `default`.
+fn key<'n>(namespace: &Namespace, agent_id: &'n str) -> Cow<'n, str> {
+    match namespace.is_default() {
+        true => agent_id.into(),
+        false => format!("{namespace}{SEPARATOR}{agent_id}").into(),
+    }
+}
+
+/// The name of an agent with this key; none when it is of another namespace.
+pub(crate) fn name_in<'k>(namespace: &Namespace, key: &'k str) -> Option<&'k str> {
+    match key.split_once(SEPARATOR) {
+        None => namespace.is_default().then_some(key),
+        Some((of, name)) => (of == namespace.as_str()).then_some(name),
+    }
 }
 
 /// Whether an agent may have this name.
@@ -308,6 +332,17 @@ mod tests {
         agents.written("bot", Ok((3, earlier)), Timestamp(11_001));
         let (_, contact) = agents.between(None, None).pop().expect("it is noted");
         assert_eq!((contact.first_seen, contact.last_seen), (Timestamp(7), Timestamp(5_000)));
+    }
+
+    #[test]
+    fn an_agent_is_one_of_its_namespace() {
+        let (default, team) = (Namespace::default(), Namespace::parse("team").expect("a name"));
+        for name in ["bot", "team/bot", "a b"] {
+            assert_eq!((name_in(&default, name), name_in(&team, name)), (Some(name), None));
+            let key = key(&team, name);
+            assert_eq!((name_in(&default, &key), name_in(&team, &key)), (None, Some(name)));
+        }
+        assert!(!is_name("team\tbot"), "nobody can call himself that");
     }
 
     #[test]

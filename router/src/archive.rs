@@ -15,6 +15,7 @@ use opcode_shard::CallError;
 use opcode_shard::history::Line;
 
 use crate::forward::ShardClient;
+use crate::namespace::local_run;
 
 /// Bytes from which on a file takes no further run, before they are compressed.
 const FILE_BYTES: usize = 16 * 1024 * 1024;
@@ -51,7 +52,8 @@ impl Archive {
             applied_unknown: false,
             message: format!("workflow {id} cannot be archived: {why}"),
         };
-        self.lines.extend(Line::Run(Box::new(run)).write().map_err(failed)?);
+        let line = local_run(run).and_then(|run| Line::Run(Box::new(run)).write());
+        self.lines.extend(line.map_err(failed)?);
         self.newest_end = self.newest_end.max(Some(ended_at));
         Ok(last)
     }

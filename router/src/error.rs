@@ -6,6 +6,7 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use opcode_engine::namespace::local;
 use opcode_engine::{Code, Invalid, Problem, Rejected};
 use opcode_shard::CallError;
 use opcode_shard::vault::VaultError;
@@ -271,7 +272,7 @@ impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Rejected(rejected) => rejected.into(),
-            CallError::NotFound(id) => Self::not_found(format!("there is no workflow {id}")),
+            CallError::NotFound(id) => Self::not_found(format!("there is no workflow {}", local(&id))),
             CallError::Overloaded => {
                 Self::overloaded("the shard has more work queued than it takes; try again shortly")
             }

@@ -3,6 +3,7 @@
 //! Only committed events are shown. A reader that is too slow falls back to reading the log; it
 //! never slows the shard down, and never misses an event of the run it follows.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use opcode_engine::event::EventType;
 use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
+use opcode_engine::namespace::Namespace;
 use opcode_shard::CallError;
 use opcode_shard::batch::{Batch, Committed, Position};
 use opcode_shard::record::{EventRecord, Record};
@@ -25,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::ApiError;
 use crate::forward::{Seen, ShardClient};
+use crate::namespace::event_data;
 use crate::state::RouterState;
 
 /// Events read from the log at a time; each may have data of 1 MiB.
@@ -42,7 +45,7 @@ pub(crate) struct EventDocument<'a> {
     pub(crate) sequence: u64,
     pub(crate) r#type: &'static str,
     pub(crate) step_id: Option<&'a str>,
-    pub(crate) data: &'a RawValue,
+    pub(crate) data: Cow<'a, RawValue>,
     pub(crate) agent_id: Option<&'a str>,
     pub(crate) timestamp: String,
     /// Only in the firehose.
@@ -56,11 +59,18 @@ pub(crate) struct EventDocument<'a> {
     pub(crate) place: Option<&'a str>,
 }
 
-/// An event's document; `data` that is not JSON is our own damage and shown as null.
-pub(crate) fn document(record: &EventRecord) -> EventDocument<'_> {
-    let data = serde_json::from_slice(&record.data).unwrap_or_else(|error| {
-        tracing::error!(sequence = record.sequence.0, %error, "an event's data is not JSON");
-        RawValue::NULL
+/// An event's document, as it is shown in the namespace of the run; `data` that is not JSON is our own
+/// damage and shown as null.
+pub(crate) fn document<'r>(record: &'r EventRecord, namespace: &Namespace) -> EventDocument<'r> {
+    let data = match namespace.is_default() {
+        true => None,
+        false => event_data(record).map(Cow::Owned),
+    };
+    let data = data.unwrap_or_else(|| {
+        Cow::Borrowed(serde_json::from_slice(&record.data).unwrap_or_else(|error| {
+            tracing::error!(sequence = record.sequence.0, %error, "an event's data is not JSON");
+            RawValue::NULL
+        }))
     });
     EventDocument {
         sequence: record.sequence.0,
@@ -259,9 +269,9 @@ impl Follower {
     }
 
     async fn send(&mut self, records: impl Iterator<Item = &EventRecord>) -> bool {
-        let mut chunk = Vec::new();
+        let (mut chunk, namespace) = (Vec::new(), self.id.namespace());
         for record in records {
-            write_event(&mut chunk, &document(record), None);
+            write_event(&mut chunk, &document(record, &namespace), None);
             self.last = record.sequence;
         }
         if chunk.is_empty() {
@@ -359,7 +369,7 @@ mod tests {
             timestamp: Timestamp(0),
         };
         let mut out = Vec::new();
-        write_event(&mut out, &document(&record), None);
+        write_event(&mut out, &document(&record, &Namespace::default()), None);
         let expect = concat!(
             "id: 7\nevent: step_completed\n",
             r#"data: {"sequence":7,"type":"step_completed","step_id":"a","data":{"output":  1.50},"#,

@@ -1,4 +1,4 @@
-//! The firehose: every event of every shard, or those of some types and some runs, on any node. Each
+//! The firehose: every event of a namespace's runs, or those of some types and some runs, on any node. Each
 //! shard is followed by its place in the shard's log, in the replica of this node or in whichever can
 //! be reached, so that a leader may change, and a replica move, without an event missed or shown
 //! twice.
@@ -17,7 +17,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use opcode_engine::Problem;
 use opcode_engine::event::EventType;
-use opcode_engine::ids::ShardId;
+use opcode_engine::ids::{ShardId, WorkflowId};
+use opcode_engine::namespace::Namespace;
 use opcode_shard::CallError;
 use opcode_shard::follow::{Place, Places, RunChoice, RunFacts};
 use opcode_shard::handle::ShardInfo;
@@ -76,7 +77,10 @@ impl Form {
 pub(crate) struct Wanted {
     /// Of these types; of all, if there are none.
     pub(crate) types: Vec<EventType>,
+    /// Without a namespace it is the node itself that reads, and ids are shown as they are kept.
     pub(crate) choice: RunChoice,
+    /// Nothing is shown of which it is not known whose it is.
+    pub(crate) is_confined: bool,
     pub(crate) start: Start,
     pub(crate) form: Form,
     /// Goes on with what is committed later; else it ends with what is there by now.
@@ -84,9 +88,10 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Every event of some types from now on.
+    /// Every event of some types from now on, of all namespaces.
     pub(crate) fn live(types: Vec<EventType>) -> Self {
-        Self { types, choice: RunChoice::default(), start: Start::Now, form: Form::Frames, follows: true }
+        let (choice, is_confined) = (RunChoice::default(), false);
+        Self { types, choice, is_confined, start: Start::Now, form: Form::Frames, follows: true }
     }
 }
 
@@ -109,7 +114,8 @@ pub(crate) async fn firehose(state: &RouterState, wanted: Wanted) -> Result<Resp
     let (response, chunks) = open(wanted.form.media_type(), place);
     let (follows, form) = (wanted.follows, wanted.form);
     let wanted = Arc::new(wanted);
-    let spout = Arc::new(Spout { chunks, form, places: Mutex::new(places) });
+    let namespace = wanted.choice.namespace.clone();
+    let spout = Arc::new(Spout { chunks, form, namespace, places: Mutex::new(places) });
     let pours = shards.into_iter().zip(begun).map(|(shard, begun)| Pour {
         shard,
         wanted: wanted.clone(),
@@ -244,6 +250,8 @@ struct Shown<'a> {
 struct Spout {
     chunks: Chunks,
     form: Form,
+    /// Of which all that is shown is; without one, each says its own.
+    namespace: Option<Namespace>,
     places: Mutex<Places>,
 }
 
@@ -301,12 +309,13 @@ impl Spout {
     }
 
     fn write(&self, out: &mut Vec<u8>, shard: ShardId, shown: &Shown<'_>, places: &str) {
-        let shown = EventDocument {
-            workflow_id: shown.run.as_ref().map(|run| run.id.as_str()),
-            shard: Some(shard.0),
-            place: (self.form == Form::Lines).then_some(places),
-            ..document(shown.record)
+        let id = shown.run.as_ref().map(|run| &run.id);
+        let (workflow_id, document) = match &self.namespace {
+            Some(own) => (id.map(WorkflowId::local), document(shown.record, own)),
+            None => (id.map(WorkflowId::as_str), document(shown.record, &Namespace::default())),
         };
+        let place = (self.form == Form::Lines).then_some(places);
+        let shown = EventDocument { workflow_id, shard: Some(shard.0), place, ..document };
         match self.form {
             Form::Frames => write_event(out, &shown, Some(places)),
             Form::Lines => {
@@ -393,12 +402,23 @@ impl Pour {
 
     /// What is known of an event's run; the outer `None` when it is not one that is wanted.
     async fn run_of(&mut self, record: &EventRecord, tail: &Tail) -> Option<Option<Arc<RunFacts>>> {
-        let run = self.known.of(&self.shard, record, tail.upto).await.unwrap_or_else(|error| {
-            tracing::warn!(run = record.no.0, %error, "the run of an event in the firehose is not known");
-            None
-        });
-        let is_wanted =
-            self.wanted.choice.is_any() || run.as_ref().is_some_and(|run| self.wanted.choice.takes(run));
+        let choice = &self.wanted.choice;
+        // Shown also when it is not known whose it is.
+        let may_be_anybodys = choice.is_any() && !self.wanted.is_confined;
+        let run = loop {
+            match self.known.of(&self.shard, record, tail.upto).await {
+                Ok(run) => break run,
+                Err(error) if may_be_anybodys => {
+                    tracing::warn!(run = record.no.0, %error, "the run of an event in the firehose is not known");
+                    break None;
+                }
+                Err(error) => {
+                    tracing::debug!(run = record.no.0, %error, "the firehose waits to know an event's run");
+                    tokio::time::sleep(RETRY_EVERY).await;
+                }
+            }
+        };
+        let is_wanted = run.as_ref().map_or(may_be_anybodys, |run| choice.takes(run));
         is_wanted.then_some(run)
     }
 }
@@ -415,7 +435,7 @@ mod tests {
         let room = Arc::new(Semaphore::new(1));
         let place = room.clone().try_acquire_owned().expect("there is room");
         let (response, chunks) = open(form.media_type(), place);
-        (response, Spout { chunks, form, places: Mutex::new(Places::unknown(2)) }, room)
+        (response, Spout { chunks, form, namespace: None, places: Mutex::new(Places::unknown(2)) }, room)
     }
 
     fn record(sequence: u64, bytes: usize) -> EventRecord {

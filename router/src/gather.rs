@@ -62,6 +62,11 @@ impl Missing {
     pub(crate) fn of(shard: ShardId, error: &ApiError) -> Self {
         Self { shard, code: error.code(), detail: error.detail().to_owned() }
     }
+
+    /// Why.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
 }
 
 /// Answers of the shards that gave one, and the others.

@@ -23,7 +23,7 @@ use crate::error::{ApiError, Applied};
 use crate::guard::guard;
 use crate::handlers::{
     self, batch, bulk, cluster, commands, decisions, diagram, events, export, health, import, lists,
-    retention, schedules, secrets, sync, templates, tokens, validate, workflows,
+    namespaces, retention, schedules, secrets, sync, templates, tokens, validate, workflows,
 };
 use crate::incoming::json_bytes;
 use crate::manual;
@@ -36,7 +36,9 @@ use crate::trace::Traced;
 #[openapi(info(
     title = "OPCODE cluster",
     description = "Define, run and watch durable workflows. Errors are RFC 9457 problem documents. Agents \
-                   find the same as tools of MCP (streamable HTTP) at `/mcp`."
+                   find the same as tools of MCP (streamable HTTP) at `/mcp`. Workflows, templates, schedules \
+                   and secrets are those of a namespace: the token's, or the one that the header \
+                   `Opcode-Namespace` names, or `default`."
 ))]
 struct Api;
 
@@ -169,6 +171,8 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(handlers::plugins::get, handlers::plugins::remove))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
+        .routes(routes!(namespaces::list))
+        .routes(routes!(namespaces::create, namespaces::delete))
         .routes(routes!(handlers::audit::list))
         .routes(routes!(events::firehose))
         .routes(routes!(export::export))

@@ -122,9 +122,10 @@ impl Incoming {
             .ok_or_else(|| ApiError::malformed(Problem::at("", "the path is not percent-encoded UTF-8")))
     }
 
-    /// The workflow id of `/v1/workflows/ID…`.
+    /// The workflow id of `/v1/workflows/ID…`, in the caller's namespace.
     pub(crate) fn workflow_id(&self) -> Result<WorkflowId, ApiError> {
         WorkflowId::parse(&self.segment(2)?)
+            .map(|id| id.in_namespace(self.caller.namespace()))
             .map_err(|message| ApiError::malformed(Problem::at("/workflow_id", message)))
     }
 

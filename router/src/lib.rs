@@ -28,6 +28,7 @@ mod local;
 mod manual;
 pub mod mcp;
 pub mod meters;
+mod namespace;
 pub mod placement;
 mod plugins;
 mod query;

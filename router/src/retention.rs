@@ -1,4 +1,4 @@
-//! Retention: how long runs that have ended are kept, by template, and the sweeper that archives and
+//! Retention: how long runs that have ended are kept, by namespace and template, and the sweeper that archives and
 //! deletes them then. Without a rule all is kept.
 //!
 //! Each node sweeps the shards that it leads, a bounded number of runs at a time, one after the other,
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use opcode_engine::definition::parse_duration_ms;
 use opcode_engine::ids::{Sequence, ShardId, Timestamp, WorkflowId};
+use opcode_engine::namespace::{Namespace, SEPARATOR, local};
 use opcode_shard::CallError;
 use opcode_shard::catalogue::{CatalogueEntry, EntryKind};
 use opcode_shard::clock::Clock;
@@ -23,10 +24,9 @@ use serde::{Deserialize, Serialize};
 use crate::archive::{Archive, delete_older};
 use crate::error::{ApiError, Applied};
 use crate::forward::ShardClient;
+use crate::namespace::sought;
 use crate::state::RouterState;
 
-/// The namespace of rules: part of their keys, and of the folders of their archives.
-const NAMESPACE: &str = "default";
 /// In a key, the place of what holds for runs whose template has no rule of its own.
 const ALL: &str = "*";
 /// Rules read at a time.
@@ -67,9 +67,9 @@ impl Rule {
     }
 }
 
-/// The key of a rule, of a template or of all that have none.
-pub(crate) fn key_of(template: Option<&str>) -> Arc<str> {
-    format!("{NAMESPACE}/{}", template.unwrap_or(ALL)).into()
+/// The key of a rule, of a namespace's template or of all that have none: both are always named.
+pub(crate) fn key_of(namespace: &Namespace, template: Option<&str>) -> Arc<str> {
+    format!("{namespace}{SEPARATOR}{}", template.unwrap_or(ALL)).into()
 }
 
 /// Where and how often the sweeper works.
@@ -81,7 +81,7 @@ pub struct RetentionOptions {
     pub every: Duration,
 }
 
-/// All rules, by template, with their entries.
+/// The rules of a namespace, by template, with their entries.
 #[derive(Default)]
 pub(crate) struct Rules {
     pub(crate) default: Option<(Rule, CatalogueEntry)>,
@@ -89,25 +89,33 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Reads all rules.
-    pub(crate) async fn read(state: &RouterState) -> Result<Self, ApiError> {
-        let mut rules = Self::default();
+    /// Reads all rules, of each namespace that has some.
+    pub(crate) async fn read_all(state: &RouterState) -> Result<BTreeMap<Namespace, Self>, ApiError> {
+        let mut all: BTreeMap<Namespace, Self> = BTreeMap::new();
         let mut after = None;
         loop {
             let page = state.system().entries(EntryKind::Retention, after, RULES_AT_A_TIME).await?.value;
             after = page.entries.last().map(|entry| entry.key.clone());
             for entry in page.entries {
-                let Some((NAMESPACE, template)) = entry.key.split_once('/') else { continue };
-                let Some(rule) = Rule::of(&entry) else { continue };
+                let Some((namespace, template)) = entry.key.split_once(SEPARATOR) else { continue };
+                let (Ok(namespace), Some(rule)) = (Namespace::parse(namespace), Rule::of(&entry)) else {
+                    continue;
+                };
+                let rules = all.entry(namespace).or_default();
                 match template {
                     ALL => rules.default = Some((rule, entry)),
                     name => _ = rules.by_template.insert(name.into(), (rule, entry)),
                 }
             }
             if !page.has_more || after.is_none() {
-                return Ok(rules);
+                return Ok(all);
             }
         }
+    }
+
+    /// Those of one namespace.
+    pub(crate) async fn read(state: &RouterState, namespace: &Namespace) -> Result<Self, ApiError> {
+        Ok(Self::read_all(state).await?.remove(namespace).unwrap_or_default())
     }
 
     /// Each rule with the template that it is of.
@@ -153,6 +161,7 @@ struct Sweeper {
 /// A rule at work on a shard.
 struct Work<'a> {
     shard: &'a ShardClient,
+    namespace: &'a Namespace,
     template: Option<&'a Arc<str>>,
     rules: &'a Rules,
     /// Runs that ended by then leave.
@@ -165,18 +174,20 @@ impl Sweeper {
     async fn sweep(&mut self) -> Result<bool, ApiError> {
         let leads = |shard: ShardId| self.state.local().get(shard).is_some_and(|handle| handle.serves());
         let led: Vec<ShardClient> = self.state.shards().into_iter().filter(|s| leads(s.id())).collect();
-        let rules = Rules::read(&self.state).await?;
+        let all = Rules::read_all(&self.state).await?;
         let (mut has_more, mut failure) = (false, None);
-        for (template, rule) in rules.all() {
-            for shard in &led {
-                match self.sweep_rule(shard, template, rule, &rules).await {
-                    Ok(more) => has_more |= more,
-                    // One that fails holds up no other.
-                    Err(error) => failure = Some(error),
+        for (namespace, rules) in &all {
+            for (template, rule) in rules.all() {
+                for shard in &led {
+                    match self.sweep_rule(shard, namespace, template, rule, rules).await {
+                        Ok(more) => has_more |= more,
+                        // One that fails holds up no other.
+                        Err(error) => failure = Some(error),
+                    }
                 }
-            }
-            if let Some(delete_after_ms) = rule.delete_after_ms() {
-                self.delete_archives(template, delete_after_ms).await?;
+                if let Some(delete_after_ms) = rule.delete_after_ms() {
+                    self.delete_archives(namespace, template, delete_after_ms).await?;
+                }
             }
         }
         failure.map_or(Ok(has_more), Err)
@@ -189,6 +200,7 @@ impl Sweeper {
     async fn sweep_rule(
         &mut self,
         shard: &ShardClient,
+        namespace: &Namespace,
         template: Option<&Arc<str>>,
         rule: &Rule,
         rules: &Rules,
@@ -196,8 +208,9 @@ impl Sweeper {
         let archive_after_ms = rule.archive_after_ms();
         let Some(leaves_after_ms) = archive_after_ms.or(rule.delete_after_ms()) else { return Ok(false) };
         let until = self.before(leaves_after_ms);
-        let work = Work { shard, template, rules, until, archives: archive_after_ms.is_some() };
-        let key = (shard.id(), key_of(template.map(|name| &**name)));
+        let archives = archive_after_ms.is_some();
+        let work = Work { shard, namespace, template, rules, until, archives };
+        let key = (shard.id(), key_of(namespace, template.map(|name| &**name)));
         let (mut looked_at, mut done) = (0, 0);
         while looked_at < LOOKS_PER_SWEEP && done < RUNS_PER_SWEEP {
             let page = work.list(self.places.get(&key).cloned()).await?;
@@ -226,7 +239,8 @@ impl Sweeper {
             let (mut file, mut leaving): (_, Vec<(WorkflowId, Option<Sequence>)>) =
                 (Archive::new(), Vec::new());
             while let Some(run) = runs.next_if(|_| !file.is_full()) {
-                let (Ok(id), Some(ended_at)) = (WorkflowId::parse(&run.workflow_id), run.completed_at) else {
+                let (Ok(id), Some(ended_at)) = (WorkflowId::parse_kept(&run.workflow_id), run.completed_at)
+                else {
                     continue;
                 };
                 if !work.archives {
@@ -254,7 +268,7 @@ impl Sweeper {
     }
 
     async fn write(&self, work: &Work<'_>, file: Archive) -> Result<(), ApiError> {
-        let (dir, shard) = (self.folder(work.template), work.shard.id());
+        let (dir, shard) = (self.folder(work.namespace, work.template), work.shard.id());
         let shown = dir.display().to_string();
         let written = tokio::task::spawn_blocking(move || file.write(&dir, shard)).await;
         let failed = |why: String| ApiError::unavailable(Applied::No, format!("{shown}: {why}"));
@@ -267,10 +281,11 @@ impl Sweeper {
     /// Deletes archives of a rule when all in them is older than anything that it keeps.
     async fn delete_archives(
         &self,
+        namespace: &Namespace,
         template: Option<&Arc<str>>,
         delete_after_ms: u64,
     ) -> Result<(), ApiError> {
-        let (dir, until) = (self.folder(template), self.before(delete_after_ms));
+        let (dir, until) = (self.folder(namespace, template), self.before(delete_after_ms));
         let shown = dir.display().to_string();
         let deleted = tokio::task::spawn_blocking(move || delete_older(&dir, until)).await;
         let failed = |why: String| ApiError::unavailable(Applied::No, format!("{shown}: {why}"));
@@ -281,9 +296,9 @@ impl Sweeper {
     }
 
     /// Where the archives of a rule are. A template may be called `..`.
-    fn folder(&self, template: Option<&Arc<str>>) -> PathBuf {
+    fn folder(&self, namespace: &Namespace, template: Option<&Arc<str>>) -> PathBuf {
         let name = template.map_or_else(|| "default".to_owned(), |name| format!("template-{name}"));
-        self.options.archive_dir.join(NAMESPACE).join(name)
+        self.options.archive_dir.join(namespace.as_str()).join(name)
     }
 }
 
@@ -291,8 +306,9 @@ impl Work<'_> {
     /// Ended runs that the rule may be of, newest first.
     async fn list(&self, after: Option<Place>) -> Result<Vec<RunSummary>, ApiError> {
         let filter = RunFilter {
+            namespace: Some(self.namespace.clone()),
             statuses: ENDED.map(str::to_owned).into(),
-            template: self.template.map(|name| name.to_string()),
+            template: self.template.map(|name| sought(self.namespace, name.to_string())),
             // What ended by then was created before.
             until: Some(self.until),
             after,
@@ -304,7 +320,7 @@ impl Work<'_> {
 
     fn is_over(&self, run: &RunSummary) -> bool {
         let has_own =
-            || run.template.as_deref().is_some_and(|name| self.rules.by_template.contains_key(name));
+            || run.template.as_deref().is_some_and(|name| self.rules.by_template.contains_key(local(name)));
         run.completed_at.is_some_and(|at| at <= self.until) && (self.template.is_some() || !has_own())
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use opcode_engine::ids::{Timestamp, WorkflowId};
+use opcode_engine::namespace::local;
 use opcode_engine::schedule::{Cron, Interval, Missed, Overlap, Policy, Standing, Trigger, Zone};
 use opcode_engine::{Code, Problem};
 use opcode_shard::handle::Submission;
@@ -147,16 +148,17 @@ impl Schedule {
         Ok(self.body())
     }
 
-    /// The run of a slot, or one out of turn. `found` is the template.
+    /// The run of a slot, or one out of turn. `key` is the schedule's in the catalogue, `found` the template.
     pub(crate) fn submission(
         &self,
-        id: &str,
+        key: &str,
         run: WorkflowId,
         slot: Option<Timestamp>,
         body_hash: Option<u64>,
         found: Found,
     ) -> Submission {
         let mut labels = self.spec.labels.clone();
+        let id = local(key);
         labels.insert(LABEL.to_owned(), id.to_owned());
         Submission {
             id: run,
@@ -329,7 +331,7 @@ pub(crate) struct Shown<'a> {
     by_template: bool,
     next_slot: Option<String>,
     last_slot: Option<String>,
-    last_workflow_id: Option<&'a WorkflowId>,
+    last_workflow_id: Option<&'a str>,
     last_error: Option<ShownFailure<'a>>,
     waiting: usize,
     created_at: String,
@@ -371,7 +373,7 @@ impl<'a> Shown<'a> {
             by_template: schedule.by_template,
             next_slot: next_slot.map(Timestamp::to_rfc3339),
             last_slot: schedule.last_slot.map(Timestamp::to_rfc3339),
-            last_workflow_id: schedule.last_workflow_id.as_ref(),
+            last_workflow_id: schedule.last_workflow_id.as_ref().map(WorkflowId::local),
             last_error: schedule.last_error.as_ref().map(|failed| ShownFailure {
                 slot: failed.slot.to_rfc3339(),
                 code: &failed.code,
@@ -389,7 +391,10 @@ impl<'a> Shown<'a> {
 pub(crate) fn parse(key: &str, body: &str) -> Result<Schedule, ApiError> {
     serde_json::from_str(body).map_err(|error| {
         tracing::error!(schedule = key, %error, "a stored schedule cannot be read");
-        ApiError::unavailable(crate::error::Applied::No, format!("the stored schedule {key} is damaged"))
+        ApiError::unavailable(
+            crate::error::Applied::No,
+            format!("the stored schedule {} is damaged", local(key)),
+        )
     })
 }
 

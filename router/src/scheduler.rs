@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use opcode_engine::Rejected;
 use opcode_engine::ids::{ShardId, Timestamp};
+use opcode_engine::namespace::Namespace;
 use opcode_engine::schedule::{Overlap, Plan, Standing, Trigger, plan, run_id};
 use opcode_shard::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind};
 use opcode_shard::clock::Clock;
@@ -272,7 +273,8 @@ impl Scheduler {
         schedule: &Schedule,
         slots: &[Timestamp],
     ) -> Result<Vec<Result<Submitted, Rejected>>, ApiError> {
-        let mut templates = Templates::to_run(&self.state);
+        let namespace = Namespace::of(id);
+        let mut templates = Templates::to_run(&self.state, &namespace);
         let found = templates.find(schedule.spec.template.to_string(), schedule.spec.version).await?;
         Ok(start(&self.state, id, schedule, &found, slots).await?)
     }

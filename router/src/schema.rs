@@ -5,6 +5,7 @@
 
 mod access;
 mod history;
+mod namespaces;
 pub mod plugins;
 mod schedules;
 
@@ -18,6 +19,7 @@ pub use access::{
     UnreachableNode,
 };
 pub use history::{ImportAnswer, ImportResult, Retention, RetentionList, RetentionRequest};
+pub use namespaces::{Namespace, NamespaceDeleted, NamespaceList};
 pub use schedules::{
     BackfillAnswer, BackfillRequest, Schedule, ScheduleList, SchedulePatch, ScheduleRequest, Slot, SlotError,
     SlotList,
@@ -445,6 +447,7 @@ pub struct SecretsRotated {
     /// Keys of those that could not be opened; they are as they were.
     pub failed: Vec<String>,
 }
+
 #[derive(ToSchema)]
 pub struct Validated {
     /// Always true; a definition that is not valid is answered with 422.

@@ -19,6 +19,7 @@ use crate::definitions::DefinitionCache;
 use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::local::LocalShards;
+use crate::namespace::KnownNamespaces;
 use crate::plugins::PluginHost;
 use crate::shard_map::ShardMap;
 use crate::webhooks::WebhookOptions;
@@ -134,6 +135,7 @@ struct Inner {
     limits: Limits,
     audit: Option<Audit>,
     agents: Agents,
+    namespaces: KnownNamespaces,
     waits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
@@ -149,7 +151,7 @@ impl RouterState {
         let streams = Arc::new(Semaphore::new(parts.options.streams_max));
         let bodies = Arc::new(Semaphore::new(parts.options.bodies_bytes_max / BODY_UNIT_BYTES));
         let (definitions, known_tokens) = (DefinitionCache::default(), KnownTokens::default());
-        let agents = Agents::default();
+        let (agents, namespaces) = (Agents::default(), KnownNamespaces::default());
         let (limits, audit) = (Limits::new(parts.rate_limit), parts.audit.clone().map(Audit::new));
         Self {
             inner: Arc::new(Inner {
@@ -159,6 +161,7 @@ impl RouterState {
                 limits,
                 audit,
                 agents,
+                namespaces,
                 waits,
                 streams,
                 bodies,
@@ -262,6 +265,10 @@ impl RouterState {
 
     pub(crate) fn agents(&self) -> &Agents {
         &self.inner.agents
+    }
+
+    pub(crate) fn namespaces(&self) -> &KnownNamespaces {
+        &self.inner.namespaces
     }
 
     /// Resolves once the node is stopping.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, StatusCode};
 use opcode_engine::definition::{DEFINITION_BYTES_MAX, Definition};
 use opcode_engine::ids::{Timestamp, WorkflowId};
+use opcode_engine::namespace::Namespace;
 use opcode_engine::{Code, Problem};
 use opcode_shard::CallError;
 use opcode_shard::handle::Submission;
@@ -27,7 +28,7 @@ const KEY_BYTES_MAX: usize = 255;
 /// Where a submission's definition is in its body.
 const DEFINITION: &str = "/definition";
 
-/// A template as found: its compiled definition, its name and version.
+/// A template as found: its compiled definition, the name that it is kept under, and its version.
 #[derive(Clone)]
 pub(crate) struct Found {
     pub(crate) definition: Arc<Definition>,
@@ -35,22 +36,23 @@ pub(crate) struct Found {
     pub(crate) version: Arc<str>,
 }
 
-/// Templates looked up for one request, each once.
+/// Templates of one namespace looked up for one request, each once.
 pub(crate) struct Templates<'s> {
     state: &'s RouterState,
+    namespace: &'s Namespace,
     found: HashMap<(String, Option<u32>), Result<Found, ApiError>>,
     /// A paused one is not found.
     to_run: bool,
 }
 
 impl<'s> Templates<'s> {
-    pub(crate) fn new(state: &'s RouterState) -> Self {
-        Self { state, found: HashMap::new(), to_run: false }
+    pub(crate) fn new(state: &'s RouterState, namespace: &'s Namespace) -> Self {
+        Self { state, namespace, found: HashMap::new(), to_run: false }
     }
 
     /// Templates that are to be run: those that are paused are refused.
-    pub(crate) fn to_run(state: &'s RouterState) -> Self {
-        Self { to_run: true, ..Self::new(state) }
+    pub(crate) fn to_run(state: &'s RouterState, namespace: &'s Namespace) -> Self {
+        Self { to_run: true, ..Self::new(state, namespace) }
     }
 
     pub(crate) async fn find(&mut self, name: String, version: Option<u32>) -> Result<Found, ApiError> {
@@ -58,7 +60,7 @@ impl<'s> Templates<'s> {
         if let Some(known) = self.found.get(&key) {
             return known.clone();
         }
-        let found = find_template(self.state, &key.0, version, self.to_run).await;
+        let found = find_template(self.state, self.namespace, &key.0, version, self.to_run).await;
         self.found.insert(key, found.clone());
         found
     }
@@ -74,7 +76,7 @@ impl<'s> Templates<'s> {
         let is_paused = found.as_ref().is_err_and(|error| error.status() == StatusCode::CONFLICT);
         let Some(id) = id.filter(|_| is_paused) else { return found };
         match self.state.shard_of(id).status(id, Freshness::Strong).await {
-            Ok(_) => find_template(self.state, &name, version, false).await,
+            Ok(_) => find_template(self.state, self.namespace, &name, version, false).await,
             Err(CallError::NotFound(_)) => found,
             Err(error) => Err(error.into()),
         }
@@ -83,14 +85,16 @@ impl<'s> Templates<'s> {
 
 async fn find_template(
     state: &RouterState,
+    namespace: &Namespace,
     name: &str,
     version: Option<u32>,
     to_run: bool,
 ) -> Result<Found, ApiError> {
+    let Some(kept) = namespace.qualify(name) else { return Err(no_template(name, version)) };
     let system = state.system();
     let found = match to_run {
-        true => system.template_to_run(name, version).await.map_err(paused)?,
-        false => system.template(name, version).await?.value,
+        true => system.template_to_run(&kept, version).await.map_err(paused)?,
+        false => system.template(&kept, version).await?.value,
     };
     let Some(record) = found else {
         return Err(no_template(name, version));
@@ -144,8 +148,9 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiEr
     }
 }
 
-/// The id of a run that is named by an idempotency key alone: the same key, the same shard.
-pub(crate) fn id_of_key(key: &str) -> WorkflowId {
+/// The id of a run that is named by an idempotency key alone: the same key in the same namespace, the same
+/// shard.
+pub(crate) fn id_of_key(namespace: &Namespace, key: &str) -> WorkflowId {
     let mut digest = Sha256::new();
     digest.update(b"opcode idempotency key\0");
     digest.update(key.as_bytes());
@@ -154,12 +159,12 @@ pub(crate) fn id_of_key(key: &str) -> WorkflowId {
     // Version 8 (custom) and the RFC 9562 variant, so that it reads as a UUID like any other.
     bytes[6] = (bytes[6] & 0x0f) | 0x80;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    parse_own(&Uuid::from_bytes(bytes).to_string())
+    parse_own(&Uuid::from_bytes(bytes).to_string()).in_namespace(namespace)
 }
 
-/// A new id, ordered by time.
-pub(crate) fn new_id() -> WorkflowId {
-    parse_own(Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+/// A new id of a namespace, ordered by time.
+pub(crate) fn new_id(namespace: &Namespace) -> WorkflowId {
+    parse_own(Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer())).in_namespace(namespace)
 }
 
 fn parse_own(text: &str) -> WorkflowId {
@@ -182,7 +187,8 @@ struct Draft<'a> {
 fn read<'a>(mut fields: Fields<'a>, caller: &Caller) -> Result<(Draft<'a>, Vec<Problem>), ApiError> {
     let id = fields
         .string("id")
-        .and_then(|text| WorkflowId::parse(&text).map_err(|message| fields.problem("id", message)).ok());
+        .and_then(|text| WorkflowId::parse(&text).map_err(|message| fields.problem("id", message)).ok())
+        .map(|id| id.in_namespace(caller.namespace()));
     let template = fields.name("template");
     let version = version(&mut fields);
     let draft = Draft {
@@ -220,6 +226,7 @@ pub(crate) async fn prepare(
     caller: &Caller,
     key: Option<&str>,
 ) -> Result<Submission, ApiError> {
+    let namespace = caller.namespace();
     let (draft, mut problems) = read(fields, caller)?;
     if draft.definition.is_some_and(|raw| raw.get().len() > DEFINITION_BYTES_MAX) {
         let detail = format!("the definition is larger than {DEFINITION_BYTES_MAX} bytes");
@@ -235,7 +242,7 @@ pub(crate) async fn prepare(
             }
         },
         (None, Some(name)) if problems.is_empty() => {
-            let id = draft.id.clone().or_else(|| key.map(id_of_key));
+            let id = draft.id.clone().or_else(|| key.map(|key| id_of_key(namespace, key)));
             let found = templates.find_for(id.as_ref(), name, draft.version).await?;
             (Some(found.definition), Some((found.name, found.version)))
         }
@@ -247,7 +254,8 @@ pub(crate) async fn prepare(
     let definition = definition.expect("a body without problems has a definition or a template");
     let is_named = draft.id.is_some() || key.is_some();
     let body_hash = is_named.then(|| body_hash(&draft, &definition));
-    let id = draft.id.or_else(|| key.map(id_of_key)).unwrap_or_else(new_id);
+    let id = draft.id.or_else(|| key.map(|key| id_of_key(namespace, key)));
+    let id = id.unwrap_or_else(|| new_id(namespace));
     Ok(Submission {
         id,
         body_hash,
@@ -300,9 +308,12 @@ mod tests {
 
     #[test]
     fn a_key_names_one_id() {
-        assert_eq!(id_of_key("order-17"), id_of_key("order-17"));
-        assert_ne!(id_of_key("order-17"), id_of_key("order-18"));
-        assert_eq!(id_of_key("order-17").as_str().as_bytes()[14], b'8');
+        let id = |key| id_of_key(&Namespace::default(), key);
+        assert_eq!(id("order-17"), id("order-17"));
+        assert_ne!(id("order-17"), id("order-18"));
+        assert_eq!(id("order-17").as_str().as_bytes()[14], b'8');
+        let team = Namespace::parse("team").expect("a name");
+        assert_eq!(id_of_key(&team, "order-17"), id("order-17").in_namespace(&team));
     }
 
     #[test]

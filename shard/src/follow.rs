@@ -9,6 +9,7 @@ use std::fmt::{self, Write as _};
 
 use opcode_engine::event::EventType;
 use opcode_engine::ids::{ShardId, WorkflowId};
+use opcode_engine::namespace::Namespace;
 use opcode_engine::view::{self, Change};
 
 use crate::record::EventRecord;
@@ -122,7 +123,7 @@ impl RunFacts {
             view::changes(record.event_type, record.step_id.as_ref(), &record.data, record.timestamp).ok()?;
         changes.into_iter().find_map(|change| match change {
             Change::RunStarted(started) => Some(Self {
-                id: WorkflowId::parse(&started.workflow_id).ok()?,
+                id: WorkflowId::parse_kept(&started.workflow_id).ok()?,
                 template: started.template,
                 agent_id: started.agent_id,
                 labels: started.labels.into_iter().collect(),
@@ -141,9 +142,11 @@ impl RunFacts {
 /// Which runs are followed: those for which all holds that is said here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunChoice {
+    /// Runs of this namespace.
+    pub namespace: Option<Namespace>,
     /// That run alone.
     pub workflow_id: Option<WorkflowId>,
-    /// Runs of this template.
+    /// Runs of this template, by the name that it is kept under.
     pub template: Option<String>,
     /// Runs with all of these labels.
     pub labels: Vec<(String, String)>,
@@ -152,14 +155,16 @@ pub struct RunChoice {
 }
 
 impl RunChoice {
-    /// Whether all runs are followed.
+    /// Whether all runs are followed, of whatever namespace they have to be.
     pub fn is_any(&self) -> bool {
-        *self == Self::default()
+        let Self { namespace: _, workflow_id, template, labels, agent_id } = self;
+        workflow_id.is_none() && template.is_none() && labels.is_empty() && agent_id.is_none()
     }
 
     /// Whether this run is followed.
     pub fn takes(&self, run: &RunFacts) -> bool {
-        self.workflow_id.as_ref().is_none_or(|id| *id == run.id)
+        self.namespace.as_ref().is_none_or(|namespace| namespace.owns(run.id.as_str()))
+            && self.workflow_id.as_ref().is_none_or(|id| *id == run.id)
             && self.template.as_ref().is_none_or(|template| run.template.as_ref() == Some(template))
             && self.agent_id.as_ref().is_none_or(|agent| run.agent_id.as_ref() == Some(agent))
             && self.labels.iter().all(|(name, value)| run.labels.get(name) == Some(value))
@@ -220,6 +225,15 @@ mod tests {
         assert!(choice.takes(&run) && RunChoice::default().takes(&run));
         assert!(!RunChoice { labels: label("env:dev"), ..choice.clone() }.takes(&run));
         assert!(!RunChoice { agent_id: Some("x".into()), ..choice.clone() }.takes(&run));
+        let team = Namespace::parse("team").unwrap();
+        let of_team = RunFacts { id: run.id.clone().in_namespace(&team), ..run.clone() };
+        for (namespace, is_teams) in [(Namespace::default(), false), (team, true)] {
+            let choice = RunChoice { namespace: Some(namespace), ..Default::default() };
+            assert_eq!(
+                (choice.is_any(), choice.takes(&run), choice.takes(&of_team)),
+                (true, !is_teams, is_teams)
+            );
+        }
         assert!(!RunChoice { template: Some("u".into()), ..choice }.takes(&run));
         assert!(parse_label("env").is_err() && parse_label(":x").is_err());
     }

@@ -138,7 +138,7 @@ impl EventRecord {
         let changes =
             view::changes(self.event_type, self.step_id.as_ref(), &self.data, self.timestamp).ok()?;
         changes.into_iter().find_map(|change| match change {
-            Change::RunStarted(started) => WorkflowId::parse(&started.workflow_id).ok(),
+            Change::RunStarted(started) => WorkflowId::parse_kept(&started.workflow_id).ok(),
             Change::Run { .. }
             | Change::Definition(_)
             | Change::Step(_)

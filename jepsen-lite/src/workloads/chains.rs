@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::{Setting, Workload, pace};
-use crate::client::{Answer, Ask, Client};
+use crate::client::{Answer, Ask, Client, TENANT};
 use crate::history::{History, Kind, Outcome};
 
 /// Steps of one chain.
@@ -71,7 +71,9 @@ impl Chains {
         while !self.setting.is_over() {
             pace.tick().await;
             number += 1;
-            let id = format!("run-{}-{number}", self.number);
+            let is_tenants = self.setting.has_tenant && number % 2 == 0;
+            let whose = if is_tenants { format!("{TENANT}-") } else { String::new() };
+            let id = format!("{whose}run-{}-{number}", self.number);
             let kind = match self.rng.random_range(0..8) {
                 0 | 1 => Kind::Asks,
                 2..=4 => Kind::Posts,

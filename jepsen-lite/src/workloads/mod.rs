@@ -61,6 +61,8 @@ pub(crate) enum Workload {
 pub(crate) struct Setting {
     pub(crate) urls: Arc<RwLock<Vec<String>>>,
     pub(crate) sink: String,
+    /// Whether there is a second namespace, which half of the chains are in.
+    pub(crate) has_tenant: bool,
     pub(crate) history: History,
     pub(crate) seed: u64,
     /// Longest wait for an answer; short, so that a paused node makes unknown outcomes.

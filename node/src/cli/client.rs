@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use opcode_engine::namespace::Namespace;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
@@ -25,6 +26,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     server: String,
     token: Option<String>,
+    /// Without one the token's counts, or the node's default.
+    namespace: Option<Namespace>,
 }
 
 impl Client {
@@ -45,7 +48,12 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| Failure::local(format!("no HTTP client: {error}")))?;
-        Ok(Self { http, server, token: token.map(str::to_owned) })
+        Ok(Self { http, server, token: token.map(str::to_owned), namespace: None })
+    }
+
+    /// The same, of a namespace.
+    pub(crate) fn in_namespace(self, namespace: Option<Namespace>) -> Self {
+        Self { namespace, ..self }
     }
 
     /// Another node of the same cluster, spoken to in the same way.
@@ -60,7 +68,10 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.server));
+        let mut request = self.http.request(method, format!("{}{path}", self.server));
+        if let Some(namespace) = &self.namespace {
+            request = request.header("opcode-namespace", namespace.as_str());
+        }
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,

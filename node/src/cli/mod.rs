@@ -24,6 +24,7 @@ mod import;
 mod input;
 mod locate;
 mod mcp;
+mod namespace;
 mod opcode_db;
 mod output;
 mod plugin;
@@ -46,6 +47,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use opcode_engine::namespace::Namespace;
 
 use client::Client;
 use failure::Failure;
@@ -72,6 +74,9 @@ pub(crate) struct GlobalArgs {
     /// File of the CAs that a node's certificate is taken by over https://; the system's without it
     #[arg(long, global = true, value_name = "FILE", env = "OPCODE_CA_FILE")]
     pub(crate) ca_file: Option<PathBuf>,
+    /// Whose workflows, templates, schedules and secrets are meant [default: the token's, or default]
+    #[arg(long, global = true, value_name = "NAME", env = "OPCODE_NAMESPACE", value_parser = namespace::parse)]
+    namespace: Option<Namespace>,
     /// Form of the output
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -96,6 +101,9 @@ pub(crate) enum ClientCommand {
     /// Make, list and delete tokens
     #[command(subcommand)]
     Token(token::Token),
+    /// Make, list and delete namespaces
+    #[command(subcommand)]
+    Namespace(namespace::NamespaceCommand),
     /// Set, list and remove secrets
     #[command(subcommand)]
     Secret(secret::Secret),
@@ -157,7 +165,8 @@ struct Context {
 pub(crate) async fn run(command: ClientCommand, global: &GlobalArgs) -> ExitCode {
     let output = Output::new(global.output, global.quiet);
     let client = token(global)
-        .and_then(|token| Client::new(&global.server, token.as_deref(), global.ca_file.as_deref()));
+        .and_then(|token| Client::new(&global.server, token.as_deref(), global.ca_file.as_deref()))
+        .map(|client| client.in_namespace(global.namespace.clone()));
     let result = match client {
         Ok(client) => dispatch(command, &Context { client, output }).await,
         Err(failure) => Err(failure),
@@ -190,6 +199,7 @@ async fn dispatch(command: ClientCommand, context: &Context) -> Result<(), Failu
         ClientCommand::Wf(command) => wf::run(command, context).await,
         ClientCommand::Template(command) => template::run(command, context).await,
         ClientCommand::Token(command) => token::run(command, context).await,
+        ClientCommand::Namespace(command) => namespace::run(command, context).await,
         ClientCommand::Secret(command) => secret::run(command, context).await,
         ClientCommand::Audit(command) => audit::run(command, context).await,
         ClientCommand::Agent(command) => agent::run(command, context).await,

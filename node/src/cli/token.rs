@@ -21,7 +21,11 @@ Examples:
   opcode token create --name ci --scope run --scope read
   opcode token create --agent reviewer --scope decide --scope read --expires-at 2027-01-01T00:00:00Z
   opcode token create --name ui --scope read --rate-limit 20 --burst 100
-  opcode token create --scope read -q > token; opcode wf list --token-file token")]
+  opcode token create --scope read -q > token; opcode wf list --token-file token
+  opcode token create --namespace team-a --scope run --scope read
+
+Made in a namespace, a token is confined to it: it sees and does nothing in another, and with the scope
+admin it administers that one alone.")]
     Create {
         /// What its bearer may do: read, run, define, decide, admin; repeat for more
         #[arg(long = "scope", value_name = "SCOPE", required = true)]
@@ -75,7 +79,8 @@ pub(crate) async fn run(command: Token, context: &Context) -> Result<(), Failure
                 ("rate_limit".to_owned(), json!({"requests_per_second": rate, "burst": burst}))
             }));
             let made = context.client.post("/v1/tokens", &Value::Object(body)).await?;
-            let shown = ["token", "token_id", "name", "scopes", "agent_id", "expires_at", "rate_limit"];
+            let shown =
+                ["token", "token_id", "name", "scopes", "agent_id", "namespace", "expires_at", "rate_limit"];
             context.output.document(&made, |made| facts(made, &shown));
         }
         Token::List { limit, cursor, all } => {
@@ -84,6 +89,7 @@ pub(crate) async fn run(command: Token, context: &Context) -> Result<(), Failure
                 ("NAME", "name"),
                 ("SCOPES", "scopes"),
                 ("AGENT", "agent_id"),
+                ("NAMESPACE", "namespace"),
                 ("CREATED", "created_at"),
                 ("EXPIRES", "expires_at"),
             ];

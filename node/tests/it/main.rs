@@ -29,6 +29,7 @@ mod lab;
 mod many;
 mod mcp;
 mod membership;
+mod namespaces;
 mod observability;
 mod opcode_db;
 mod operations;

@@ -15,9 +15,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use opcode_engine::namespace::Namespace;
 use opcode_shard::clock::Clock;
 
 use self::limit::Counted;
@@ -27,6 +28,7 @@ use self::tokens::{Kept, parts};
 use crate::audit::Noted;
 use crate::error::ApiError;
 use crate::manual;
+use crate::namespace;
 use crate::state::RouterState;
 
 /// What anybody may ask: whether the node is there, and how to talk to it.
@@ -41,6 +43,8 @@ pub(crate) struct IsPart;
 pub(crate) struct Caller {
     /// The token that was shown; none when its bearer may do everything.
     token: Option<Arc<Kept>>,
+    /// Where it asks for things.
+    namespace: Namespace,
     /// Which one of all tokens it is.
     key: Option<Arc<str>>,
     /// What the audit log is told of the request.
@@ -51,6 +55,29 @@ impl Caller {
     /// The agent that the token is for.
     pub(crate) fn agent_id(&self) -> Option<&Arc<str>> {
         self.token.as_ref()?.agent_id.as_ref()
+    }
+
+    /// Where the request is made: what it names is of this namespace.
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The one namespace that the token is for.
+    pub(crate) fn confined_to(&self) -> Option<&Namespace> {
+        self.token.as_ref()?.namespace.as_ref()
+    }
+
+    /// The caller where it names a namespace; another than its token's is refused.
+    pub(crate) fn within(self, named: Option<Namespace>) -> Result<Self, ApiError> {
+        let namespace = match (self.confined_to(), named) {
+            (Some(own), Some(named)) if *own != named => {
+                let detail = format!("the token is confined to the namespace `{own}`, and to no other");
+                return Err(ApiError::forbidden(detail));
+            }
+            (Some(own), _) => own.clone(),
+            (None, named) => named.unwrap_or_default(),
+        };
+        Ok(Self { namespace, ..self })
     }
 
     /// Refuses what asks for one of these scopes, when the token has none of them.
@@ -119,9 +146,13 @@ pub(crate) async fn authenticate(
     };
     let counted = caller.count(&state, &request);
     let refusal = counted.as_ref().and_then(Counted::refusal);
-    let allowed = || caller.may(asked_for(request.method(), request.uri().path()));
-    let mut response = match refusal.map_or_else(allowed, Err) {
-        Ok(()) => {
+    let (headers, method, path) = (request.headers(), request.method(), request.uri().path());
+    let admitted = match refusal {
+        Some(refusal) => Err(refusal),
+        None => admitted(&state, caller, headers, method, path).await,
+    };
+    let mut response = match admitted {
+        Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
@@ -131,6 +162,22 @@ pub(crate) async fn authenticate(
         counted.tell(response.headers_mut());
     }
     response
+}
+
+/// The caller in the namespace of its request, if it may make that.
+async fn admitted(
+    state: &RouterState,
+    caller: Caller,
+    headers: &HeaderMap,
+    method: &Method,
+    path: &str,
+) -> Result<Caller, ApiError> {
+    caller.may(asked_for(method, path))?;
+    let caller = namespace::enter(state, caller, headers, method, path).await?;
+    if let Some(noted) = &caller.noted {
+        noted.namespace(caller.namespace());
+    }
+    Ok(caller)
 }
 
 async fn identify(
@@ -146,7 +193,8 @@ async fn identify(
         if let Some(noted) = &noted {
             noted.token(None, listed.name.clone());
         }
-        return Ok(Caller { token: None, key: Some(Arc::clone(&listed.place)), noted });
+        let key = Some(Arc::clone(&listed.place));
+        return Ok(Caller { key, noted, ..Caller::default() });
     }
     if let Some((id, secret)) = shown.and_then(parts) {
         let now = Clock::default().now();
@@ -159,10 +207,10 @@ async fn identify(
         if let Some(noted) = &noted {
             noted.token(Some(Arc::clone(&id)), kept.name.as_deref().map(Arc::from));
         }
-        return Ok(Caller { token: Some(kept), key: Some(id), noted });
+        return Ok(Caller { token: Some(kept), key: Some(id), noted, ..Caller::default() });
     }
     match (state.listener_is_loopback(), shown) {
-        (true, _) => Ok(Caller { token: None, key: None, noted }),
+        (true, _) => Ok(Caller { noted, ..Caller::default() }),
         (false, Some(_)) => Err(ApiError::unauthenticated("this node does not know the token")),
         (false, None) => Err(ApiError::unauthenticated("this node asks for `Authorization: Bearer TOKEN`")),
     }

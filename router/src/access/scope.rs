@@ -98,6 +98,8 @@ mod tests {
             ("GET", "/v1/audit", "admin"),
             ("PUT", "/v1/secrets/x", "admin"),
             ("POST", "/v1/cluster/rebalance", "admin"),
+            ("GET", "/v1/namespaces", "read"),
+            ("PUT", "/v1/namespaces/x", "admin"),
             ("POST", "/v1/what-comes-next", "admin"),
             ("POST", "//v1/workflows", "admin"),
             ("GET", "/v1/export", "read"),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use opcode_engine::ids::Timestamp;
+use opcode_engine::namespace::Namespace;
 use opcode_shard::catalogue::EntryKind;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ pub(crate) struct Kept {
     pub(crate) scopes: Vec<Scope>,
     /// The agent that its bearer is.
     pub(crate) agent_id: Option<Arc<str>>,
+    /// The namespace that it is confined to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) namespace: Option<Namespace>,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Option<Timestamp>,
     /// How much it may ask for, where that is not what every token may.
@@ -83,11 +87,12 @@ impl New {
         name: Option<String>,
         scopes: Vec<Scope>,
         agent_id: Option<Arc<str>>,
+        namespace: Option<Namespace>,
         created_at: Timestamp,
         expires_at: Option<Timestamp>,
     ) -> Kept {
         let hash = self.hash.clone();
-        Kept { name, hash, scopes, agent_id, created_at, expires_at, rate_limit: None }
+        Kept { name, hash, scopes, agent_id, namespace, created_at, expires_at, rate_limit: None }
     }
 }
 
@@ -191,7 +196,7 @@ mod tests {
         let (id, secret) = parts(&new.token).expect("its own form");
         assert_eq!(id, new.id);
         assert_eq!(secret.len(), 43);
-        let kept = new.kept(None, vec![Scope::Read], None, Timestamp(1), None);
+        let kept = new.kept(None, vec![Scope::Read], None, None, Timestamp(1), None);
         let body = serde_json::to_string(&kept).unwrap();
         assert!(!body.contains(secret) && body.contains(&hash(secret)), "{body}");
         assert_ne!(New::random().token, new.token);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, Method, Uri};
 use opcode_engine::ids::{Timestamp, WorkflowId};
+use opcode_engine::namespace::Namespace;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,7 @@ struct Found {
     token_name: Option<Arc<str>>,
     agent: Agent,
     items: Option<usize>,
+    namespace: Namespace,
 }
 
 /// For whom a call was made.
@@ -55,6 +57,10 @@ impl Noted {
             Agent::One(other) if other != agent_id => found.agent = Agent::Several,
             Agent::One(_) | Agent::Several => {}
         }
+    }
+
+    pub(crate) fn namespace(&self, namespace: &Namespace) {
+        self.0.lock().namespace = namespace.clone();
     }
 
     pub(crate) fn items(&self, items: usize) {
@@ -117,6 +123,7 @@ impl Call {
                 Agent::Nobody | Agent::Several => None,
             },
             remote_addr: self.remote.map(|addr| addr.to_string()),
+            namespace: Some(found.namespace.to_string()).filter(|_| !found.namespace.is_default()),
             workflow_id,
             items: found.items,
             duration_ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
@@ -176,6 +183,9 @@ pub struct Entry {
     /// The other end of the connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_addr: Option<String>,
+    /// Where it was made, when that was another namespace than `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// The run that it was about, or that it made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow_id: Option<String>,

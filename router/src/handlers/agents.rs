@@ -9,11 +9,12 @@ use axum::response::Response;
 use opcode_shard::catalogue::EntryKind;
 use serde::Serialize;
 
-use crate::agents::Contact;
+use crate::agents::{Contact, name_in};
 use crate::error::ApiError;
 use crate::forward::Seen;
 use crate::gather::{Cursor, Page};
 use crate::incoming::{Incoming, json, with_token};
+use crate::namespace::entries_where;
 use crate::schema;
 use crate::state::RouterState;
 
@@ -34,13 +35,16 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let limit = query.limit();
     let after = Cursor::of(&mut query).map(|cursor| Arc::<str>::from(cursor.id));
     query.finish()?;
+    let namespace = incoming.caller.namespace();
+    let is_own = |key: &str| name_in(namespace, key).is_some();
     let Seen { value: page, position, .. } =
-        state.system().entries(EntryKind::Agent, after.clone(), limit).await?;
+        entries_where(&state, EntryKind::Agent, after.clone(), limit, |entry| is_own(&entry.key)).await?;
     let last = page.entries.last().filter(|_| page.has_more).map(|entry| entry.key.clone());
     let mut found: BTreeMap<Arc<str>, Contact> =
         page.entries.iter().filter_map(|entry| Some((entry.key.clone(), Contact::of(entry)?))).collect();
     // This node may know of later contacts than have been written.
-    for (id, contact) in state.agents().between(after.as_deref(), last.as_deref()) {
+    let noted = state.agents().between(after.as_deref(), last.as_deref());
+    for (id, contact) in noted.into_iter().filter(|(key, _)| is_own(key)) {
         let both = match found.remove(&id) {
             Some(kept) => kept.and(contact),
             None => contact,
@@ -52,8 +56,8 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let next = shown.last().filter(|_| has_more);
     let next_cursor =
         next.map(|(id, contact)| Cursor { at: contact.first_seen, id: id.to_string() }.encode());
-    let items = shown.into_iter().map(|(agent_id, contact)| Shown {
-        agent_id,
+    let items = shown.into_iter().map(|(key, contact)| Shown {
+        agent_id: name_in(namespace, &key).map_or_else(|| key.clone(), Arc::from),
         client: contact.client,
         first_seen: contact.first_seen.to_rfc3339(),
         last_seen: contact.last_seen.to_rfc3339(),

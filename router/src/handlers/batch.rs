@@ -48,7 +48,7 @@ pub(crate) async fn submit(
     incoming.query()?.finish()?;
     let items = items(&incoming, state.options().batch_items_max)?;
     incoming.caller.note_items(items.len());
-    let mut templates = Templates::to_run(&state);
+    let mut templates = Templates::to_run(&state, incoming.caller.namespace());
     let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(items.len());
     let mut named: Vec<(usize, Arc<str>)> = Vec::new();
     let mut by_shard: Vec<(Vec<usize>, Vec<Submission>)> = Vec::new();
@@ -78,7 +78,7 @@ pub(crate) async fn submit(
     submit_all(&state, by_shard, &mut outcomes).await;
     let taken = named.iter().filter(|(place, _)| matches!(outcomes[*place], Some(Ok(_))));
     let agents: BTreeSet<&str> = taken.map(|(_, agent_id)| &**agent_id).collect();
-    agents.into_iter().for_each(|agent_id| state.agents().seen(Some(agent_id), &incoming.headers));
+    agents.into_iter().for_each(|agent_id| state.agents().seen(Some(agent_id), &incoming));
     Ok(answer(&outcomes, &incoming))
 }
 
@@ -191,7 +191,7 @@ fn answer(outcomes: &[Option<Outcome>], incoming: &Incoming) -> Response {
 fn taken(shard: ShardId, submitted: &Submitted) -> Taken<'_> {
     Taken {
         status: if submitted.created { 201 } else { 200 },
-        workflow_id: submitted.workflow_id.as_str(),
+        workflow_id: submitted.workflow_id.local(),
         workflow_status: submitted.status.as_str(),
         shard: shard.0,
     }

@@ -9,6 +9,7 @@ use axum::response::Response;
 use futures::StreamExt;
 use opcode_engine::command::{Command, Reason, Signal};
 use opcode_engine::ids::{ShardId, Timestamp, WorkflowId};
+use opcode_engine::namespace::Namespace;
 use opcode_shard::CallError;
 use opcode_shard::remote::Freshness;
 use opcode_shard::store::{RunFilter, RunSummary};
@@ -22,6 +23,7 @@ use crate::error::ApiError;
 use crate::forward::ShardClient;
 use crate::gather::{Cursor, Missing};
 use crate::incoming::{Incoming, json};
+use crate::namespace::sought;
 use crate::schema;
 use crate::state::RouterState;
 use crate::wire::{Fields, unknown};
@@ -143,7 +145,7 @@ pub(crate) async fn apply(
         Some(_) | None => {
             if !request.dry_run {
                 let agent_id = request.action.command().and_then(|command| command.agent_id().cloned());
-                state.agents().seen(agent_id.as_deref(), &incoming.headers);
+                state.agents().seen(agent_id.as_deref(), &incoming);
             }
             Ok(json(StatusCode::OK, &answer))
         }
@@ -153,7 +155,7 @@ pub(crate) async fn apply(
 fn read(text: &str, caller: &Caller) -> Result<Request, ApiError> {
     let mut fields = Fields::of_body(text)?;
     let action = action(&mut fields, caller)?;
-    let filter = filter(&mut fields);
+    let filter = filter(&mut fields, caller.namespace());
     let dry_run = fields.boolean("dry_run").unwrap_or(false);
     let limit = fields.number("limit", 1, RUNS_MAX).unwrap_or(RUNS_MAX);
     let cursor = fields.string("cursor");
@@ -207,7 +209,7 @@ async fn apply_page(
     action: &Action,
     answer: &mut Answer,
 ) -> Result<(), ApiError> {
-    let calls = page.into_iter().filter_map(|run| WorkflowId::parse(&run.workflow_id).ok()).map(|id| {
+    let calls = page.into_iter().filter_map(|run| WorkflowId::parse_kept(&run.workflow_id).ok()).map(|id| {
         let command = action.command();
         async move {
             match command {
@@ -289,7 +291,7 @@ fn read_signal(fields: &mut Fields<'_>, caller: &Caller) -> Result<Option<Option
     }))
 }
 
-fn filter(fields: &mut Fields<'_>) -> Option<RunFilter> {
+fn filter(fields: &mut Fields<'_>, namespace: &Namespace) -> Option<RunFilter> {
     let Some(raw) = fields.raw("filter") else {
         fields.problem("filter", "is missing; `{}` is every workflow that the action can apply to");
         return None;
@@ -308,9 +310,10 @@ fn filter(fields: &mut Fields<'_>) -> Option<RunFilter> {
         }
     }
     let filter = RunFilter {
+        namespace: Some(namespace.clone()),
         statuses,
         agent_id: inner.string("agent_id"),
-        template: inner.string("template"),
+        template: inner.string("template").map(|name| sought(namespace, name)),
         labels: inner.labels().into_iter().collect(),
         since: inner.time("since"),
         until: inner.time("until"),

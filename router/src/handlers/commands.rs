@@ -37,7 +37,7 @@ async fn command(
     let shard = state.shard_of(id);
     let agent_id = command.agent_id().cloned();
     let reply = shard.command(id, command).await?;
-    state.agents().seen(agent_id.as_deref(), &incoming.headers);
+    state.agents().seen(agent_id.as_deref(), incoming);
     let response = json(StatusCode::ACCEPTED, &Accepted { sequence: reply.sequence.0 });
     Ok(with_token(response, shard.id(), reply.position))
 }
@@ -203,7 +203,7 @@ async fn other_version(
         let message = "is of a template, and this workflow came from none";
         return Err(invalid(vec![Problem::at("/version", message)]));
     };
-    let found = Templates::new(state).find(template, Some(version)).await?;
+    let found = Templates::new(state, &id.namespace()).find(template, Some(version)).await?;
     Ok((found.definition, found.version))
 }
 

@@ -4,11 +4,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use opcode_engine::ids::Timestamp;
+use opcode_engine::namespace::into_local;
 use opcode_shard::store::{DecisionFilter, DecisionRow};
 
 use crate::error::ApiError;
 use crate::gather::{self, Cursor, Order, Page};
 use crate::incoming::{Incoming, json, with_tokens};
+use crate::namespace::sought;
 use crate::schema;
 use crate::state::RouterState;
 
@@ -25,10 +27,12 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let consistency = query.consistency();
     let limit = query.limit();
     let status = query.word("status", &["pending", "resolved", "timed_out", "cancelled", "all"]);
+    let namespace = incoming.caller.namespace();
     let filter = DecisionFilter {
+        namespace: Some(namespace.clone()),
         status: status.map(str::to_owned),
         agent_id: query.one("agent_id"),
-        workflow_id: query.one("workflow_id"),
+        workflow_id: query.one("workflow_id").map(|id| sought(namespace, id)),
         after: Cursor::of(&mut query).map(|cursor| (cursor.at, cursor.id)),
         limit: limit + 1,
     };
@@ -40,8 +44,9 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     })
     .await?;
     let (positions, lag_ms) = (std::mem::take(&mut gathered.positions), gathered.lag_ms);
-    let (items, next_cursor, unreachable_shards) =
+    let (mut items, next_cursor, unreachable_shards) =
         gather::merge(gathered, limit, Order::OldestFirst, decision_key);
+    items.iter_mut().for_each(|row| row.workflow_id = into_local(std::mem::take(&mut row.workflow_id)));
     let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards });
     Ok(session.with_lag(with_tokens(response, positions), lag_ms))
 }

@@ -91,7 +91,7 @@ pub(crate) async fn draw_template(
         .and_then(|text| parse_version(&text).map_err(|message| query.problem("version", message)).ok());
     query.finish()?;
     let name = super::templates::named(&incoming, version)?;
-    let found = Templates::new(&state).find(name, version).await?;
+    let found = Templates::new(&state, incoming.caller.namespace()).find(name, version).await?;
     picture(format, PinnedDefinition { definition: found.definition, statuses: BTreeMap::new() }).await
 }
 

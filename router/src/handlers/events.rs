@@ -13,6 +13,7 @@ use crate::event_stream;
 use crate::firehose::{self, Form, Start, Wanted};
 use crate::gather::Page;
 use crate::incoming::{Incoming, json, unsupported_accept, with_token};
+use crate::namespace::sought;
 use crate::query::Query;
 use crate::schema;
 use crate::state::RouterState;
@@ -44,7 +45,8 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let read = event_stream::read(&shard, &id, after, limit, session.freshness(shard.id())).await?;
     let (records, has_more) = read.value;
     let next_cursor = records.last().filter(|_| has_more).map(|record| record.sequence.0.to_string());
-    let items = records.iter().map(event_stream::document).collect();
+    let namespace = incoming.caller.namespace();
+    let items = records.iter().map(|record| event_stream::document(record, namespace)).collect();
     let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() });
     Ok(session.with_lag(with_token(response, shard.id(), read.position), read.lag_ms))
 }
@@ -62,7 +64,7 @@ fn last_event_id(incoming: &Incoming) -> Result<Option<u64>, ApiError> {
     }
 }
 
-/// Every event of every workflow, or of some, from now on or from a place on.
+/// Every event of every workflow of the namespace, or of some, from now on or from a place on.
 #[utoipa::path(get, path = "/v1/events", tag = "events", operation_id = "followEvents",
     params(("type" = Option<Vec<String>>, Query, description = "only events of this type; may be repeated"),
         ("template" = Option<String>, Query, description = "only of runs of this template"),
@@ -82,11 +84,14 @@ pub(crate) async fn firehose(
 ) -> Result<Response, ApiError> {
     let mut query = incoming.query()?;
     let types = event_types(&mut query);
+    let namespace = incoming.caller.namespace();
+    let workflow_id = query
+        .one("workflow_id")
+        .and_then(|id| WorkflowId::parse(&id).map_err(|message| query.problem("workflow_id", message)).ok());
     let choice = RunChoice {
-        workflow_id: query.one("workflow_id").and_then(|id| {
-            WorkflowId::parse(&id).map_err(|message| query.problem("workflow_id", message)).ok()
-        }),
-        template: query.one("template"),
+        namespace: Some(namespace.clone()),
+        workflow_id: workflow_id.map(|id| id.in_namespace(namespace)),
+        template: query.one("template").map(|name| sought(namespace, name)),
         labels: labels(&mut query),
         agent_id: query.one("agent_id"),
     };
@@ -103,7 +108,8 @@ pub(crate) async fn firehose(
     }
     let form = if is_lines { Form::Lines } else { Form::Frames };
     let start = start(&incoming, after, state.map().shards.len())?;
-    firehose::firehose(&state, Wanted { types, choice, start, form, follows }).await
+    let is_confined = incoming.caller.confined_to().is_some() || !namespace.is_default();
+    firehose::firehose(&state, Wanted { types, choice, is_confined, start, form, follows }).await
 }
 
 fn event_types(query: &mut Query) -> Vec<EventType> {

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use opcode_engine::ids::WorkflowId;
+use opcode_engine::namespace::local;
 use opcode_shard::CallError;
 use opcode_shard::history::{END, Line, OMITTED, PastTemplate};
 use opcode_shard::record::TemplateRecord;
@@ -22,6 +23,7 @@ use crate::error::{ApiError, Applied};
 use crate::event_stream::{Chunks, run_until};
 use crate::forward::ShardClient;
 use crate::incoming::Incoming;
+use crate::namespace::{local_run, sought};
 use crate::schema;
 use crate::state::RouterState;
 
@@ -47,10 +49,12 @@ pub(crate) async fn export(
     incoming: Incoming,
 ) -> Result<Response, ApiError> {
     let mut query = incoming.query()?;
+    let namespace = incoming.caller.namespace();
     let filter = RunFilter {
+        namespace: Some(namespace.clone()),
         statuses: lists::statuses(&mut query),
         agent_id: query.one("agent_id"),
-        template: query.one("template"),
+        template: query.one("template").map(|name| sought(namespace, name)),
         labels: lists::labels(&mut query),
         since: query.time("since"),
         until: query.time("until"),
@@ -61,6 +65,7 @@ pub(crate) async fn export(
     let place = state.enter_stream()?;
     // What can be refused is refused before the stream begins.
     let mut newest = state.system().templates().await?.value;
+    newest.retain(|record| namespace.owns(&record.name));
     newest.retain(|record| filter.template.as_ref().is_none_or(|wanted| *wanted == *record.name));
     let (chunks, lines) = mpsc::channel(LINES_WAITING_MAX);
     let stopping = state.stopping();
@@ -148,19 +153,19 @@ impl Pour {
             let Some(last) = page.last() else { return Ok(count) };
             filter.after = Some((last.created_at, last.workflow_id.clone()));
             let is_last = page.len() < filter.limit;
-            let ids = page.into_iter().filter_map(|run| WorkflowId::parse(&run.workflow_id).ok());
+            let ids = page.into_iter().filter_map(|run| WorkflowId::parse_kept(&run.workflow_id).ok());
             let reads = ids.map(|id| async move { (shard.history(&id).await, id) });
             let mut reads = futures::stream::iter(reads).buffered(RUNS_AT_A_TIME);
             while let Some((read, id)) = reads.next().await {
                 let written = match read {
-                    Ok(run) => Line::Run(Box::new(run)).write(),
+                    Ok(run) => local_run(run).and_then(|run| Line::Run(Box::new(run)).write()),
                     Err(CallError::Rejected(rejected)) => Err(rejected.message),
                     // Somebody has deleted it meanwhile.
                     Err(CallError::NotFound(_)) => continue,
                     Err(error) => return Err(error.into()),
                 };
                 let line = written.unwrap_or_else(|why| {
-                    let omitted = json!({"kind": OMITTED, "workflow_id": id, "detail": why});
+                    let omitted = json!({"kind": OMITTED, "workflow_id": id.local(), "detail": why});
                     format!("{omitted}\n").into_bytes()
                 });
                 self.send(line.into()).await?;
@@ -180,6 +185,6 @@ fn line_of(record: TemplateRecord) -> Result<Vec<u8>, ApiError> {
     };
     let source = RawValue::from_string(record.source.to_string()).map_err(|e| damaged(e.to_string()))?;
     let version = format!("v{}", record.version).into();
-    let line = PastTemplate::new(record.name.clone(), version, record.created_at, source);
+    let line = PastTemplate::new(local(&record.name).into(), version, record.created_at, source);
     Line::Template(line).write().map_err(damaged)
 }

@@ -14,14 +14,17 @@ use axum::response::Response;
 use bytes::BytesMut;
 use futures::StreamExt;
 use opcode_engine::ids::ShardId;
+use opcode_engine::namespace::Namespace;
 use opcode_engine::{Code, Problem};
 use opcode_shard::CallError;
 use opcode_shard::history::{Imported, LINE_BYTES_MAX, Line};
 use serde::Serialize;
 
+use crate::access::Caller;
 use crate::error::{ApiError, Applied, Document};
 use crate::forward::ShardClient;
 use crate::incoming::{json, unsupported, with_tokens};
+use crate::namespace::qualified_line;
 use crate::query::Query;
 use crate::schema;
 use crate::state::RouterState;
@@ -94,6 +97,7 @@ pub(crate) async fn import(State(state): State<RouterState>, request: Request) -
     let ended_only = query.word("ended_only", &["true", "false"]) == Some("true");
     query.finish()?;
     check_headers(&parts.headers)?;
+    let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
     let _room = state.hold_body(LINE_BYTES_MAX + GROUP_BYTES_MAX)?;
     let mut lines = Lines::new(body, state.options().body_timeout);
     let (mut outcomes, mut positions) = (Vec::new(), BTreeMap::new());
@@ -108,7 +112,7 @@ pub(crate) async fn import(State(state): State<RouterState>, request: Request) -
         if is_end || group.len() >= GROUP_LINES_MAX || bytes >= GROUP_BYTES_MAX {
             let taken = std::mem::take(&mut group);
             bytes = 0;
-            outcomes.extend(take(&state, taken, ended_only, &mut positions).await);
+            outcomes.extend(take(&state, &caller, taken, ended_only, &mut positions).await);
         }
         if is_end {
             break;
@@ -241,12 +245,15 @@ impl Lines {
 /// Takes in some lines: templates in their order, then runs, each shard its own.
 async fn take(
     state: &RouterState,
+    caller: &Caller,
     group: Vec<Read>,
     ended_only: bool,
     positions: &mut BTreeMap<ShardId, opcode_shard::batch::Position>,
 ) -> Vec<Outcome> {
+    let namespace = caller.namespace().clone();
     let reading = tokio::task::spawn_blocking(move || {
-        group.into_iter().map(|(number, bytes)| (number, read_line(bytes))).collect::<Vec<_>>()
+        let read = |(number, bytes)| (number, read_line(bytes, &namespace));
+        group.into_iter().map(read).collect::<Vec<_>>()
     });
     let mut outcomes = Vec::new();
     let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Vec<Line>)> = BTreeMap::new();
@@ -254,13 +261,13 @@ async fn take(
         let (about, shard, result) = match read {
             // The end of an export says nothing to import.
             Ok(None) => continue,
-            Ok(Some(line)) => {
+            Ok(Some((key, line))) => {
                 let (kind, shard) = match &line {
                     Line::Template(_) => ("template", ShardId::SYSTEM),
                     Line::Run(run) => ("run", state.shard_of(&run.workflow_id).id()),
                 };
                 let (places, lines) = by_shard.entry(shard).or_default();
-                let about = (kind, line.key());
+                let about = (kind, key);
                 places.push(outcomes.len());
                 lines.push(line);
                 let unanswered = ApiError::unavailable(Applied::Unknown, "the shard gave no answer");
@@ -283,14 +290,18 @@ async fn take(
     outcomes
 }
 
-fn read_line(bytes: Option<Bytes>) -> Result<Option<Line>, ApiError> {
+/// A line in its namespace, and what it is called there.
+fn read_line(bytes: Option<Bytes>, namespace: &Namespace) -> Result<Option<(String, Line)>, ApiError> {
     let refused = |message: String| ApiError::malformed(Problem::at("", message));
     let Some(bytes) = bytes else {
         return Err(ApiError::too_large(format!("the line is longer than {LINE_BYTES_MAX} bytes")));
     };
     let text = std::str::from_utf8(&bytes)
         .map_err(|error| refused(format!("the line is not UTF-8 at byte {}", error.valid_up_to())))?;
-    Line::parse(text).map_err(refused)
+    let Some(line) = Line::parse(text).map_err(refused)? else { return Ok(None) };
+    let key = line.key();
+    let line = qualified_line(line, namespace).map_err(|message| invalid(vec![Problem::at("", message)]))?;
+    Ok(Some((key, line)))
 }
 
 /// Writes down what a shard has answered.

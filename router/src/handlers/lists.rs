@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use opcode_engine::fsm::WorkflowStatus;
+use opcode_engine::namespace::into_local;
 use opcode_shard::store::{RunFilter, RunSummary};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -13,6 +14,7 @@ use serde_json::value::RawValue;
 use crate::error::ApiError;
 use crate::gather::{self, Cursor, Order, Page};
 use crate::incoming::{Incoming, json, with_tokens};
+use crate::namespace::sought;
 use crate::query::Query;
 use crate::schema;
 use crate::state::RouterState;
@@ -36,9 +38,9 @@ struct Line {
 impl From<RunSummary> for Line {
     fn from(run: RunSummary) -> Self {
         Self {
-            workflow_id: run.workflow_id,
+            workflow_id: into_local(run.workflow_id),
             status: run.status,
-            template: run.template,
+            template: run.template.map(into_local),
             version: run.version,
             agent_id: run.agent_id,
             labels: run.labels,
@@ -64,10 +66,12 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let mut query = incoming.query()?;
     let consistency = query.consistency();
     let limit = query.limit();
+    let namespace = incoming.caller.namespace();
     let filter = RunFilter {
+        namespace: Some(namespace.clone()),
         statuses: statuses(&mut query),
         agent_id: query.one("agent_id"),
-        template: query.one("template"),
+        template: query.one("template").map(|name| sought(namespace, name)),
         labels: labels(&mut query),
         since: query.time("since"),
         until: query.time("until"),

@@ -15,6 +15,7 @@ pub(crate) mod export;
 pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod lists;
+pub(crate) mod namespaces;
 pub(crate) mod plugins;
 pub(crate) mod retention;
 pub(crate) mod schedules;

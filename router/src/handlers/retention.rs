@@ -1,5 +1,7 @@
-//! How long runs are kept once they have ended: a rule for each template that has one, and one for
-//! all others.
+//! How long a namespace's runs are kept once they have ended: a rule for each template that has one,
+//! and one for all others.
+
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -52,7 +54,7 @@ impl<'a> Shown<'a> {
     responses((status = 200, body = schema::RetentionList), (status = 503, body = schema::Problem)))]
 pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
-    let rules = Rules::read(&state).await?;
+    let rules = Rules::read(&state, incoming.caller.namespace()).await?;
     let default = rules.default.as_ref().map(|(rule, entry)| Shown::of(None, rule, entry));
     let templates = rules.by_template.iter().map(|(name, (rule, entry))| Shown::of(Some(name), rule, entry));
     Ok(json(StatusCode::OK, &All { default, templates: templates.collect() }))
@@ -86,7 +88,8 @@ pub(crate) async fn get_template(
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let name = named(&incoming)?;
-    let entry = state.system().entry(EntryKind::Retention, key_of(Some(&name))).await?.value;
+    let key = key_of(incoming.caller.namespace(), Some(&name));
+    let entry = state.system().entry(EntryKind::Retention, key).await?.value;
     let entry = entry.ok_or_else(|| none(Some(&name)))?;
     let rule = Rule::of(&entry).ok_or_else(|| ApiError::unavailable(Applied::No, "the rule is damaged"))?;
     Ok(json(StatusCode::OK, &Shown::of(Some(&name), &rule, &entry)))
@@ -136,10 +139,11 @@ async fn put(state: &RouterState, incoming: &Incoming, template: Option<&str>) -
     incoming.query()?.finish()?;
     let rule = read(incoming.json()?)?;
     let body = serde_json::to_string(&rule).expect("a rule is JSON");
+    let key = key_of(incoming.caller.namespace(), template);
     for _ in 0..TRIES_MAX {
-        let there = state.system().entry(EntryKind::Retention, key_of(template)).await?.value;
+        let there = state.system().entry(EntryKind::Retention, key.clone()).await?.value;
         let after = there.map(|entry| entry.revision);
-        match change(state, template, after, Some(&body)).await? {
+        match change(state, &key, after, Some(&body)).await? {
             Changed::Made(entry) | Changed::Already(Some(entry)) => {
                 return Ok(json(StatusCode::OK, &Shown::of(template, &rule, &entry)));
             }
@@ -155,10 +159,11 @@ async fn remove(
     template: Option<&str>,
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
+    let key = key_of(incoming.caller.namespace(), template);
     for _ in 0..TRIES_MAX {
-        let there = state.system().entry(EntryKind::Retention, key_of(template)).await?.value;
+        let there = state.system().entry(EntryKind::Retention, key.clone()).await?.value;
         let Some(entry) = there else { return Err(none(template)) };
-        match change(state, template, Some(entry.revision), None).await? {
+        match change(state, &key, Some(entry.revision), None).await? {
             Changed::Made(_) | Changed::Already(_) => {
                 let gone = Shown { template, archive_after: None, delete_after: None, updated_at: None };
                 return Ok(json(StatusCode::OK, &gone));
@@ -171,11 +176,11 @@ async fn remove(
 
 async fn change(
     state: &RouterState,
-    template: Option<&str>,
+    key: &Arc<str>,
     after: Option<u64>,
     body: Option<&str>,
 ) -> Result<Changed, ApiError> {
-    let (kind, key) = (EntryKind::Retention, key_of(template));
+    let (kind, key) = (EntryKind::Retention, Arc::clone(key));
     let change = EntryChange { kind, key, after, body: body.map(Into::into) };
     Ok(state.system().change_entry(change).await?.value)
 }

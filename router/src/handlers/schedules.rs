@@ -8,7 +8,8 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use opcode_engine::Problem;
-use opcode_engine::ids::{Timestamp, WorkflowId};
+use opcode_engine::ids::Timestamp;
+use opcode_engine::namespace::{Namespace, local};
 use opcode_engine::schedule::{check_id, run_id};
 use opcode_shard::catalogue::{Changed, EntryChange, EntryKind};
 use opcode_shard::clock::Clock;
@@ -22,6 +23,7 @@ use crate::error::{ApiError, Applied};
 use crate::forward::Seen;
 use crate::gather::{Cursor, Page};
 use crate::incoming::{Incoming, json, with_token};
+use crate::namespace;
 use crate::schedule::{Draft, Schedule, Shown, Spec, conflict, parse};
 use crate::scheduler;
 use crate::schema;
@@ -47,18 +49,34 @@ struct Read {
     revision: u64,
 }
 
-async fn read(state: &RouterState, id: &str) -> Result<Seen<Read>, ApiError> {
-    let none = || ApiError::not_found(format!("there is no schedule `{}`", shortened(id)));
-    if check_id(id).is_err() {
-        return Err(none());
+fn none(id: &str) -> ApiError {
+    ApiError::not_found(format!("there is no schedule `{}`", shortened(id)))
+}
+
+/// The key of the schedule that a path names, in the caller's namespace. Everything here goes by keys; what
+/// is shown is what their namespace calls them.
+fn key_of(incoming: &Incoming) -> Result<String, ApiError> {
+    let id = incoming.segment(2)?;
+    match check_id(&id) {
+        Ok(()) => Ok(key_in(incoming.caller.namespace(), id)),
+        Err(_) => Err(none(&id)),
     }
-    let Seen { value, position, lag_ms } = state.system().entry(EntryKind::Schedule, id.into()).await?;
-    let entry = value.ok_or_else(none)?;
-    let schedule = parse(id, entry.body.as_deref().unwrap_or_default())?;
+}
+
+/// The key of a schedule by its id, which was checked.
+fn key_in(namespace: &Namespace, id: String) -> String {
+    namespace.qualify(id).expect("an id that was checked has no `/`").into_owned()
+}
+
+async fn read(state: &RouterState, key: &str) -> Result<Seen<Read>, ApiError> {
+    let Seen { value, position, lag_ms } = state.system().entry(EntryKind::Schedule, key.into()).await?;
+    let entry = value.ok_or_else(|| none(local(key)))?;
+    let schedule = parse(key, entry.body.as_deref().unwrap_or_default())?;
     Ok(Seen { value: Read { schedule, revision: entry.revision }, position, lag_ms })
 }
 
-fn shown(state: &RouterState, status: StatusCode, id: &str, seen: &Seen<Schedule>) -> Response {
+fn shown(state: &RouterState, status: StatusCode, key: &str, seen: &Seen<Schedule>) -> Response {
+    let id = local(key);
     let mut response = json(status, &Shown::of(id, &seen.value, now()));
     let headers = response.headers_mut();
     let tag = format!("\"{}\"", seen.value.revision);
@@ -90,20 +108,22 @@ pub(crate) async fn create(
     let spec = draft.spec(&mut fields, now());
     fields.done()?;
     let spec = spec.expect("a body without problems says what a schedule needs");
-    Templates::new(&state).find(spec.template.to_string(), spec.version).await?;
-    let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
+    let namespace = incoming.caller.namespace();
+    Templates::new(&state, namespace).find(spec.template.to_string(), spec.version).await?;
+    let key = key_in(namespace, id.unwrap_or_else(|| Uuid::now_v7().to_string()));
     let schedule = Schedule::new(spec, false, now());
     let body = schedule.checked_body()?;
     let change =
-        EntryChange { kind: EntryKind::Schedule, key: id.as_str().into(), after: None, body: Some(body) };
+        EntryChange { kind: EntryKind::Schedule, key: key.as_str().into(), after: None, body: Some(body) };
     let Seen { value, position, lag_ms } = state.system().change_entry(change).await?;
     let (status, schedule) = match value {
         Changed::Made(_) => (StatusCode::CREATED, schedule),
         Changed::Already(Some(entry)) | Changed::Stale(Some(entry)) => {
-            let there = parse(&id, entry.body.as_deref().unwrap_or_default())?;
+            let there = parse(&key, entry.body.as_deref().unwrap_or_default())?;
             if there.spec != schedule.spec {
                 return Err(conflict(format!(
-                    "there is another schedule `{id}`: change it, or give another id"
+                    "there is another schedule `{}`: change it, or give another id",
+                    local(&key)
                 )));
             }
             (StatusCode::OK, there)
@@ -112,7 +132,7 @@ pub(crate) async fn create(
             return Err(ApiError::unavailable(Applied::No, "the schedule was deleted meanwhile"));
         }
     };
-    Ok(shown(&state, status, &id, &Seen { value: schedule, position, lag_ms }))
+    Ok(shown(&state, status, &key, &Seen { value: schedule, position, lag_ms }))
 }
 
 /// Schedules, by id.
@@ -125,13 +145,13 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let after = Cursor::of(&mut query).map(|cursor| Arc::from(cursor.id));
     query.finish()?;
     let Seen { value: page, position, .. } =
-        state.system().entries(EntryKind::Schedule, after, limit).await?;
+        namespace::entries(&state, EntryKind::Schedule, incoming.caller.namespace(), after, limit).await?;
     let schedules =
         page.entries.iter().map(|entry| parse(&entry.key, entry.body.as_deref().unwrap_or_default()));
     let schedules: Vec<Schedule> = schedules.collect::<Result<_, _>>()?;
     let now = now();
     let items = page.entries.iter().zip(&schedules);
-    let items = items.map(|(entry, schedule)| Shown::of(&entry.key, schedule, now)).collect();
+    let items = items.map(|(entry, schedule)| Shown::of(local(&entry.key), schedule, now)).collect();
     let last = page.entries.last().filter(|_| page.has_more);
     let next_cursor = last.map(|entry| Cursor { at: entry.at, id: entry.key.to_string() }.encode());
     let response = json(StatusCode::OK, &Page { items, next_cursor, unreachable_shards: Vec::new() });
@@ -144,9 +164,9 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     responses((status = 200, body = schema::Schedule), (status = 404, body = schema::Problem)))]
 pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
-    let id = incoming.segment(2)?;
-    let Seen { value, position, lag_ms } = read(&state, &id).await?;
-    Ok(shown(&state, StatusCode::OK, &id, &Seen { value: value.schedule, position, lag_ms }))
+    let key = key_of(&incoming)?;
+    let Seen { value, position, lag_ms } = read(&state, &key).await?;
+    Ok(shown(&state, StatusCode::OK, &key, &Seen { value: value.schedule, position, lag_ms }))
 }
 
 /// Changes what a schedule says; fields that are left out stay. Paused, it lets its slots pass.
@@ -160,10 +180,10 @@ pub(crate) async fn change(
     incoming: Incoming,
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
-    let (id, text) = (incoming.segment(2)?, incoming.json()?);
-    let mut templates = Templates::new(&state);
+    let (key, text) = (key_of(&incoming)?, incoming.json()?);
+    let mut templates = Templates::new(&state, incoming.caller.namespace());
     for turn in 0..TRIES_MAX {
-        let Seen { value: Read { schedule, revision }, position, lag_ms } = read(&state, &id).await?;
+        let Seen { value: Read { schedule, revision }, position, lag_ms } = read(&state, &key).await?;
         let mut fields = Fields::of_body(text)?;
         let draft = Draft::read(&mut fields, &incoming.caller)?;
         let spec = draft.change(&mut fields, &schedule.spec, now());
@@ -175,19 +195,19 @@ pub(crate) async fn change(
             check_precondition(&incoming, &schedule)?;
         }
         if is_so {
-            return Ok(shown(&state, StatusCode::OK, &id, &Seen { value: schedule, position, lag_ms }));
+            return Ok(shown(&state, StatusCode::OK, &key, &Seen { value: schedule, position, lag_ms }));
         }
         if (&spec.template, spec.version) != (&schedule.spec.template, schedule.spec.version) {
             templates.find(spec.template.to_string(), spec.version).await?;
         }
         let changed = schedule.changed(spec, now());
         let body = Some(changed.checked_body()?);
-        if let Some(seen) = put(&state, &id, Some(revision), body).await? {
+        if let Some(seen) = put(&state, &key, Some(revision), body).await? {
             let Seen { position, lag_ms, .. } = seen;
-            return Ok(shown(&state, StatusCode::OK, &id, &Seen { value: changed, position, lag_ms }));
+            return Ok(shown(&state, StatusCode::OK, &key, &Seen { value: changed, position, lag_ms }));
         }
     }
-    Err(contended(&id))
+    Err(contended(&key))
 }
 
 /// Deletes a schedule; its runs stay.
@@ -200,16 +220,16 @@ pub(crate) async fn delete(
     incoming: Incoming,
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
-    let id = incoming.segment(2)?;
+    let key = key_of(&incoming)?;
     for _ in 0..TRIES_MAX {
-        let Read { schedule, revision } = read(&state, &id).await?.value;
+        let Read { schedule, revision } = read(&state, &key).await?.value;
         check_precondition(&incoming, &schedule)?;
-        if let Some(seen) = put(&state, &id, Some(revision), None).await? {
+        if let Some(seen) = put(&state, &key, Some(revision), None).await? {
             let Seen { position, lag_ms, .. } = seen;
-            return Ok(shown(&state, StatusCode::OK, &id, &Seen { value: schedule, position, lag_ms }));
+            return Ok(shown(&state, StatusCode::OK, &key, &Seen { value: schedule, position, lag_ms }));
         }
     }
-    Err(contended(&id))
+    Err(contended(&key))
 }
 
 /// Refuses a change of another revision than the caller has seen.
@@ -227,11 +247,11 @@ fn check_precondition(incoming: &Incoming, schedule: &Schedule) -> Result<(), Ap
 /// Writes an entry unless it has changed meanwhile; then none.
 async fn put(
     state: &RouterState,
-    id: &str,
+    key: &str,
     revision: Option<u64>,
     body: Option<Arc<str>>,
 ) -> Result<Option<Seen<()>>, ApiError> {
-    let change = EntryChange { kind: EntryKind::Schedule, key: id.into(), after: revision, body };
+    let change = EntryChange { kind: EntryKind::Schedule, key: key.into(), after: revision, body };
     let Seen { value, position, lag_ms } = state.system().change_entry(change).await?;
     Ok(match value {
         Changed::Made(_) | Changed::Already(_) => Some(Seen { value: (), position, lag_ms }),
@@ -239,8 +259,9 @@ async fn put(
     })
 }
 
-fn contended(id: &str) -> ApiError {
-    ApiError::unavailable(Applied::No, format!("the schedule {id} changes all the time: nothing was changed"))
+fn contended(key: &str) -> ApiError {
+    let detail = format!("the schedule {} changes all the time: nothing was changed", local(key));
+    ApiError::unavailable(Applied::No, detail)
 }
 
 /// Starts a run of the schedule now, beside its slots.
@@ -253,16 +274,18 @@ pub(crate) async fn trigger(
     incoming: Incoming,
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
-    let key = submission::idempotency_key(&incoming.headers)?;
+    let run_key = submission::idempotency_key(&incoming.headers)?;
     Fields::of_body(incoming.optional_json()?)?.done()?;
-    let id = incoming.segment(2)?;
-    let schedule = read(&state, &id).await?.value.schedule;
-    let mut templates = Templates::to_run(&state);
+    let key = key_of(&incoming)?;
+    let schedule = read(&state, &key).await?.value.schedule;
+    let namespace = incoming.caller.namespace();
+    let mut templates = Templates::to_run(&state, namespace);
     let found = templates.find(schedule.spec.template.to_string(), schedule.spec.version).await?;
-    let run = key.map_or_else(submission::new_id, submission::id_of_key);
-    let body_hash = key.map(|_| xxh3_64(format!("schedule trigger\0{id}").as_bytes()));
+    let run = run_key.map(|run_key| submission::id_of_key(namespace, run_key));
+    let run = run.unwrap_or_else(|| submission::new_id(namespace));
+    let body_hash = run_key.map(|_| xxh3_64(format!("schedule trigger\0{}", local(&key)).as_bytes()));
     let shard = state.shard_of(&run);
-    let submission = schedule.submission(&id, run, None, body_hash, found);
+    let submission = schedule.submission(&key, run, None, body_hash, found);
     let submitted = workflows::submit_one(&shard, submission).await?;
     Ok(workflows::answer(&shard, &submitted, None))
 }
@@ -271,7 +294,7 @@ pub(crate) async fn trigger(
 #[derive(Serialize)]
 struct Slot {
     slot: String,
-    workflow_id: WorkflowId,
+    workflow_id: String,
 }
 
 /// The next slots, whether it is paused or not.
@@ -282,14 +305,14 @@ pub(crate) async fn next(State(state): State<RouterState>, incoming: Incoming) -
     let mut query = incoming.query()?;
     let count = query.number("n", 1, NEXT_SLOTS_MAX).unwrap_or(NEXT_SLOTS);
     query.finish()?;
-    let id = incoming.segment(2)?;
-    let Seen { value: Read { schedule, .. }, position, .. } = read(&state, &id).await?;
+    let key = key_of(&incoming)?;
+    let Seen { value: Read { schedule, .. }, position, .. } = read(&state, &key).await?;
     let trigger = compiled(&schedule)?;
     let count = usize::try_from(count).expect("at most 100");
     let slots = trigger.slots(schedule.standing.done.max(now()), Timestamp(i64::MAX), count);
     let items = slots
         .into_iter()
-        .map(|slot| Slot { slot: slot.to_rfc3339(), workflow_id: run_id(&id, slot) })
+        .map(|slot| Slot { slot: slot.to_rfc3339(), workflow_id: run_id(&key, slot).local().to_owned() })
         .collect::<Vec<_>>();
     let response = json(StatusCode::OK, &Page { items, next_cursor: None, unreachable_shards: Vec::new() });
     Ok(with_token(response, state.system().id(), position))
@@ -319,9 +342,9 @@ pub(crate) async fn backfill(
     incoming: Incoming,
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
-    let id = incoming.segment(2)?;
     let (since, until) = range(Fields::of_body(incoming.json()?)?)?;
-    let Seen { value: Read { schedule, .. }, position, .. } = read(&state, &id).await?;
+    let key = key_of(&incoming)?;
+    let Seen { value: Read { schedule, .. }, position, .. } = read(&state, &key).await?;
     // What is not behind it yet, the schedule does by itself.
     let last = Timestamp(until.0.saturating_sub(1)).min(schedule.standing.done);
     let first = Timestamp(since.0.saturating_sub(1));
@@ -333,9 +356,9 @@ pub(crate) async fn backfill(
     }
     let mut done = Backfilled { matched: slots.len(), started: 0, already: 0 };
     if !slots.is_empty() {
-        let mut templates = Templates::to_run(&state);
+        let mut templates = Templates::to_run(&state, incoming.caller.namespace());
         let found = templates.find(schedule.spec.template.to_string(), schedule.spec.version).await?;
-        for result in scheduler::start(&state, &id, &schedule, &found, &slots).await? {
+        for result in scheduler::start(&state, &key, &schedule, &found, &slots).await? {
             match result.map_err(submission::refused)?.created {
                 true => done.started += 1,
                 false => done.already += 1,
@@ -388,15 +411,16 @@ pub(crate) fn has_triggers(source: &str) -> bool {
 }
 
 /// Refuses a template's schedule where people have made one with its name.
-pub(crate) async fn check_free(state: &RouterState, name: &str) -> Result<(), ApiError> {
-    let entry = state.system().entry(EntryKind::Schedule, name.into()).await?.value;
+pub(crate) async fn check_free(state: &RouterState, key: &str) -> Result<(), ApiError> {
+    let entry = state.system().entry(EntryKind::Schedule, key.into()).await?.value;
     let Some(body) = entry.and_then(|entry| entry.body) else { return Ok(()) };
-    if parse(name, &body)?.by_template { Ok(()) } else { Err(taken(name)) }
+    if parse(key, &body)?.by_template { Ok(()) } else { Err(taken(key)) }
 }
 
-fn taken(name: &str) -> ApiError {
+fn taken(key: &str) -> ApiError {
     conflict(format!(
-        "there is a schedule `{name}` that no template has made: delete it, or give the template another name"
+        "there is a schedule `{}` that no template has made: delete it, or give the template another name",
+        local(key)
     ))
 }
 
@@ -404,18 +428,18 @@ fn taken(name: &str) -> ApiError {
 /// it is paused stays.
 pub(crate) async fn follow_template(
     state: &RouterState,
-    name: &str,
+    key: &str,
     spec: Option<Spec>,
 ) -> Result<(), ApiError> {
     for _ in 0..TRIES_MAX {
-        let entry = state.system().entry(EntryKind::Schedule, name.into()).await?.value;
+        let entry = state.system().entry(EntryKind::Schedule, key.into()).await?.value;
         let revision = entry.as_ref().map(|entry| entry.revision);
-        let there = entry.and_then(|entry| entry.body).map(|body| parse(name, &body)).transpose()?;
+        let there = entry.and_then(|entry| entry.body).map(|body| parse(key, &body)).transpose()?;
         let body = match (there, spec.clone()) {
             (None, None) => return Ok(()),
             (None, Some(spec)) => Some(Schedule::new(spec, true, now()).checked_body()?),
             (Some(there), None) if !there.by_template => return Ok(()),
-            (Some(there), Some(_)) if !there.by_template => return Err(taken(name)),
+            (Some(there), Some(_)) if !there.by_template => return Err(taken(key)),
             (Some(_), None) => None,
             (Some(there), Some(spec)) => {
                 let spec = Spec { paused: there.spec.paused, ..spec };
@@ -425,9 +449,9 @@ pub(crate) async fn follow_template(
                 Some(there.changed(spec, now()).checked_body()?)
             }
         };
-        if put(state, name, revision, body).await?.is_some() {
+        if put(state, key, revision, body).await?.is_some() {
             return Ok(());
         }
     }
-    Err(contended(name))
+    Err(contended(key))
 }

@@ -1,11 +1,14 @@
 //! Secrets: set, removed, and listed by name. No call gives a value back.
 
+use std::borrow::Cow;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use opcode_engine::Problem;
 use opcode_engine::ids::ShardId;
-use opcode_shard::vault::{Listed, Rotated};
+use opcode_engine::namespace::into_local;
+use opcode_shard::vault::{Listed, Rotated, check_key};
 use secrecy::SecretString;
 use serde::Serialize;
 
@@ -26,6 +29,7 @@ struct Shown {
 impl From<Listed> for Shown {
     fn from(listed: Listed) -> Self {
         let Listed { key, created_at, updated_at } = listed;
+        let key = into_local(key);
         Self { key, created_at: created_at.to_rfc3339(), updated_at: updated_at.to_rfc3339() }
     }
 }
@@ -43,6 +47,12 @@ struct Resealed {
     failed: Vec<String>,
 }
 
+/// The name that the caller's namespace keeps a secret under.
+fn kept<'k>(incoming: &Incoming, key: &'k str) -> Result<Cow<'k, str>, ApiError> {
+    check_key(key)?;
+    Ok(incoming.caller.namespace().qualify(key).expect("a key that was checked has no `/`"))
+}
+
 /// Sets a secret's value, sealed before it leaves this node.
 #[utoipa::path(put, path = "/v1/secrets/{key}", tag = "catalogue", operation_id = "setSecret", request_body = schema::SecretRequest,
     params(("key" = String, Path)),
@@ -56,7 +66,7 @@ pub(crate) async fn set(State(state): State<RouterState>, incoming: Incoming) ->
     fields.done()?;
     let missing = || invalid(vec![Problem::at("/value", "is missing: the secret's value, a string")]);
     let value = SecretString::from(value.ok_or_else(missing)?);
-    let (listed, is_new, position) = state.vault().set(&key, &value).await?;
+    let (listed, is_new, position) = state.vault().set(&kept(&incoming, &key)?, &value).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok(with_token(json(status, &Shown::from(listed)), ShardId::SYSTEM, position))
 }
@@ -71,7 +81,7 @@ pub(crate) async fn remove(
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     let key = incoming.segment(2)?;
-    let (removed, position) = state.vault().remove(&key).await?;
+    let (removed, position) = state.vault().remove(&kept(&incoming, &key)?).await?;
     if !removed {
         return Err(ApiError::not_found(format!("there is no secret `{}`", shortened(&key))));
     }
@@ -88,6 +98,7 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let after = Cursor::of(&mut query);
     query.finish()?;
     let (mut listed, position) = state.vault().list().await?;
+    listed.retain(|secret| incoming.caller.namespace().owns(&secret.key));
     listed.retain(|secret| after.as_ref().is_none_or(|after| secret.key > after.id));
     let has_more = listed.len() > limit;
     listed.truncate(limit);

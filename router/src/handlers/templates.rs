@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use opcode_engine::Problem;
 use opcode_engine::ids::ID_BYTES_MAX;
+use opcode_engine::namespace::{Namespace, local};
 use opcode_shard::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind};
 use opcode_shard::record::TemplateRecord;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ use crate::error::{ApiError, Applied};
 use crate::forward::Seen;
 use crate::gather::{self, Cursor, Page};
 use crate::incoming::{Incoming, json, with_token};
+use crate::namespace;
 use crate::schema;
 use crate::state::RouterState;
 use crate::submission::{no_template, parse_version};
@@ -54,6 +56,7 @@ pub(crate) async fn define(
     // The sent text is compiled, so that pointers are into what was sent.
     let definition = crate::definitions::parse(&state, text.into()).await?;
     let schedule = schedules::of_template(&name, text)?;
+    let name = namespace::kept(incoming.caller.namespace(), &name);
     if schedule.is_some() {
         schedules::check_free(&state, &name).await?;
     }
@@ -67,13 +70,13 @@ pub(crate) async fn define(
         schedules::follow_template(&state, &record.name, schedule).await?;
     }
     let document = Defined {
-        name: &record.name,
+        name: local(&record.name),
         version: format!("v{}", record.version),
         definition_hash: record.definition.to_string(),
         created_at: record.created_at.to_rfc3339(),
     };
     let mut response = json(if is_new { StatusCode::CREATED } else { StatusCode::OK }, &document);
-    let location = format!("/v1/templates/{}?version=v{}", record.name, record.version);
+    let location = format!("/v1/templates/{}?version=v{}", local(&record.name), record.version);
     let location = HeaderValue::try_from(location).expect("a template's name is visible ASCII");
     response.headers_mut().insert(header::LOCATION, location);
     Ok(with_token(response, state.system().id(), defined.position))
@@ -135,7 +138,7 @@ fn shown<'a>(
     let mut file: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&record.source).map_err(damaged)?;
     let text = |text: &str| serde_json::value::to_raw_value(text).expect("text is JSON");
     let mut document = BTreeMap::from([
-        ("name", text(&record.name)),
+        ("name", text(local(&record.name))),
         ("version", text(&format!("v{}", record.version))),
         ("definition_hash", text(&record.definition.to_string())),
         ("created_at", text(&record.created_at.to_rfc3339())),
@@ -165,6 +168,8 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     query.finish()?;
     let Seen { value: mut records, position, .. } = state.system().templates().await?;
     records.sort_by(|a, b| a.name.cmp(&b.name));
+    let namespace = incoming.caller.namespace();
+    records.retain(|record| namespace.owns(&record.name));
     records.retain(|record| after.as_ref().is_none_or(|after| *record.name > *after.id));
     let has_more = records.len() > limit;
     records.truncate(limit);
@@ -233,12 +238,15 @@ pub(crate) async fn change(
     }
     fields.done()?;
     let paused = paused.expect("a body without problems says so");
-    if check_name(&name).is_err() || state.system().template(&name, None).await?.value.is_none() {
-        return Err(no_template(&wire::shortened(&name), None));
+    let none = || no_template(&wire::shortened(&name), None);
+    let kept = incoming.caller.namespace().qualify(&*name).filter(|_| check_name(&name).is_ok());
+    let kept = kept.ok_or_else(none)?;
+    if state.system().template(&kept, None).await?.value.is_none() {
+        return Err(none());
     }
     let body = serde_json::to_string(&pause).expect("a pause is JSON");
-    set_pause(&state, &name, paused.then(|| body.into())).await?;
-    show(&state, &name, None).await
+    set_pause(&state, &kept, paused.then(|| body.into())).await?;
+    show(&state, incoming.caller.namespace(), &name, None).await
 }
 
 /// Makes the entry of a pause what it shall be; one that is there already stays as it is.
@@ -255,7 +263,7 @@ async fn set_pause(state: &RouterState, name: &str, body: Option<Arc<str>>) -> R
             Changed::Stale(_) => {}
         }
     }
-    let detail = format!("the template {name} changes all the time: nothing was changed");
+    let detail = format!("the template {} changes all the time: nothing was changed", local(name));
     Err(ApiError::unavailable(Applied::No, detail))
 }
 
@@ -270,15 +278,21 @@ pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) ->
         .and_then(|text| parse_version(&text).map_err(|message| query.problem("version", message)).ok());
     query.finish()?;
     let name = named(&incoming, version)?;
-    show(&state, &name, version).await
+    show(&state, incoming.caller.namespace(), &name, version).await
 }
 
-async fn show(state: &RouterState, name: &str, version: Option<u32>) -> Result<Response, ApiError> {
-    let Seen { value: record, position, .. } = state.system().template(name, version).await?;
+async fn show(
+    state: &RouterState,
+    namespace: &Namespace,
+    name: &str,
+    version: Option<u32>,
+) -> Result<Response, ApiError> {
+    let Some(kept) = namespace.qualify(name) else { return Err(no_template(name, version)) };
+    let Seen { value: record, position, .. } = state.system().template(&kept, version).await?;
     let Some(record) = record else {
         return Err(no_template(name, version));
     };
-    let pause = state.system().entry(EntryKind::Pause, name.into()).await?.value;
+    let pause = state.system().entry(EntryKind::Pause, kept.into()).await?.value;
     let fields = SHOWN_IN_LISTS.into_iter().chain(SHOWN_ALONE);
     let document = shown(&record, fields, pause.as_ref())?;
     Ok(with_token(json(StatusCode::OK, &document), state.system().id(), position))

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use opcode_engine::namespace::Namespace;
 use opcode_shard::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind};
 use opcode_shard::clock::Clock;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::access::Caller;
 use crate::access::limit::{RATE_MAX, RateLimit};
 use crate::access::scope::Scope;
 use crate::access::tokens::{Kept, New};
@@ -17,6 +19,7 @@ use crate::error::{ApiError, Applied};
 use crate::forward::Seen;
 use crate::gather::{Cursor, Page};
 use crate::incoming::{Incoming, json, with_token};
+use crate::namespace;
 use crate::schema;
 use crate::state::RouterState;
 use crate::wire::{Fields, shortened, unknown};
@@ -32,6 +35,7 @@ struct Shown {
     name: Option<String>,
     scopes: Vec<Scope>,
     agent_id: Option<Arc<str>>,
+    namespace: Option<Namespace>,
     created_at: String,
     expires_at: Option<String>,
     rate_limit: Option<RateLimit>,
@@ -39,13 +43,14 @@ struct Shown {
 
 impl Shown {
     fn of(id: &str, kept: Kept) -> Self {
-        let Kept { name, scopes, agent_id, created_at, expires_at, rate_limit, .. } = kept;
+        let Kept { name, scopes, agent_id, namespace, created_at, expires_at, rate_limit, .. } = kept;
         Self {
             token_id: id.to_owned(),
             token: None,
             name,
             scopes,
             agent_id,
+            namespace,
             created_at: created_at.to_rfc3339(),
             expires_at: expires_at.map(|at| at.to_rfc3339()),
             rate_limit,
@@ -59,7 +64,8 @@ struct Deleted {
     deleted: bool,
 }
 
-/// Makes a token, which is shown in this answer and never again.
+/// Makes a token, which is shown in this answer and never again. Made in a namespace other than `default`,
+/// or by a token that is confined to one, it is confined to that.
 #[utoipa::path(post, path = "/v1/tokens", tag = "catalogue", operation_id = "createToken", request_body = schema::TokenRequest,
     responses((status = 201, body = schema::NewToken), (status = 400, body = schema::Problem), (status = 403, body = schema::Problem),
         (status = 415, body = schema::Problem), (status = 422, body = schema::Problem), (status = 503, body = schema::Problem)))]
@@ -73,14 +79,18 @@ pub(crate) async fn create(
     let name = fields.name("name");
     let scopes = scopes(&mut fields);
     let agent_id = fields.name("agent_id").map(Arc::from);
+    let namespace = confined_to(&mut fields, &incoming.caller)?;
     let expires_at = fields.time("expires_at");
     if expires_at.is_some_and(|at| at <= now) {
         fields.problem("expires_at", "has passed already");
     }
     let rate_limit = rate_limit(&mut fields);
     fields.done()?;
+    if let Some(namespace) = &namespace {
+        namespace::check(&state, namespace).await?;
+    }
     let new = New::random();
-    let kept = new.kept(name, scopes, agent_id, now, expires_at).with_rate_limit(rate_limit);
+    let kept = new.kept(name, scopes, agent_id, namespace, now, expires_at).with_rate_limit(rate_limit);
     let body = serde_json::to_string(&kept).expect("a token's entry is JSON");
     let id: Arc<str> = new.id.as_str().into();
     let change = EntryChange { kind: EntryKind::Token, key: id, after: None, body: Some(body.into()) };
@@ -98,6 +108,31 @@ pub(crate) async fn create(
     response.headers_mut().insert(header::LOCATION, location);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(with_token(response, state.system().id(), position))
+}
+
+/// The field `namespace`, or what holds without it. A token that is confined makes none of another.
+fn confined_to(fields: &mut Fields<'_>, caller: &Caller) -> Result<Option<Namespace>, ApiError> {
+    let named = fields.string("namespace");
+    let named = named.and_then(|name| {
+        Namespace::parse(&name).map_err(|message| fields.problem("namespace", message)).ok()
+    });
+    match (named, caller.confined_to()) {
+        (Some(named), Some(own)) if named != *own => Err(ApiError::forbidden(format!(
+            "the token is confined to the namespace `{own}`, and makes none of another"
+        ))),
+        (Some(named), _) => Ok(Some(named)),
+        (None, Some(own)) => Ok(Some(own.clone())),
+        (None, None) => Ok(Some(caller.namespace()).filter(|own| !own.is_default()).cloned()),
+    }
+}
+
+/// Whether a caller may see a token and delete it: those of its namespace, when it is confined or in one
+/// other than `default`; else all, and what cannot be read too.
+fn may_touch(caller: &Caller, entry: &CatalogueEntry) -> bool {
+    if caller.confined_to().is_none() && caller.namespace().is_default() {
+        return true;
+    }
+    read(entry).is_ok_and(|kept| kept.namespace.as_ref() == Some(caller.namespace()))
 }
 
 /// The field `scopes`.
@@ -157,7 +192,10 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let limit = query.limit();
     let after = Cursor::of(&mut query).map(|cursor| Arc::from(cursor.id));
     query.finish()?;
-    let Seen { value: page, position, .. } = state.system().entries(EntryKind::Token, after, limit).await?;
+    let is_own = |entry: &CatalogueEntry| may_touch(&incoming.caller, entry);
+    let Seen { value: page, position, .. } =
+        namespace::entries_where(&state, EntryKind::Token, after, limit, is_own).await?;
+    let shown = |entry: &CatalogueEntry| read(entry).map(|kept| Shown::of(&entry.key, kept));
     let items: Vec<Shown> = page.entries.iter().map(shown).collect::<Result<_, _>>()?;
     let last = page.entries.last().filter(|_| page.has_more);
     let next_cursor = last.map(|entry| Cursor { at: entry.at, id: entry.key.to_string() }.encode());
@@ -165,10 +203,9 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     Ok(with_token(response, state.system().id(), position))
 }
 
-fn shown(entry: &CatalogueEntry) -> Result<Shown, ApiError> {
+fn read(entry: &CatalogueEntry) -> Result<Kept, ApiError> {
     let kept = serde_json::from_str(entry.body.as_deref().unwrap_or_default());
-    let unreadable = |_| ApiError::unavailable(Applied::No, "a token's entry cannot be read by this build");
-    kept.map(|kept| Shown::of(&entry.key, kept)).map_err(unreadable)
+    kept.map_err(|_| ApiError::unavailable(Applied::No, "a token's entry cannot be read by this build"))
 }
 
 /// Deletes a token. Nodes that know it may take it for five seconds more.
@@ -185,6 +222,9 @@ pub(crate) async fn delete(
     let key: Arc<str> = token_id.as_str().into();
     for _ in 0..TRIES_MAX {
         let found = state.system().entry(EntryKind::Token, key.clone()).await?.value.ok_or_else(none)?;
+        if !may_touch(&incoming.caller, &found) {
+            return Err(none());
+        }
         let change =
             EntryChange { kind: EntryKind::Token, key: key.clone(), after: Some(found.revision), body: None };
         let Seen { value, position, .. } = state.system().change_entry(change).await?;

@@ -6,11 +6,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use opcode_engine::ids::Timestamp;
+use opcode_engine::namespace::local;
 use opcode_shard::catalogue::{Changed, EntryChange, EntryKind};
 use opcode_shard::clock::Clock;
 use serde::Serialize;
 
-use super::webhooks::read;
+use super::webhooks::{key_of, read};
 use crate::error::{ApiError, Applied};
 use crate::gather::{Cursor, Page};
 use crate::incoming::{Incoming, json};
@@ -41,7 +42,7 @@ impl From<&Failure> for Shown {
         Self {
             delivery: failure.delivery(),
             event: failure.event.clone(),
-            workflow_id: failure.workflow_id.to_string(),
+            workflow_id: failure.workflow_id.local().to_owned(),
             sequence: failure.sequence.0,
             state: if failure.next_at.is_some() { "retrying" } else { "dead" },
             tries: failure.tries,
@@ -64,7 +65,7 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let limit = query.limit();
     let after = Cursor::of(&mut query).map(|cursor| (cursor.at, cursor.id));
     query.finish()?;
-    let id = incoming.segment(2)?;
+    let id = key_of(&incoming)?;
     read(&state, &id).await?;
     let mut all: Vec<Failure> =
         all_failures(&state, Some(&id)).await?.into_iter().map(|(_, one)| one).collect();
@@ -82,10 +83,11 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
 
 /// The path's failure as it is kept, with its key and revision.
 async fn find(state: &RouterState, incoming: &Incoming) -> Result<(Arc<str>, u64, Failure), ApiError> {
-    let (id, delivery) = (incoming.segment(2)?, incoming.segment(4)?);
+    let (id, delivery) = (key_of(incoming)?, incoming.segment(4)?);
     read(state, &id).await?;
     let none = || {
-        ApiError::not_found(format!("the webhook `{id}` has no failed delivery `{}`", shortened(&delivery)))
+        let (id, delivery) = (local(&id), shortened(&delivery));
+        ApiError::not_found(format!("the webhook `{id}` has no failed delivery `{delivery}`"))
     };
     if !check_delivery(&delivery) {
         return Err(none());

@@ -9,8 +9,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures::future::try_join_all;
 use opcode_engine::ids::Timestamp;
+use opcode_engine::namespace::{Namespace, local};
 use opcode_shard::batch::Position;
-use opcode_shard::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind};
+use opcode_shard::catalogue::{CatalogueEntry, Changed, EntryChange, EntryKind, EntryPage};
 use opcode_shard::clock::Clock;
 use opcode_shard::vault::Rotated;
 use secrecy::{ExposeSecret, SecretString};
@@ -21,13 +22,14 @@ use crate::error::{ApiError, Applied};
 use crate::forward::Seen;
 use crate::gather::{Cursor, Page};
 use crate::incoming::{Incoming, json, with_token};
+use crate::namespace;
 use crate::schedule::conflict;
 use crate::schema;
 use crate::state::RouterState;
 use crate::webhooks::schema as shapes;
 use crate::webhooks::{
     Draft, Outcome, Shown, Status, WEBHOOKS_MAX, Webhook, all_failures, all_standings, check_id,
-    delete_failures, is_standing, parse, ping, sealed_name,
+    delete_failures, is_failure_of, is_standing, parse, ping, sealed_name,
 };
 use crate::wire::{Fields, shortened};
 
@@ -45,13 +47,28 @@ pub(super) struct Read {
     position: Position,
 }
 
-pub(super) async fn read(state: &RouterState, id: &str) -> Result<Read, ApiError> {
-    let none = || ApiError::not_found(format!("there is no webhook `{}`", shortened(id)));
-    if check_id(id).is_err() {
-        return Err(none());
+fn none(id: &str) -> ApiError {
+    ApiError::not_found(format!("there is no webhook `{}`", shortened(id)))
+}
+
+/// The key of the webhook that a path names, in the caller's namespace. Everything here goes by keys; what
+/// is shown is what their namespace calls them.
+pub(super) fn key_of(incoming: &Incoming) -> Result<String, ApiError> {
+    let id = incoming.segment(2)?;
+    match check_id(&id) {
+        Ok(()) => Ok(key_in(incoming.caller.namespace(), id)),
+        Err(_) => Err(none(&id)),
     }
+}
+
+/// The key of a webhook by its id, which was checked.
+fn key_in(namespace: &Namespace, id: String) -> String {
+    namespace.qualify(id).expect("an id that was checked has no `/`").into_owned()
+}
+
+pub(super) async fn read(state: &RouterState, id: &str) -> Result<Read, ApiError> {
     let Seen { value, position, .. } = state.system().entry(EntryKind::Webhook, id.into()).await?;
-    let entry = value.ok_or_else(none)?;
+    let entry = value.ok_or_else(|| none(local(id)))?;
     let webhook = parse(id, entry.body.as_deref().unwrap_or_default())?;
     Ok(Read { webhook, revision: entry.revision, position })
 }
@@ -76,7 +93,7 @@ fn answer(
     let tag = format!("\"{revision}\"");
     headers.insert(header::ETAG, HeaderValue::try_from(tag).expect("digits in quotes"));
     if status == StatusCode::CREATED {
-        let location = HeaderValue::try_from(format!("/v1/webhooks/{id}"));
+        let location = HeaderValue::try_from(format!("/v1/webhooks/{}", local(id)));
         headers.insert(header::LOCATION, location.expect("a webhook's id is visible ASCII"));
     }
     with_token(response, state.system().id(), position)
@@ -123,7 +140,7 @@ pub(crate) async fn create(
     let made = draft.make(&mut fields, now());
     fields.done()?;
     let (mut webhook, secret) = made.expect("a body without problems says what a webhook needs");
-    let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
+    let id = key_in(incoming.caller.namespace(), id.unwrap_or_else(|| Uuid::now_v7().to_string()));
     let there = state.system().entry(EntryKind::Webhook, id.as_str().into()).await?;
     if let Some(entry) = there.value {
         return again(&state, &id, &webhook, is_given.then_some(&secret), &entry, there.position).await;
@@ -169,6 +186,7 @@ async fn again(
     };
     let said = |webhook: &Webhook| (webhook.url.clone(), webhook.events.clone(), webhook.filter.clone());
     if said(&there) != said(wanted) || there.active != wanted.active || !is_signed_so {
+        let id = local(id);
         return Err(conflict(format!("there is another webhook `{id}`: change it, or give another id")));
     }
     let status = status(state, id).await?;
@@ -194,17 +212,14 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     let after = Cursor::of(&mut query).map(|cursor| Arc::from(cursor.id));
     query.finish()?;
     let Seen { value: page, position, .. } =
-        state.system().entries(EntryKind::Webhook, after, limit + 1).await?;
+        namespace::entries(&state, EntryKind::Webhook, incoming.caller.namespace(), after, limit).await?;
     let (standings, failures) = (all_standings(&state).await?, all_failures(&state, None).await?);
-    let mut entries = page.entries;
-    entries.retain(|entry| !is_standing(&entry.key));
-    let has_more = entries.len() > limit;
-    entries.truncate(limit);
+    // No standing is among them, which are of no namespace.
+    let EntryPage { entries, has_more } = page;
     let webhooks = entries.iter().map(|entry| parse(&entry.key, entry.body.as_deref().unwrap_or_default()));
     let webhooks: Vec<Webhook> = webhooks.collect::<Result<_, _>>()?;
     let items = entries.iter().zip(&webhooks).map(|(entry, webhook)| {
-        let own =
-            failures.iter().filter(|(key, _)| key.split_once('/').is_some_and(|(id, _)| *id == *entry.key));
+        let own = failures.iter().filter(|(key, _)| is_failure_of(key, &entry.key));
         let own: Vec<_> = own.map(|(_, failure)| failure.clone()).collect();
         Shown::of(&entry.key, webhook, Status::of(&entry.key, &standings, &own))
     });
@@ -221,7 +236,7 @@ pub(crate) async fn list(State(state): State<RouterState>, incoming: Incoming) -
     responses((status = 200, body = shapes::Webhook), (status = 404, body = schema::Problem), (status = 503, body = schema::Problem)))]
 pub(crate) async fn get(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
-    let id = incoming.segment(2)?;
+    let id = key_of(&incoming)?;
     let Read { webhook, position, .. } = read(&state, &id).await?;
     let status = status(&state, &id).await?;
     let shown = Shown::of(&id, &webhook, status);
@@ -239,7 +254,7 @@ pub(crate) async fn change(
     incoming: Incoming,
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
-    let (id, text) = (incoming.segment(2)?, incoming.json()?);
+    let (id, text) = (key_of(&incoming)?, incoming.json()?);
     read(&state, &id).await?;
     let mut fields = Fields::of_body(text)?;
     let draft = Draft::read(&mut fields, &state);
@@ -298,7 +313,10 @@ pub(super) async fn reseal(state: &RouterState, rotated: &mut Rotated) -> Result
 }
 
 fn contended(id: &str) -> ApiError {
-    ApiError::unavailable(Applied::No, format!("the webhook {id} changes all the time: nothing was changed"))
+    ApiError::unavailable(
+        Applied::No,
+        format!("the webhook {} changes all the time: nothing was changed", local(id)),
+    )
 }
 
 /// Deletes a webhook, with what failed of it.
@@ -311,7 +329,7 @@ pub(crate) async fn delete(
     incoming: Incoming,
 ) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
-    let id = incoming.segment(2)?;
+    let id = key_of(&incoming)?;
     for _ in 0..TRIES_MAX {
         let Read { webhook, revision, .. } = read(&state, &id).await?;
         let status = status(&state, &id).await?;
@@ -339,7 +357,7 @@ struct Tested {
 pub(crate) async fn test(State(state): State<RouterState>, incoming: Incoming) -> Result<Response, ApiError> {
     incoming.query()?.finish()?;
     Fields::of_body(incoming.optional_json()?)?.done()?;
-    let id = incoming.segment(2)?;
+    let id = key_of(&incoming)?;
     let Read { webhook, .. } = read(&state, &id).await?;
     let (delivery, outcome) = ping(&state, &id, &webhook).await;
     let error = match outcome {

@@ -59,15 +59,15 @@ pub(crate) async fn submit(
     query.finish()?;
     let key = submission::idempotency_key(&incoming.headers)?;
     let fields = Fields::of_body(incoming.json()?)?;
-    let mut submission =
-        submission::prepare(&mut Templates::to_run(&state), fields, &incoming.caller, key).await?;
+    let mut templates = Templates::to_run(&state, incoming.caller.namespace());
+    let mut submission = submission::prepare(&mut templates, fields, &incoming.caller, key).await?;
     incoming.carry_trace(&mut submission);
     // Taken before anything is applied, since a refusal says that nothing was.
     let place = wait.is_some().then(|| state.enter_wait()).transpose()?;
     let shard = state.shard_of(&submission.id);
     let agent_id = submission.agent_id.clone();
     let submitted = submit_one(&shard, submission).await?;
-    state.agents().seen(agent_id.as_deref(), &incoming.headers);
+    state.agents().seen(agent_id.as_deref(), &incoming);
     let view = match wait {
         // The run is there: whatever happens to the wait, the answer says so.
         Some(wait) => wait_for(&state, &shard, &submitted.workflow_id, wait, Shown::Outcome).await.ok(),
@@ -92,7 +92,7 @@ pub(super) fn answer(shard: &ShardClient, submitted: &Submitted, view: Option<&R
     let ended = view.and_then(|view| serde_json::from_str(view.document.get()).ok());
     let Ended { output, error } = ended.unwrap_or_default();
     let document = Answer {
-        workflow_id: submitted.workflow_id.as_str(),
+        workflow_id: submitted.workflow_id.local(),
         status: view.map_or(submitted.status, |view| view.status).as_str(),
         shard: shard.id().0,
         output,
@@ -100,7 +100,7 @@ pub(super) fn answer(shard: &ShardClient, submitted: &Submitted, view: Option<&R
     };
     let status = if submitted.created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = json(status, &document);
-    let location = HeaderValue::try_from(format!("/v1/workflows/{}", submitted.workflow_id))
+    let location = HeaderValue::try_from(format!("/v1/workflows/{}", submitted.workflow_id.local()))
         .expect("a workflow id is visible ASCII");
     response.headers_mut().insert(header::LOCATION, location);
     with_token(response, shard.id(), view.map_or(submitted.position, |view| view.position))

@@ -28,7 +28,7 @@ pub struct Call {
     /// JSON, where the call has a body.
     pub body: Option<String>,
     /// What the caller showed: its token and its trace, which are not there over stdio, where the
-    /// command's own count; the agent that it speaks for, and what it calls itself.
+    /// command's own count; the namespace, the agent that it speaks for, and what it calls itself.
     pub caller: HeaderMap,
     /// The other end of its connection, where it has one with this node.
     pub from: Option<Remote>,
@@ -58,7 +58,8 @@ pub trait Contract: Send + Sync + 'static {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, Unreachable>>;
 
     /// The firehose of `custom` events (`GET /v1/events?type=custom`) as it comes, until it is cut
-    /// off; none when it cannot be had.
+    /// off; none when it cannot be had. A node's own has the events of all namespaces, with ids as they are
+    /// kept.
     fn events(&self) -> BoxFuture<'_, Option<BoxStream<'static, Bytes>>>;
 }
 

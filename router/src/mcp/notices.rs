@@ -11,6 +11,7 @@ use axum::body::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use opcode_engine::event::NOTICE;
+use opcode_engine::namespace::{Namespace, local};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -34,6 +35,8 @@ const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Notice {
     pub(super) agent_id: String,
+    /// The namespace of the run that says it.
+    pub(super) namespace: Namespace,
     /// What the step said, with the run and the step that said it.
     pub(super) document: Value,
 }
@@ -60,6 +63,9 @@ impl Notice {
         let data = text.lines().find_map(|line| line.strip_prefix("data: "))?;
         let custom: Custom = serde_json::from_str(data).ok()?;
         let (true, Some(agent_id)) = (custom.data.event == NOTICE, custom.agent_id) else { return None };
+        // Of whose run it is not known, nobody is told.
+        let run = custom.rest.get("workflow_id")?.as_str()?.to_owned();
+        let namespace = Namespace::of(&run);
         let is_cut = custom.data.data.to_string().len() > NOTICE_BYTES_MAX;
         let mut document = match custom.data.data {
             _ if is_cut => Map::from_iter([("is_cut".to_owned(), true.into())]),
@@ -67,9 +73,10 @@ impl Notice {
             other => Map::from_iter([("message".to_owned(), other)]),
         };
         document.extend(custom.rest.into_iter().filter(|(name, _)| name != "shard"));
+        document.insert("workflow_id".to_owned(), local(&run).into());
         document.insert("type".to_owned(), NOTICE.into());
         document.insert("agent_id".to_owned(), agent_id.clone().into());
-        Some(Self { agent_id, document: Value::Object(document) })
+        Some(Self { agent_id, namespace, document: Value::Object(document) })
     }
 }
 
@@ -185,7 +192,7 @@ mod tests {
     #[test]
     fn a_notice_says_whence_it_comes() {
         let notice = Notice::of(&frame("bot".into(), NOTICE, "hi")).unwrap();
-        assert_eq!(notice.agent_id, "bot");
+        assert_eq!((&*notice.agent_id, notice.namespace.is_default()), ("bot", true));
         let mut expect = json!({"type": NOTICE, "workflow_id": "w", "step_id": "a", "agent_id": "bot",
             "sequence": 3, "timestamp": "2026-01-01T00:00:00.000Z", "message": "hi"});
         assert_eq!(notice.document, expect);
@@ -193,6 +200,14 @@ mod tests {
         expect.as_object_mut().unwrap().remove("message");
         expect["is_cut"] = true.into();
         assert_eq!(long.document, expect);
+    }
+
+    #[test]
+    fn a_notice_is_of_the_namespace_of_its_run() {
+        let frame = String::from_utf8(frame("bot".into(), NOTICE, "hi")).unwrap();
+        let frame = frame.replace(r#""workflow_id":"w""#, r#""workflow_id":"team/w""#);
+        let notice = Notice::of(frame.as_bytes()).unwrap();
+        assert_eq!((notice.namespace.as_str(), &notice.document["workflow_id"]), ("team", &json!("w")));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, HeaderValue, header, request};
+use opcode_engine::namespace::Namespace;
 use parking_lot::Mutex;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, CustomRequest, CustomResult,
@@ -36,6 +37,7 @@ use crate::access;
 use crate::access::remote::Remote;
 use crate::agents::{AGENT, CLIENT_BYTES_MAX, is_name};
 use crate::error::ApiError;
+use crate::namespace;
 use crate::wire::unknown;
 
 /// Agents that one client may listen for.
@@ -71,9 +73,23 @@ pub(super) struct Server {
 
 /// Whom a client listens for.
 struct Listener {
-    agents: Mutex<BTreeSet<String>>,
+    /// Each in a namespace; in all that there are to hear of, over stdio.
+    agents: Mutex<BTreeSet<(Option<Namespace>, String)>>,
     /// The client wants notices, which are of the level `info`.
     wants_notices: AtomicBool,
+}
+
+impl Listener {
+    fn listens_for(&self, notice: &Notice) -> bool {
+        let agents = self.agents.lock();
+        let is_in = |namespace| agents.contains(&(namespace, notice.agent_id.clone()));
+        is_in(None) || is_in(Some(notice.namespace.clone()))
+    }
+}
+
+/// The namespace that a request over HTTP is in.
+fn namespace_of(parts: &request::Parts) -> Option<Namespace> {
+    parts.extensions.get::<access::Caller>().map(|caller| caller.namespace().clone())
 }
 
 impl Server {
@@ -93,7 +109,7 @@ impl Server {
         {
             let mut agents = self.listener.agents.lock();
             if agents.len() < AGENTS_MAX {
-                agents.insert(agent_id.to_owned());
+                agents.insert((http.and_then(namespace_of), agent_id.to_owned()));
             }
         }
         if self.listening.lock().as_ref().is_some_and(|task| !task.is_finished()) {
@@ -143,8 +159,7 @@ async fn listen(
             }
             Err(RecvError::Closed) => return,
         };
-        let is_wanted = listener.wants_notices.load(Ordering::Relaxed)
-            && listener.agents.lock().contains(&notice.agent_id);
+        let is_wanted = listener.wants_notices.load(Ordering::Relaxed) && listener.listens_for(&notice);
         if is_wanted && !tell(&client, &notice).await {
             return;
         }
@@ -180,8 +195,8 @@ fn may_speak_for(context: &RequestContext<RoleServer>, agent_id: &str) -> Result
     }
 }
 
-/// What of the client's request counts for the calls that are made for it: its token and its trace,
-/// the agent that it speaks for, and what it calls itself.
+/// What of the client's request counts for the calls that are made for it: its token, its namespace and
+/// its trace, the agent that it speaks for, and what it calls itself.
 fn caller_headers(context: &RequestContext<RoleServer>, agent_id: Option<&str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let client = context
@@ -195,7 +210,8 @@ fn caller_headers(context: &RequestContext<RoleServer>, agent_id: Option<&str>) 
     headers.extend(client.map(|client| (header::USER_AGENT, client)));
     headers.extend(agent_id.map(|id| (header::HeaderName::from_static(AGENT), id)));
     if let Some(parts) = context.extensions.get::<request::Parts>() {
-        for name in [header::AUTHORIZATION, header::HeaderName::from_static("traceparent")] {
+        let [trace, namespace] = ["traceparent", namespace::HEADER].map(header::HeaderName::from_static);
+        for name in [header::AUTHORIZATION, trace, namespace] {
             headers.extend(parts.headers.get_all(&name).iter().map(|value| (name.clone(), value.clone())));
         }
     }

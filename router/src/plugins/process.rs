@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opcode_engine::Code;
+use opcode_engine::namespace::Namespace;
 use opcode_shard::isolation::{Isolation, Program, Running, own_folder};
 use opcode_shard::vault::Vault;
 use opcode_shard::vault::mask::Mask;
@@ -213,7 +214,9 @@ impl Keeper {
 
     /// One process, from its start to its end; why it ended.
     async fn live(&self, ready_since: &mut Option<Instant>) -> String {
-        let secrets = match self.home.vault.resolve(&self.plugin.registered.secrets()).await {
+        // A plugin is the cluster's, and so are the secrets that it is given.
+        let names = self.plugin.registered.secrets();
+        let secrets = match self.home.vault.resolve(&Namespace::default(), &names).await {
             Ok(secrets) => secrets,
             Err(error) => return error.to_string(),
         };

@@ -10,6 +10,8 @@ pub struct TokenRequest {
     pub scopes: Vec<String>,
     /// The agent that its bearer is: what it asks for is asked in that name, and in no other.
     pub agent_id: Option<String>,
+    /// The namespace that its bearer is confined to. Without it that of the request, unless it is `default`.
+    pub namespace: Option<String>,
     /// From then on it is not taken.
     pub expires_at: Option<String>,
     /// Without it, the node's `--rate-limit`, if it has one.
@@ -24,6 +26,8 @@ pub struct NewToken {
     pub name: Option<String>,
     pub scopes: Vec<String>,
     pub agent_id: Option<String>,
+    /// The namespace that its bearer is confined to; of the whole cluster without one.
+    pub namespace: Option<String>,
     pub created_at: String,
     pub expires_at: Option<String>,
     pub rate_limit: Option<RateLimit>,
@@ -35,6 +39,8 @@ pub struct Token {
     pub name: Option<String>,
     pub scopes: Vec<String>,
     pub agent_id: Option<String>,
+    /// The namespace that its bearer is confined to; of the whole cluster without one.
+    pub namespace: Option<String>,
     pub created_at: String,
     pub expires_at: Option<String>,
     pub rate_limit: Option<RateLimit>,
@@ -90,6 +96,8 @@ pub struct AuditEntry {
     pub agent_id: Option<String>,
     /// The other end of the connection.
     pub remote_addr: Option<String>,
+    /// Where it was made, when that was another namespace than `default`.
+    pub namespace: Option<String>,
     pub workflow_id: Option<String>,
     /// Of a batch, its submissions.
     pub items: Option<usize>,

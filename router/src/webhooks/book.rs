@@ -112,7 +112,9 @@ pub(crate) async fn all_failures(
 ) -> Result<Vec<(Arc<str>, Failure)>, ApiError> {
     let prefix = webhook.map(failure::prefix);
     let entries = all(state, EntryKind::WebhookFailure, prefix.as_deref()).await?;
-    let read = entries.into_iter().filter_map(|entry| {
+    let is_wanted =
+        |entry: &CatalogueEntry| webhook.is_none_or(|webhook| failure::is_of(&entry.key, webhook));
+    let read = entries.into_iter().filter(is_wanted).filter_map(|entry| {
         let failure = failure::parse(&entry.key, entry.body.as_deref().unwrap_or_default())?;
         Some((entry.key, failure))
     });
@@ -127,7 +129,8 @@ pub(crate) async fn all_standings(state: &RouterState) -> Result<Vec<Standing>, 
 
 /// Lets go of all failures of a webhook.
 pub(crate) async fn delete_failures(state: &RouterState, webhook: &str) -> Result<(), ApiError> {
-    for entry in all(state, EntryKind::WebhookFailure, Some(&failure::prefix(webhook))).await? {
+    let entries = all(state, EntryKind::WebhookFailure, Some(&failure::prefix(webhook))).await?;
+    for entry in entries.into_iter().filter(|entry| failure::is_of(&entry.key, webhook)) {
         let change = EntryChange {
             kind: EntryKind::WebhookFailure,
             key: entry.key,

@@ -1,12 +1,14 @@
 //! One delivery: what is sent, how it is signed, and what came of it. The form is that of the Standard
 //! Webhooks specification: `webhook-id`, `webhook-timestamp`, `webhook-signature`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use opcode_engine::ids::{ShardId, Timestamp};
+use opcode_engine::namespace::local;
 use opcode_engine::view::{self, Change};
 use opcode_shard::clock::Clock;
 use opcode_shard::follow::RunFacts;
@@ -49,20 +51,20 @@ struct EventData<'a> {
     agent_id: Option<&'a str>,
     labels: &'a BTreeMap<String, String>,
     /// What the event itself says, as `GET /v1/workflows/{id}/events` shows it.
-    event: &'a RawValue,
+    event: Cow<'a, RawValue>,
 }
 
 impl Message {
     /// What is told of an event; none for one of a type that nobody is told of.
     pub(super) fn of(shard: ShardId, record: &EventRecord, run: &RunFacts) -> Option<Self> {
         let id = delivery_id(shard, record.no, record.sequence);
-        let event = document(record);
+        let event = document(record, &run.id.namespace());
         let data = EventData {
-            workflow_id: run.id.as_str(),
+            workflow_id: run.id.local(),
             status: status_with(record),
             sequence: record.sequence.0,
             step_id: event.step_id,
-            template: run.template.as_deref(),
+            template: run.template.as_deref().map(local),
             agent_id: run.agent_id.as_deref(),
             labels: &run.labels,
             event: event.data,
@@ -153,7 +155,7 @@ fn signature(secret: &SecretString, id: &str, seconds: i64, body: &[u8]) -> Opti
 /// Tells a webhook that it is there, once.
 pub(crate) async fn ping(state: &RouterState, id: &str, webhook: &Webhook) -> (String, Outcome) {
     let delivery = format!("ping_{}", uuid::Uuid::now_v7().simple());
-    let data = serde_json::json!({ "webhook_id": id });
+    let data = serde_json::json!({ "webhook_id": local(id) });
     let message = Message::new(delivery.clone(), "ping", Clock::default().now(), data);
     (delivery, send(state, id, webhook, &message).await)
 }

@@ -91,6 +91,11 @@ pub(super) fn prefix(webhook: &str) -> String {
     format!("{webhook}/")
 }
 
+/// Whether the failure of this key is this webhook's, and not one of a namespace that is called like it.
+pub(crate) fn is_of(key: &str, webhook: &str) -> bool {
+    key.rsplit_once('/').is_some_and(|(id, _)| id == webhook)
+}
+
 /// Reads one that is kept; one that cannot be read is passed over.
 pub(crate) fn parse(key: &str, body: &str) -> Option<Failure> {
     serde_json::from_str(body)
@@ -113,5 +118,7 @@ mod tests {
             assert!(!check_delivery(text), "{text:?}");
         }
         assert_eq!(&*key("a", &id), "a/evt_3_120_7");
+        assert!(is_of(&key("a", &id), "a") && is_of(&key("a/b", &id), "a/b"));
+        assert!(!is_of(&key("a/b", &id), "a") && !is_of(&key("a", &id), "a/b"));
     }
 }

@@ -39,7 +39,9 @@ use tokio::task::JoinSet;
 
 pub(crate) use book::{all_failures, all_standings, delete_failures};
 pub(crate) use delivery::{Outcome, ping};
-pub(crate) use failure::{Failure, check_delivery, key as failure_key, parse as parse_failure};
+pub(crate) use failure::{
+    Failure, check_delivery, is_of as is_failure_of, key as failure_key, parse as parse_failure,
+};
 pub(crate) use standing::Shown as Status;
 pub(crate) use webhook::{Draft, Shown, WEBHOOKS_MAX, Webhook, check_id, is_standing, parse, sealed_name};
 

@@ -41,7 +41,7 @@ pub(super) struct Pump {
 
 impl Pump {
     pub(super) fn new(work: Arc<Work>, id: Arc<str>, webhook: Arc<Webhook>, after: u64) -> Self {
-        let choice = webhook.choice();
+        let choice = webhook.choice(&id);
         Self { work, id, webhook, choice, after }
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::book::Book;
 use super::delivery::{Message, Outcome, send};
-use super::failure::{Failure, prefix};
+use super::failure::{Failure, is_of, prefix};
 use super::serving::Work;
 use super::webhook::Webhook;
 
@@ -81,8 +81,10 @@ impl Failures {
     fn of<'a>(&'a self, id: &str) -> impl Iterator<Item = (&'a Arc<str>, &'a Kept, &'a Failure)> + use<'a> {
         let prefix = prefix(id);
         let from = Arc::<str>::from(prefix.as_str());
+        let id = id.to_owned();
         let all = self.kept.range(from..).take_while(move |(key, _)| key.starts_with(&prefix));
-        all.filter_map(|(key, kept)| Some((key, kept, kept.failure.as_ref()?)))
+        let own = all.filter(move |(key, _)| is_of(key, &id));
+        own.filter_map(|(key, kept)| Some((key, kept, kept.failure.as_ref()?)))
     }
 
     /// Those of a webhook that wait for another try.

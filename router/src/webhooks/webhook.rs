@@ -6,12 +6,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use opcode_engine::event::EventType;
 use opcode_engine::ids::{ShardId, Timestamp};
+use opcode_engine::namespace::{Namespace, local};
 use opcode_shard::follow::{LABELS_MAX, RunChoice, parse_label};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use super::standing::Shown as ShownStanding;
 use crate::error::{ApiError, Applied};
+use crate::namespace::sought;
 use crate::state::RouterState;
 use crate::wire::{Fields, unknown};
 
@@ -93,11 +95,13 @@ impl Webhook {
         name_of(event_type).is_some_and(|name| self.events.iter().any(|wanted| wanted == name))
     }
 
-    /// Of which runs.
-    pub(super) fn choice(&self) -> RunChoice {
+    /// Of which runs: of those of the namespace that the webhook of this key is in.
+    pub(super) fn choice(&self, key: &str) -> RunChoice {
+        let namespace = Namespace::of(key);
         RunChoice {
             workflow_id: None,
-            template: self.filter.template.clone(),
+            template: self.filter.template.clone().map(|name| sought(&namespace, name)),
+            namespace: Some(namespace),
             labels: self.filter.label.iter().filter_map(|label| parse_label(label).ok()).collect(),
             agent_id: self.filter.agent_id.clone(),
         }
@@ -113,7 +117,7 @@ impl Webhook {
 pub(crate) fn parse(id: &str, body: &str) -> Result<Webhook, ApiError> {
     serde_json::from_str(body).map_err(|error| {
         tracing::error!(webhook = id, %error, "a stored webhook cannot be read");
-        ApiError::unavailable(Applied::No, format!("the stored webhook {id} is damaged"))
+        ApiError::unavailable(Applied::No, format!("the stored webhook {} is damaged", local(id)))
     })
 }
 
@@ -279,9 +283,9 @@ pub(crate) struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    pub(crate) fn of(id: &'a str, webhook: &'a Webhook, status: ShownStanding) -> Self {
+    pub(crate) fn of(key: &'a str, webhook: &'a Webhook, status: ShownStanding) -> Self {
         Self {
-            id,
+            id: local(key),
             url: &webhook.url,
             events: &webhook.events,
             filter: &webhook.filter,

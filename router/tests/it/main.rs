@@ -7,6 +7,7 @@ mod firehose;
 mod forward;
 mod manual;
 mod mcp;
+mod namespaces;
 mod node;
 mod operations;
 mod runs;

@@ -111,13 +111,14 @@ pub enum Owed {
     },
 }
 
-/// The id of the child that an attempt of a step runs: readable where that is a valid id.
+/// The id of the child that an attempt of a step runs: readable where that is a valid id, and in the
+/// namespace of its parent.
 pub fn child_id(parent: &WorkflowId, step_id: &str, attempt: u32) -> WorkflowId {
     // Only a step id without a colon can be told from what stands around it.
     if !step_id.contains(':')
-        && let Ok(id) = WorkflowId::parse(&format!("{parent}:{step_id}:{attempt}"))
+        && let Ok(id) = WorkflowId::parse(&format!("{}:{step_id}:{attempt}", parent.local()))
     {
-        return id;
+        return id.in_namespace(&parent.namespace());
     }
     let mut digest = Sha256::new();
     digest.update(b"opcode child run\0");
@@ -131,7 +132,7 @@ pub fn child_id(parent: &WorkflowId, step_id: &str, attempt: u32) -> WorkflowId 
     for byte in digest.finalize() {
         text.push_str(&format!("{byte:02x}"));
     }
-    WorkflowId::parse(&text).expect("letters, a colon and digits")
+    WorkflowId::parse(&text).expect("letters, a colon and digits").in_namespace(&parent.namespace())
 }
 
 /// The message that an event leaves owed, if it does.
@@ -158,6 +159,7 @@ pub fn owed(event: &Event) -> Option<Owed> {
 /// What a child's end is to the step that waited for it: the child's output, or a fault of the
 /// same code. What a run's failure has more than a step's becomes `STEP_FAILED`, which is retried.
 pub fn result_of(child: &WorkflowId, outcome: Outcome) -> Result<Value, Fault> {
+    let child = child.local();
     let (code, message, error) = match outcome {
         Outcome::Completed(output) => return Ok(Arc::unwrap_or_clone(output)),
         Outcome::Failed(error) => {
@@ -175,6 +177,7 @@ pub fn result_of(child: &WorkflowId, outcome: Outcome) -> Result<Value, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::namespace::Namespace;
 
     fn id(text: &str) -> WorkflowId {
         WorkflowId::parse(text).unwrap()
@@ -190,6 +193,22 @@ mod tests {
             assert_eq!(first, child_id(parent, step, 1));
             assert_ne!(first, child_id(parent, step, 2));
         }
+    }
+
+    #[test]
+    fn a_child_is_in_the_namespace_of_its_parent() {
+        let team = Namespace::parse("team").unwrap();
+        for parent in ["p", &"x".repeat(128)] {
+            let parent = id(parent).in_namespace(&team);
+            assert_eq!(child_id(&parent, "s", 1).namespace(), team);
+        }
+        let child = child_id(&id("p").in_namespace(&team), "s", 1);
+        assert_eq!(child, child_id(&id("p"), "s", 1).in_namespace(&team));
+        let fault = result_of(&child, Outcome::Cancelled(None)).unwrap_err();
+        assert_eq!(
+            (&*fault.message, &fault.details["workflow_id"]),
+            ("child p:s:1 was cancelled", &json!("p:s:1"))
+        );
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// A workflow run's public id: `[A-Za-z0-9._:-]{1,128}`.
+use crate::namespace::{self, Namespace, SEPARATOR};
+
+/// A workflow run's id: `[A-Za-z0-9._:-]{1,128}` as clients know it, with the run's namespace and a `/`
+/// before it when that is another than `default`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkflowId(Arc<str>);
 
@@ -20,7 +23,7 @@ impl Serialize for WorkflowId {
 impl<'de> Deserialize<'de> for WorkflowId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(|_| serde::de::Error::custom("not a workflow id"))
+        Self::parse_kept(&text).map_err(|_| serde::de::Error::custom("not a workflow id"))
     }
 }
 
@@ -28,7 +31,8 @@ impl<'de> Deserialize<'de> for WorkflowId {
 pub const ID_BYTES_MAX: usize = 128;
 
 impl WorkflowId {
-    /// Parses an id from outside; the error says what is allowed.
+    /// Parses an id from outside, which is one of `default` until it is put elsewhere
+    /// ([`WorkflowId::in_namespace`]); the error says what is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
         let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
         if text.is_empty() || text.len() > ID_BYTES_MAX || !text.bytes().all(ok) {
@@ -37,7 +41,35 @@ impl WorkflowId {
         Ok(Self(text.into()))
     }
 
-    /// The id as text.
+    /// Parses an id as it is kept and travels between nodes: with its namespace.
+    pub fn parse_kept(text: &str) -> Result<Self, String> {
+        let Some((namespace, id)) = text.split_once(SEPARATOR) else { return Self::parse(text) };
+        let namespace = Namespace::parse(namespace)?;
+        if namespace.is_default() {
+            return Err("a workflow id of the namespace `default` does not name it".into());
+        }
+        Ok(Self::parse(id)?.in_namespace(&namespace))
+    }
+
+    /// The run that a namespace calls by this id, which names none yet.
+    pub fn in_namespace(self, namespace: &Namespace) -> Self {
+        if namespace.is_default() {
+            return self;
+        }
+        Self(namespace.qualify(&*self.0).expect("an id that is in no namespace yet").into())
+    }
+
+    /// The run's namespace.
+    pub fn namespace(&self) -> Namespace {
+        Namespace::of(&self.0)
+    }
+
+    /// What the run's namespace calls it: the id that clients know.
+    pub fn local(&self) -> &str {
+        namespace::local(&self.0)
+    }
+
+    /// The id as it is kept, with its namespace.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -135,7 +167,27 @@ impl fmt::Debug for DefinitionHash {
 
 #[cfg(test)]
 mod tests {
-    use super::Timestamp;
+    use super::{Timestamp, WorkflowId};
+    use crate::namespace::Namespace;
+
+    #[test]
+    fn an_id_is_in_one_namespace() {
+        let id = WorkflowId::parse("a:1").unwrap();
+        let team = Namespace::parse("team").unwrap();
+        let kept = id.clone().in_namespace(&team);
+        assert_eq!((kept.as_str(), kept.local(), kept.namespace()), ("team/a:1", "a:1", team));
+        assert_eq!((id.as_str(), id.local(), id.namespace()), ("a:1", "a:1", Namespace::default()));
+        assert_eq!(id.clone().in_namespace(&Namespace::default()), id);
+        for id in [id, kept] {
+            assert_eq!(WorkflowId::parse_kept(id.as_str()), Ok(id.clone()));
+            let json = serde_json::to_string(&id).unwrap();
+            assert_eq!(serde_json::from_str::<WorkflowId>(&json).unwrap(), id);
+        }
+        assert!(WorkflowId::parse("team/a").is_err(), "from outside none is named");
+        for wrong in ["default/a", "/a", "team/", "team/a/b", "Team/a", "../a", ""] {
+            assert!(WorkflowId::parse_kept(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn every_time_that_is_read_is_read_back() {

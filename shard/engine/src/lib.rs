@@ -17,6 +17,7 @@ pub mod event;
 pub mod expr;
 pub mod fsm;
 pub mod ids;
+pub mod namespace;
 pub mod planted;
 pub mod retry;
 pub mod run;

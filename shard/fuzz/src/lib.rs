@@ -21,6 +21,7 @@ pub mod frames;
 pub mod history;
 pub mod interpolation;
 pub mod jq;
+pub mod namespace;
 pub mod records;
 pub mod reference;
 pub mod schedule;
@@ -65,6 +66,7 @@ pub const TARGETS: &[Target] = &[
     target("url_guard", url_guard::url_guard, 512, 6_000),
     target("backup", backup::backup, 2 * 1024, 6_000),
     target("schedule", schedule::schedule, 300, 2_000),
+    target("namespace", namespace::namespace, 300, 20_000),
     target("follow", follow::follow, 600, 4_000),
     target("traceparent", traceparent::traceparent, 128, 4_000),
     target("audit", audit::audit, 2 * 1024, 8_000),

@@ -87,7 +87,7 @@ pub struct Call {
     pub idempotency_key: String,
     /// Longest time; without it the action's default, 30 s.
     pub timeout_ms: Option<u64>,
-    /// The run's id, for logs.
+    /// The run's id with its namespace, for logs and for its secrets.
     pub workflow_id: String,
     /// The step's full id, for logs.
     pub step_id: Arc<str>,

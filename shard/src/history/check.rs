@@ -13,6 +13,7 @@ use opcode_engine::definition::Definition;
 use opcode_engine::event::payload::WorkflowStarted;
 use opcode_engine::event::{Body, Event};
 use opcode_engine::ids::{DefinitionHash, ID_BYTES_MAX, RunNo, Sequence};
+use opcode_engine::namespace::{local, split};
 use opcode_engine::run::{EVENT_BYTES_MAX, EVENTS_MAX, Run};
 use opcode_engine::{Code, Rejected};
 use serde_json::Value;
@@ -73,7 +74,9 @@ impl Line {
 impl PastTemplate {
     fn check(&self, known: &Definitions) -> Result<TemplateRecord, Rejected> {
         let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        if self.name.is_empty() || self.name.len() > ID_BYTES_MAX || !self.name.bytes().all(ok) {
+        // What its namespace calls it; which one that is, was put before it by who takes lines in.
+        let called = split(&self.name).map_or("", |(_, name)| name);
+        if called.is_empty() || called.len() > ID_BYTES_MAX || !called.bytes().all(ok) {
             return Err(refused("a template's name is 1 to 128 characters of A-Z a-z 0-9 . _ -"));
         }
         let digits = self.version.strip_prefix('v').filter(|digits| !digits.starts_with(['0', '+']));
@@ -81,7 +84,7 @@ impl PastTemplate {
         let version = version.ok_or_else(|| refused("version: must be `v` and a number from 1"))?;
         let file: Value = serde_json::from_str(self.source.get())
             .map_err(|error| refused(format!("source: cannot be read: {error}")))?;
-        if file["name"].as_str() != Some(&*self.name) || !file["definition"].is_object() {
+        if file["name"].as_str() != Some(called) || !file["definition"].is_object() {
             return Err(refused("source: must be a template file of this name, with its definition"));
         }
         // As a definition is kept: without white space, so that it is the same wherever it comes from.
@@ -146,10 +149,13 @@ impl PastRun {
         if &*started.workflow_id != self.workflow_id.as_str() {
             return Err(refused("workflow_id: the events are those of another run"));
         }
-        for (name, text) in
-            [("template", &started.template), ("version", &started.version), ("agent_id", &started.agent_id)]
-        {
-            if text.as_deref().is_some_and(|text| !is_name(text)) {
+        let texts = [
+            ("template", started.template.as_deref().map(local)),
+            ("version", started.version.as_deref()),
+            ("agent_id", started.agent_id.as_deref()),
+        ];
+        for (name, text) in texts {
+            if text.is_some_and(|text| !is_name(text)) {
                 return Err(refused(format!("events/0: {name}: must be 1 to 128 bytes long")));
             }
         }

@@ -8,6 +8,7 @@ use opcode_engine::command::{Command, Effect, Emission, PreparedParams, StepHand
 use opcode_engine::expr::interpolate::Template;
 use opcode_engine::expr::{Budget, EvalError, OwnedScope};
 use opcode_engine::ids::{RunNo, ShardId};
+use opcode_engine::namespace::Namespace;
 use opcode_engine::{Code, Fault};
 use serde_json::Value;
 
@@ -282,7 +283,7 @@ async fn work(workers: &Workers, mut job: Job) -> Outcome {
 /// Puts the values of secrets into a call's params, which nobody but the action sees from here on,
 /// and with them the mask for what comes back.
 async fn put_secrets(vault: &Vault, template: &Template, call: &mut Call) -> Result<(), Fault> {
-    let secrets = vault.resolve(&template.secrets()).await?;
+    let secrets = vault.resolve(&Namespace::of(&call.workflow_id), &template.secrets()).await?;
     template
         .render_secrets(&mut call.params, &mut |key: &str| Ok::<_, Fault>(secrets.value(key).to_owned()))?;
     call.mask = Some(Arc::new(secrets.mask()));

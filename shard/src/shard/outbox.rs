@@ -12,6 +12,7 @@
 //! this loop nor the messages to the others. Few messages are held; more wait as keys, and are read
 //! from the tables when their turn comes.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use opcode_engine::child::{self, Owed, Parent, child_id};
 use opcode_engine::command::{Command, StepHandle};
 use opcode_engine::ids::{RunNo, Sequence, ShardId, WorkflowId};
+use opcode_engine::namespace::local;
 use opcode_engine::{Code, Fault};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -33,7 +35,7 @@ use crate::handle::Submission;
 use crate::planted;
 use crate::record::{EventRecord, Record};
 use crate::relay::Relay;
-use crate::remote::Request;
+use crate::remote::{Answer, Request};
 use crate::trace::TRACEPARENT;
 use crate::workers::Workers;
 
@@ -364,7 +366,7 @@ impl Loop {
                 let command = match result {
                     Ok(Started { waits: true, .. }) => Command::ChildStarted(handle),
                     Ok(Started { child, .. }) => {
-                        let result = Ok(json!({ "workflow_id": child }));
+                        let result = Ok(json!({ "workflow_id": child.local() }));
                         Command::Finished { handle, result, emissions: Vec::new() }
                     }
                     Err(Unsent::Refused(fault)) => {
@@ -488,12 +490,12 @@ impl Starting {
         crash::point("child.start.sent");
         let answer = asked.await;
         crash::point("child.start.taken");
-        match answer.and_then(crate::remote::Answer::submitted) {
+        match answer.and_then(Answer::submitted) {
             Ok(mut submitted) => match submitted.pop() {
                 Some(Ok(_)) => Ok(Started { child, waits }),
                 Some(Err(rejected)) => {
-                    let message = format!("child {child} was refused: {}", rejected.message);
-                    let details = json!({ "workflow_id": child, "problems": rejected.problems });
+                    let message = format!("child {} was refused: {}", child.local(), rejected.message);
+                    let details = json!({ "workflow_id": child.local(), "problems": rejected.problems });
                     Err(Unsent::Refused(Fault::new(rejected.code, message).with_details(details)))
                 }
                 None => Err(Unsent::Later("an answer about nothing".into())),
@@ -506,30 +508,37 @@ impl Starting {
     }
 
     /// Whether the child has been started already.
-    async fn is_there(&self) -> Result<bool, Unsent> {
+    async fn is_there(&self) -> Result<bool, CallError> {
         let request = Request::Status(self.child.clone());
         match self.relay.ask(self.relay.shard_of(&self.child), request).await {
             Ok(_) => Ok(true),
             Err(CallError::NotFound(_)) => Ok(false),
-            Err(error) => Err(Unsent::Later(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the shard of templates has of one of the parent's namespace.
+    async fn template(&self, spec: &ChildSpec) -> Result<Answer, CallError> {
+        let Some(name) = self.parent.workflow_id.namespace().qualify(&*spec.template).map(Cow::into_owned)
+        else {
+            return Ok(Answer::Template(None));
+        };
+        let request = Request::TemplateToRun(name.clone(), spec.version);
+        match self.relay.ask(ShardId::SYSTEM, request).await {
+            // It may have been started before the pause, by a start whose answer was lost.
+            Err(CallError::Rejected(paused))
+                if paused.code == Code::ActionUnavailable && self.is_there().await? =>
+            {
+                self.relay.ask(ShardId::SYSTEM, Request::Template(name, spec.version)).await
+            }
+            other => other,
         }
     }
 
     /// Finds the template, whose definition the child is then pinned to: the shard that takes the
     /// first start keeps it, and a later start finds the child.
     async fn submission(self, spec: ChildSpec) -> Result<Submission, Unsent> {
-        let request = Request::TemplateToRun(spec.template.clone(), spec.version);
-        let answer = match self.relay.ask(ShardId::SYSTEM, request).await {
-            // It may have been started before the pause, by a start whose answer was lost.
-            Err(CallError::Rejected(paused))
-                if paused.code == Code::ActionUnavailable && self.is_there().await? =>
-            {
-                let request = Request::Template(spec.template.clone(), spec.version);
-                self.relay.ask(ShardId::SYSTEM, request).await
-            }
-            other => other,
-        };
-        let record = match answer.and_then(crate::remote::Answer::template) {
+        let record = match self.template(&spec).await.and_then(Answer::template) {
             Ok(Some(record)) => record,
             Ok(None) => {
                 let version = spec.version.map_or_else(String::new, |v| format!(" of version v{v}"));
@@ -547,7 +556,7 @@ impl Starting {
                 let (definitions, source) = (self.definitions.clone(), record.source.clone());
                 let compiled = crate::simulation::blocking(move || definitions.compiled(&source)).await;
                 compiled.map_err(|panic| Unsent::Later(panic.to_string()))?.map_err(|invalid| {
-                    let message = format!("the template `{}` no longer compiles", record.name);
+                    let message = format!("the template `{}` no longer compiles", local(&record.name));
                     let details = json!({ "problems": invalid.problems });
                     Unsent::Refused(Fault::new(Code::ValidationError, message).with_details(details))
                 })?

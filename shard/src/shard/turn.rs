@@ -6,6 +6,7 @@ use opcode_engine::child;
 use opcode_engine::command::{Command, Decision, Start};
 use opcode_engine::fsm::WorkflowStatus;
 use opcode_engine::ids::{RunNo, Sequence, WorkflowId};
+use opcode_engine::namespace::local;
 use opcode_engine::run::Run;
 use opcode_engine::{Code, Rejected};
 
@@ -207,7 +208,7 @@ impl Loop {
         }
         let after = self.templates_portion.max(self.catalogue_portion);
         if found.is_some() && self.catalogue.get(EntryKind::Pause, name).is_some() {
-            let message = format!("the template `{name}` is paused: no run of it starts");
+            let message = format!("the template `{}` is paused: no run of it starts", local(name));
             let rejected = Rejected::new(Code::ActionUnavailable, message);
             return self.refuse_after(after, reply, CallError::Rejected(rejected));
         }
@@ -415,7 +416,7 @@ impl Loop {
         if let Some(no) = self.runs.ids.get(&submission.id) {
             let slot = &self.runs.slots[no];
             if slot.is_purged {
-                let message = format!("workflow {} is being deleted: send it again", submission.id);
+                let message = format!("workflow {} is being deleted: send it again", submission.id.local());
                 return Err(Rejected::new(Code::Conflict, message));
             }
             if let Some(parent) = &submission.parent {
@@ -423,7 +424,10 @@ impl Loop {
                     Some(known) if known.is_same(parent) => Ok((*no, false)),
                     Some(_) | None => Err(Rejected::new(
                         Code::Conflict,
-                        format!("workflow {} exists already and is no child of this step", submission.id),
+                        format!(
+                            "workflow {} exists already and is no child of this step",
+                            submission.id.local()
+                        ),
                     )),
                 };
             }

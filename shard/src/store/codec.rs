@@ -129,7 +129,7 @@ pub(super) fn hash(bytes: &[u8]) -> Result<DefinitionHash, ShardError> {
 
 /// A run's id.
 pub(super) fn workflow_id(text: &str) -> Result<WorkflowId, ShardError> {
-    WorkflowId::parse(text).map_err(|why| ShardError::Damaged(format!("workflow id {text:?}: {why}")))
+    WorkflowId::parse_kept(text).map_err(|why| ShardError::Damaged(format!("workflow id {text:?}: {why}")))
 }
 
 /// JSON text of a column.

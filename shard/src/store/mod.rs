@@ -35,6 +35,7 @@ use std::thread::JoinHandle;
 
 use futures::future::BoxFuture;
 use opcode_engine::ids::{DefinitionHash, RunNo, Sequence, ShardId, Timestamp, WorkflowId};
+use opcode_engine::namespace::Namespace;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -136,11 +137,14 @@ pub struct RunSummary {
 /// Which runs to list. Newest first: by `created_at` descending, then id descending.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RunFilter {
+    /// Only of this namespace; of all without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
     /// Any of these statuses; empty is all.
     pub statuses: Vec<String>,
     /// Only this agent's.
     pub agent_id: Option<String>,
-    /// Only of this template.
+    /// Only of this template, by the name that it is kept under.
     pub template: Option<String>,
     /// Only with all these labels.
     pub labels: Vec<(String, String)>,
@@ -175,6 +179,9 @@ pub struct DecisionRow {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct DecisionFilter {
+    /// Only of this namespace's runs; of all without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
     /// `pending` (default), `resolved`, `timed_out`, `cancelled`, or `all`.
     pub status: Option<String>,
     /// Those that this agent may answer: its own and those for anybody.

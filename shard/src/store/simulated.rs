@@ -414,7 +414,7 @@ impl State {
         let changes = view::changes(event.event_type, event.step_id.as_ref(), &event.data, event.timestamp)
             .map_err(damaged)?;
         if let Some(Change::RunStarted(started)) = changes.first() {
-            let id = WorkflowId::parse(&started.workflow_id).map_err(|why| damaged(why.to_string()))?;
+            let id = WorkflowId::parse_kept(&started.workflow_id).map_err(|why| damaged(why.to_string()))?;
             if self.runs.contains_key(&event.no) || self.ids.insert(id.clone(), event.no).is_some() {
                 return Err(damaged(format!("{id} begins twice")));
             }

@@ -7,6 +7,9 @@
 //! [`mask::Mask`] takes their values out of whatever comes back, before any of it becomes an event.
 //! Nothing is cached: each attempt opens what is kept then.
 //!
+//! A name is that of a namespace's secret (`NAMESPACE/KEY`, or `KEY` of `default`): a run is given those of
+//! its own namespace, and one that was sealed in another does not open in it.
+//!
 //! A node without a key answers whatever needs one with `VAULT_ERROR`, and does all else. Times are
 //! the wall's; no rule of a workflow rests on them.
 
@@ -23,6 +26,7 @@ use std::time::Duration;
 
 use opcode_engine::expr::interpolate::is_secret_key;
 use opcode_engine::ids::Timestamp;
+use opcode_engine::namespace::{Namespace, local, split};
 use opcode_engine::{Code, Fault};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -59,12 +63,13 @@ pub enum VaultError {
     )]
     NoKey,
     /// There is none of this name.
-    #[error("there is no secret `{0}`: `opcode secret set {0}` makes one")]
+    #[error("there is no secret `{key}`: `opcode secret set {key}` makes one", key = local(.0))]
     Missing(String),
     /// None of the node's keys opens it.
     #[error(
-        "secret `{name}` is sealed with key {key}, which this node does not have: give it the same \
-         secrets_key_file or passphrase as the node that sealed it, or remove the secret and set it anew"
+        "secret `{}` is sealed with key {key}, which this node does not have: give it the same \
+         secrets_key_file or passphrase as the node that sealed it, or remove the secret and set it anew",
+        local(.name)
     )]
     WrongKey {
         /// Which secret.
@@ -73,7 +78,7 @@ pub enum VaultError {
         key: String,
     },
     /// What is kept is not what was sealed.
-    #[error("secret `{name}` cannot be opened: {why}")]
+    #[error("secret `{}` cannot be opened: {why}", local(.name))]
     Damaged {
         /// Which secret.
         name: String,
@@ -89,7 +94,7 @@ pub enum VaultError {
         message: String,
     },
     /// Others kept changing it.
-    #[error("secret `{0}` is being changed by others: try again")]
+    #[error("secret `{}` is being changed by others: try again", local(.0))]
     Contended(String),
     /// The store gave no answer.
     #[error(transparent)]
@@ -335,18 +340,23 @@ impl Vault {
         Ok(Some(anew).filter(|anew| key(anew) != key(sealed)))
     }
 
-    /// The values of these secrets, as they are now.
-    pub async fn resolve(&self, names: &BTreeSet<&str>) -> Result<Resolved, VaultError> {
+    /// The values of a namespace's secrets of these keys, as they are now.
+    pub async fn resolve(
+        &self,
+        namespace: &Namespace,
+        keys: &BTreeSet<&str>,
+    ) -> Result<Resolved, VaultError> {
         let resolved = async {
             let mut values = BTreeMap::new();
             let mut bytes = 0;
-            for name in names {
-                let value = self.value(name).await?;
+            for key in keys {
+                let name = namespace.qualify(*key).ok_or_else(|| VaultError::Missing((*key).to_owned()))?;
+                let value = self.value(&name).await?;
                 bytes += value.expose_secret().len();
                 if bytes > RESOLVED_BYTES_MAX {
                     return Err(VaultError::TooLong);
                 }
-                values.insert((*name).to_owned(), value);
+                values.insert((*key).to_owned(), value);
             }
             Ok(Resolved { values })
         };
@@ -396,7 +406,7 @@ impl Vault {
     }
 }
 
-/// Secrets opened for one attempt; wiped from memory when it is over.
+/// Secrets opened for one attempt, by what the run calls them; wiped from memory when it is over.
 pub struct Resolved {
     values: BTreeMap<String, SecretString>,
 }
@@ -413,12 +423,21 @@ impl Resolved {
     }
 }
 
-fn check_name(name: &str) -> Result<(), VaultError> {
-    if is_secret_key(name) {
+/// Refuses what can be no secret's key.
+///
+/// # Errors
+/// [`VaultError::Refused`].
+pub fn check_key(key: &str) -> Result<(), VaultError> {
+    if is_secret_key(key) {
         return Ok(());
     }
     let message = "a secret's key is 1 to 128 characters of A-Z a-z 0-9 . _ -".to_owned();
     Err(VaultError::Refused { field: "key", message })
+}
+
+/// The same of a name that is kept.
+fn check_name(name: &str) -> Result<(), VaultError> {
+    check_key(split(name).map_or(name, |(_, key)| key))
 }
 
 fn check_value(value: &str) -> Result<(), VaultError> {

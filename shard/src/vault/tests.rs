@@ -31,7 +31,12 @@ fn vault(keys: Keys, store: &Arc<MemoryStore>) -> Arc<Vault> {
 }
 
 async fn opened(vault: &Vault, name: &str) -> Result<String, VaultError> {
-    vault.resolve(&BTreeSet::from([name])).await.map(|resolved| resolved.value(name).to_owned())
+    opened_in(vault, &Namespace::default(), name).await
+}
+
+async fn opened_in(vault: &Vault, namespace: &Namespace, key: &str) -> Result<String, VaultError> {
+    let resolved = vault.resolve(namespace, &BTreeSet::from([key])).await;
+    resolved.map(|resolved| resolved.value(key).to_owned())
 }
 
 fn text(value: &str) -> SecretString {
@@ -199,6 +204,29 @@ async fn a_key_is_rotated_without_a_moment_at_which_nothing_opens() {
     let rotated = both.rotate().await.unwrap();
     assert_eq!((rotated.resealed, rotated.failed.len()), (1, 3));
     assert_eq!(opened(&vault(keys(KEY, ""), &store), "API_KEY").await.unwrap(), "correct horse");
+}
+
+#[tokio::test]
+async fn each_namespace_has_secrets_of_its_own() {
+    let store = Arc::new(MemoryStore::default());
+    let vault = vault(keys(KEY, ""), &store);
+    vault.set("K", &text("of default")).await.unwrap();
+    vault.set("team/K", &text("of the team")).await.unwrap();
+    let [team, other] = ["team", "other"].map(|name| Namespace::parse(name).unwrap());
+    assert_eq!(opened(&vault, "K").await.unwrap(), "of default");
+    assert_eq!(opened_in(&vault, &team, "K").await.unwrap(), "of the team");
+    let missing = opened_in(&vault, &other, "K").await.unwrap_err();
+    assert!(missing.to_string().starts_with("there is no secret `K`"), "{missing}");
+    assert!(opened(&vault, "team/K").await.is_err(), "no run names another's");
+    // What was sealed in one namespace is no secret of another.
+    let (kept, _) = store.get("team/K").await.unwrap();
+    store.insert("other/K", &kept.unwrap().body);
+    let moved = opened_in(&vault, &other, "K").await.unwrap_err();
+    assert_eq!(moved.to_string(), "secret `K` cannot be opened: it was altered since it was sealed");
+    for wrong in ["../K", "default/K", "team/../K", "Team/K", "/K", "team/"] {
+        let refused = vault.set(wrong, &text("a value")).await;
+        assert!(matches!(refused, Err(VaultError::Refused { field: "key", .. })), "{wrong}");
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod effects;
 mod history;
 mod identity;
 mod mcp;
+mod namespaces;
 mod operations;
 mod plugins;
 mod protocol;
@@ -134,6 +135,7 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         access::access(),
         catalogue::secrets(),
         catalogue::agents(),
+        namespaces::namespaces(),
         history::history(),
         backup::backups(),
         webhooks::webhooks(),
@@ -162,6 +164,8 @@ async fn every_attack_gets_its_answer_and_leaves_nothing() {
         let (_, list) = node.get(&format!("/v1/{kept}")).await;
         assert_eq!(list["items"], json!([]), "one of the {kept} was stored");
     }
+    let (_, namespaces) = node.get("/v1/namespaces").await;
+    assert_eq!(namespaces["items"].as_array().map(Vec::len), Some(1), "a namespace was stored");
     let (_, rules) = node.get("/v1/retention").await;
     assert_eq!(rules, json!({"default": null, "templates": []}), "a rule was stored");
     backup::nothing_was_written(&backups);

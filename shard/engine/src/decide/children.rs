@@ -49,7 +49,8 @@ impl Run {
         if !is_child || self.state.status.is_terminal() || self.state.ending.is_some() {
             return;
         }
-        let reason = format!("step {} of {} no longer waits for it", parent.step_id, parent.workflow_id);
+        let Parent { workflow_id, step_id, .. } = parent;
+        let reason = format!("step {step_id} of {} no longer waits for it", workflow_id.local());
         self.receive_cancel(None, Some(reason), None);
     }
 

@@ -79,7 +79,8 @@ impl Run {
         }
         let handle = self.handle_of(ix);
         let requested = DecisionRequested {
-            decision_id: format!("{}:{}:{}", self.state.id, self.state.get(ix).id, handle.attempt).into(),
+            decision_id: format!("{}:{}:{}", self.state.id.local(), self.state.get(ix).id, handle.attempt)
+                .into(),
             context,
             options: reasoning.options.clone(),
             target_agent: reasoning.target_agent.clone(),

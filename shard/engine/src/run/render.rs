@@ -15,6 +15,7 @@ use crate::definition::StepKind;
 use crate::error::Fault;
 use crate::fsm::{StepStatus, WorkflowStatus};
 use crate::ids::Timestamp;
+use crate::namespace::local;
 
 /// The whole document. It is written straight as text, since a chain of steps is asked for as often
 /// as it is run.
@@ -82,13 +83,13 @@ impl State {
     pub(crate) fn document(&self) -> impl Serialize {
         let parent = |parent: &crate::child::Parent| {
             json!({
-                "workflow_id": parent.workflow_id, "step_id": &*parent.step_id, "attempt": parent.attempt,
+                "workflow_id": parent.workflow_id.local(), "step_id": &*parent.step_id, "attempt": parent.attempt,
             })
         };
         Document {
-            workflow_id: self.id.as_str(),
+            workflow_id: self.id.local(),
             status: self.status,
-            template: self.template.as_deref(),
+            template: self.template.as_deref().map(local),
             version: self.version.as_deref(),
             agent_id: self.agent_id.as_deref(),
             params: &self.params,
@@ -136,7 +137,7 @@ impl State {
             started_at: instance.started_at.map(Timestamp::to_rfc3339),
             completed_at: instance.completed_at.map(Timestamp::to_rfc3339),
             duration_ms: times.map(|(started, completed)| completed.since_ms(started)),
-            child: has_child.then(|| child_id(&self.id, &instance.id, instance.attempt).to_string()),
+            child: has_child.then(|| child_id(&self.id, &instance.id, instance.attempt).local().to_owned()),
         }
     }
 
@@ -154,7 +155,7 @@ impl State {
             if let Some(decision) = instance.pending_decision() {
                 shown.push(json!({
                     "decision_id": &*decision.decision_id,
-                    "workflow_id": self.id.as_str(),
+                    "workflow_id": self.id.local(),
                     "step_id": &*instance.id,
                     "context": decision.context,
                     "options": decision.options,

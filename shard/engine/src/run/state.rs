@@ -16,6 +16,7 @@ use crate::error::{Code, Fault};
 use crate::event::payload::WorkflowStarted;
 use crate::fsm::{StepStatus, WorkflowStatus};
 use crate::ids::{RunNo, Sequence, Timestamp, WorkflowId};
+use crate::namespace::local;
 
 /// How a run is to end, decided but not yet written as its last event.
 #[derive(Clone, Debug, PartialEq)]
@@ -274,9 +275,9 @@ impl State {
     /// Makes the value of the root `workflow` anew.
     pub(crate) fn show_workflow(&mut self) {
         let mut shown = json!({
-            "run_id": self.id.as_str(),
-            "id": self.id.as_str(),
-            "template": self.template,
+            "run_id": self.id.local(),
+            "id": self.id.local(),
+            "template": self.template.as_deref().map(local),
             "version": self.version,
             "started_at": self.started_at.map(Timestamp::to_rfc3339),
             "attempt": self.attempt,

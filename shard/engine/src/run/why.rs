@@ -28,7 +28,7 @@ impl State {
                     "since": self.completed_at.map(Timestamp::to_rfc3339),
                     "detail": format!("the run is {}", self.status.as_str()),
                     "repair": (self.status == WorkflowStatus::Failed)
-                        .then(|| format!("POST /v1/workflows/{}/retry", self.id)),
+                        .then(|| format!("POST /v1/workflows/{}/retry", self.id.local())),
                 })];
             }
             WorkflowStatus::Pending => waits.push(json!({
@@ -46,7 +46,7 @@ impl State {
                 "step_id": null,
                 "since": self.last_at.to_rfc3339(),
                 "detail": "the run is suspended: no further step starts",
-                "repair": format!("POST /v1/workflows/{}/resume", self.id),
+                "repair": format!("POST /v1/workflows/{}/resume", self.id.local()),
             }));
         }
         for instance in self.instances.iter().filter(|i| i.is_active() && !i.flags.gone) {
@@ -68,7 +68,7 @@ impl State {
     }
 
     fn why_step(&self, instance: &Instance, now: Timestamp) -> Option<Value> {
-        let signals = format!("POST /v1/workflows/{}/signals", self.id);
+        let signals = format!("POST /v1/workflows/{}/signals", self.id.local());
         let spec = self.definition.step(instance.spec);
         let mut until = instance.timer;
         let mut who = None;
@@ -105,11 +105,12 @@ impl State {
             (StepStatus::Running, StepKind::Action { .. }, _) if self.runs_child(instance) => {
                 until = instance.deadline;
                 let id = child_id(&self.id, &instance.id, instance.attempt);
+                let id = id.local();
                 let detail = match instance.flags.waits_for_child {
                     true => format!("child {id} has not ended"),
                     false => format!("child {id} is being started"),
                 };
-                child = Some(id.clone());
+                child = Some(id.to_owned());
                 ("child", detail, Some(format!("GET /v1/workflows/{id}/why")))
             }
             (StepStatus::Running, StepKind::Action { action, .. }, _) => {

@@ -9,6 +9,7 @@ mod plan;
 mod trigger;
 
 use crate::ids::{Timestamp, WorkflowId};
+use crate::namespace::{Namespace, local};
 
 pub use plan::{
     Missed, ON_TIME_MS, Overlap, Plan, Policy, ROUND_SLOTS_MAX, Standing, WAITING_SLOTS_MAX, plan,
@@ -27,11 +28,13 @@ pub fn check_id(id: &str) -> Result<(), String> {
     Err(format!("a schedule's id is 1 to {SCHEDULE_ID_BYTES_MAX} characters of A-Z a-z 0-9 . _ -"))
 }
 
-/// The id of a slot's run: `SCHEDULE:2026-11-27T22:00:00Z`.
+/// The id of a slot's run, in the namespace of its schedule: `SCHEDULE:2026-11-27T22:00:00Z`.
 pub fn run_id(schedule: &str, slot: Timestamp) -> WorkflowId {
     let time = slot.to_rfc3339();
     let time = time.strip_suffix(".000Z").map_or(time.clone(), |seconds| format!("{seconds}Z"));
-    WorkflowId::parse(&format!("{schedule}:{time}")).expect("a schedule's id and a time are a workflow id")
+    let id = WorkflowId::parse(&format!("{}:{time}", local(schedule)));
+    let id = id.expect("a schedule's id and a time are a workflow id");
+    id.in_namespace(&Namespace::of(schedule))
 }
 
 #[cfg(test)]
@@ -45,6 +48,10 @@ mod tests {
         assert_eq!(id("2026-11-27T22:00:00Z"), "nightly:2026-11-27T22:00:00Z");
         assert_eq!(id("2026-11-27T23:00:00+01:00"), "nightly:2026-11-27T22:00:00Z");
         assert_eq!(id("2026-11-27T22:00:00.500Z"), "nightly:2026-11-27T22:00:00.500Z");
+        assert_eq!(
+            run_id("team/nightly", at("2026-11-27T22:00:00Z")).as_str(),
+            "team/nightly:2026-11-27T22:00:00Z"
+        );
         let longest = "x".repeat(SCHEDULE_ID_BYTES_MAX);
         assert_eq!(check_id(&longest), Ok(()));
         assert!(run_id(&longest, at("2026-11-27T22:00:00.500Z")).as_str().starts_with(&longest));

@@ -10,14 +10,14 @@ use super::{open, options};
 /// Text that would end a string, a statement or a C string.
 const HOSTILE: &str = "x'); DROP TABLE workflows; --\u{0}\"%_é";
 
-struct Seed {
-    connection: Connection,
+pub(super) struct Seed {
+    pub(super) connection: Connection,
     next: i64,
 }
 
 impl Seed {
     /// Makes the tables and opens them for writing rows directly, with no writer about.
-    async fn new(dir: &TempDir) -> Self {
+    pub(super) async fn new(dir: &TempDir) -> Self {
         open(dir).await.close().await.unwrap();
         Self { connection: Connection::open(&options(dir).path, Access::Write).unwrap(), next: 1 }
     }
@@ -29,7 +29,7 @@ impl Seed {
         self.connection.run(statement, binds).unwrap();
     }
 
-    fn run(&mut self, id: &str, status: &str, created_at: i64, labels: &[(&str, &str)]) -> i64 {
+    pub(super) fn run(&mut self, id: &str, status: &str, created_at: i64, labels: &[(&str, &str)]) -> i64 {
         let no = self.next;
         self.next += 1;
         let map: std::collections::BTreeMap<_, _> = labels.iter().copied().collect();
@@ -62,7 +62,14 @@ impl Seed {
         self.insert("step_rows", columns, &binds);
     }
 
-    fn decision(&mut self, no: i64, id: &str, status: &str, created_at: i64, target: Option<&str>) {
+    pub(super) fn decision(
+        &mut self,
+        no: i64,
+        id: &str,
+        status: &str,
+        created_at: i64,
+        target: Option<&str>,
+    ) {
         let columns = "workflow_no, decision_id, step_id, status, context, options, target_agent, created_at";
         let binds = [
             Bind::Int(no),
@@ -79,7 +86,7 @@ impl Seed {
 }
 
 /// Every page of a list, one after the other.
-async fn pages(store: &Store, filter: RunFilter) -> Vec<RunSummary> {
+pub(super) async fn pages(store: &Store, filter: RunFilter) -> Vec<RunSummary> {
     let (mut all, mut after) = (Vec::<RunSummary>::new(), None);
     loop {
         let page = store.list_runs(RunFilter { after, ..filter.clone() }).await.unwrap();
@@ -91,7 +98,7 @@ async fn pages(store: &Store, filter: RunFilter) -> Vec<RunSummary> {
     }
 }
 
-fn ids(runs: &[RunSummary]) -> Vec<&str> {
+pub(super) fn ids(runs: &[RunSummary]) -> Vec<&str> {
     runs.iter().map(|run| run.workflow_id.as_str()).collect()
 }
 

@@ -4,6 +4,7 @@ mod catalogue;
 mod copies;
 mod damage;
 mod lists;
+mod namespaces;
 mod outbox;
 mod purge;
 mod runs;
