@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt};
@@ -16,12 +16,14 @@ use tokio::process::Command;
 use tokio::sync::{Mutex, watch};
 
 use crate::checkers::{REQUESTS_AT_A_TIME, now_ms, time_ms};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, LOOK_EVERY};
 use crate::history::{History, Outcome};
 use crate::node::{Node, NodeOptions, free_port};
 
 /// The calm before each.
 const EVERY: Duration = Duration::from_secs(8);
+/// Everything ends within this time of a restored node's start.
+const END_MAX: Duration = Duration::from_secs(60);
 /// Runs whose events are compared, spread over all.
 const COMPARED_MAX: usize = 300;
 
@@ -138,6 +140,7 @@ impl Backups {
         let started_ms = now_ms();
         let node = tokio::task::block_in_place(|| Node::start(options))?;
         let events = compare(cluster, &node, ids, started_ms).await?;
+        families_end(cluster, &node).await?;
         tokio::task::block_in_place(|| node.stop().and_then(|()| node.check_tables()))?;
         Ok(format!(
             "{} taken under faults, {} of them in vain; the last had all {} runs that were acknowledged \
@@ -172,6 +175,24 @@ async fn compare(cluster: &Cluster, node: &Node, ids: &BTreeSet<String>, started
         .try_collect()
         .await?;
     Ok(counts.iter().sum())
+}
+
+/// Parents and children, whose copies are of different moments, find each other again: all end.
+async fn families_end(cluster: &Cluster, node: &Node) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let path = "/v1/workflows?status=active&status=pending&limit=1000";
+        let (status, list) = get(cluster, node, path).await?;
+        ensure!(status == 200, "the restored node does not list its runs: {status}: {list}");
+        let ids =
+            list["items"].as_array().into_iter().flatten().filter_map(|run| run["workflow_id"].as_str());
+        let open: Vec<&str> = ids.filter(|id| id.starts_with("parent-")).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < END_MAX, "parents and children that were restored do not end: {open:?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn get(cluster: &Cluster, node: &Node, path: &str) -> Result<(u16, Value)> {

@@ -1,8 +1,9 @@
 //! One node under test: a process that is killed, paused, and started again, at addresses that stay.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -35,11 +36,8 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// What every node is told: what seals the secrets of webhooks, and to be quick with what fails.
-const SETTINGS: [(&str, &str); 2] = [
-    ("OPCODE_SECRETS_PASSPHRASE", "a passphrase of jepsen-lite, which hides nothing"),
-    ("OPCODE_WEBHOOK_RETRY_DELAYS", "1s,1s,2s,2s,3s,3s,5s,5s,5s,5s"),
-];
+/// The pauses between tries of a webhook's delivery: short, so that all is told soon after the faults.
+const DELAYS: &str = "1s,1s,2s,2s,3s,3s,5s,5s,5s,5s";
 
 /// How a node is started, every time.
 #[derive(Clone, Debug)]
@@ -69,7 +67,17 @@ pub(crate) struct Node {
     may_end: Mutex<bool>,
 }
 
+/// The file of the key that seals the secrets of webhooks, the same for every node. A passphrase would
+/// have to be made a key of first, which takes longer than a client waits.
+fn key_file(data: &Path) -> Result<PathBuf> {
+    let file = data.with_extension("key");
+    std::fs::write(&file, "c5".repeat(32)).with_context(|| file.display().to_string())?;
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
 fn spawn(options: &NodeOptions) -> Result<Child> {
+    let key = key_file(&options.data)?;
     let log = options.data.with_extension("log");
     let log =
         File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
@@ -81,7 +89,9 @@ fn spawn(options: &NodeOptions) -> Result<Child> {
         .arg("--data-dir")
         .arg(&options.data)
         .args(&options.args)
-        .envs(SETTINGS)
+        .arg("--secrets-key-file")
+        .arg(key)
+        .args(["--webhook-retry-delays", DELAYS])
         .stdout(Stdio::piped())
         .stderr(log);
     if let Some(shim) = &options.shim {

@@ -19,8 +19,8 @@ pub(crate) const LAUNCH: &str = "launch-confined";
 pub(crate) fn options(config: &Config) -> Result<IsolationOptions> {
     let scratch = scratch(config);
     let runs_programs = config.allow_shell || config.allow_plugins;
-    for folder in [scratch.clone(), scratch.join("tmp")].iter().filter(|_| runs_programs) {
-        own_folder(folder).with_context(|| format!("scratch folder {} (scratch_dir)", folder.display()))?;
+    if runs_programs {
+        make(&scratch).with_context(|| format!("scratch folder {} (scratch_dir)", scratch.display()))?;
     }
     // By this process's own file, so that a new version on disk does not come in between.
     let launcher = vec!["/proc/self/exe".to_owned(), LAUNCH.to_owned()];
@@ -32,6 +32,17 @@ pub(crate) fn options(config: &Config) -> Result<IsolationOptions> {
         scratch: Some(scratch),
         groups: runs_programs,
     })
+}
+
+/// Makes the folder of what programs write, without what those before have left in its temporary one.
+fn make(scratch: &Path) -> std::io::Result<()> {
+    own_folder(scratch)?;
+    let temporary = scratch.join("tmp");
+    match std::fs::remove_dir_all(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    own_folder(&temporary).map(drop)
 }
 
 /// Where commands start unless they say where: here, but not among the node's own files.

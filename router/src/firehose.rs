@@ -41,7 +41,7 @@ const BEGIN_MAX: Duration = Duration::from_secs(1);
 /// How soon a shard is asked again that nobody answered for.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// Longest time that a reader may take nothing.
-const SLOW_MAX: Duration = Duration::from_secs(30);
+const SLOW_MAX: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(30) };
 /// Bytes from which on a chunk takes no further event.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -420,5 +420,79 @@ impl Pour {
         };
         let is_wanted = run.as_ref().map_or(may_be_anybodys, |run| choice.takes(run));
         is_wanted.then_some(run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opcode_engine::ids::{RunNo, Sequence, Timestamp};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// A stream that nobody has read yet, and the places of those who may be open beside it.
+    fn stream(form: Form) -> (Response, Spout, Arc<Semaphore>) {
+        let room = Arc::new(Semaphore::new(1));
+        let place = room.clone().try_acquire_owned().expect("there is room");
+        let (response, chunks) = open(form.media_type(), place);
+        (response, Spout { chunks, form, namespace: None, places: Mutex::new(Places::unknown(2)) }, room)
+    }
+
+    fn record(sequence: u64, bytes: usize) -> EventRecord {
+        EventRecord {
+            no: RunNo(1),
+            sequence: Sequence(sequence),
+            event_type: EventType::Custom,
+            step_id: None,
+            data: format!("{{\"x\":\n\"{}\"}}", "x".repeat(bytes)).into_bytes(),
+            agent_id: None,
+            timestamp: Timestamp(0),
+        }
+    }
+
+    async fn text(response: Response) -> String {
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+        String::from_utf8(body.to_vec()).expect("utf-8")
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_takes_nothing_is_cut_off_at_a_place_that_it_has() {
+        let (response, spout, room) = stream(Form::Frames);
+        let records: Vec<EventRecord> = (1..=100).map(|sequence| record(sequence, CHUNK_BYTES)).collect();
+        let mut shown = 0;
+        for (nth, record) in records.iter().enumerate() {
+            let place = Place { entry: 7, events: u32::try_from(nth).unwrap() + 1 };
+            if !spout.show(ShardId(1), &[Shown { record, run: None, place }], 8).await {
+                break;
+            }
+            shown += 1;
+        }
+        assert!((1..=20).contains(&shown), "{shown} chunks wait for who does not read");
+        drop(spout);
+        assert_eq!(room.available_permits(), 0, "its connection is there still");
+        let text = text(response).await;
+        let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+        assert_eq!(ids.len(), shown);
+        assert_eq!(ids.last().copied(), Some(format!("-7.{shown}").as_str()), "it says where to go on");
+        assert_eq!(room.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_place_says_no_more_than_what_was_written_before_it() {
+        let (response, spout, _) = stream(Form::Lines);
+        let records = [record(1, 10), record(2, 10), record(3, 10)];
+        let shown: Vec<Shown<'_>> = (1..)
+            .zip(&records)
+            .map(|(events, record)| Shown { record, run: None, place: Place { entry: 4, events } })
+            .collect();
+        assert!(spout.show(ShardId(0), &shown, 9).await && spout.show(ShardId(1), &shown[..1], 6).await);
+        assert!(spout.beat().await && spout.say(ShardId(1), "unreachable", "it is away").await);
+        drop(spout);
+        let text = text(response).await;
+        let said: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
+        let places: Vec<&str> = said.iter().filter_map(|said| said["place"].as_str()).collect();
+        assert_eq!(places, ["4.1-", "4.2-", "4.3-", "9-4.1", "9-6"], "{text}");
+        assert_eq!(said.last().unwrap()["notice"], "unreachable");
     }
 }

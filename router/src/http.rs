@@ -44,7 +44,7 @@ struct Api;
 
 /// The HTTP service of a node.
 pub fn app(state: RouterState) -> Router {
-    let (router, api) = documented().split_for_parts();
+    let (router, api) = untold(documented()).split_for_parts();
     let api: bytes::Bytes = described(&api).to_string().into();
     let router = router.route(
         "/openapi.json",
@@ -203,6 +203,11 @@ fn documented() -> OpenApiRouter<RouterState> {
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
         .merge(manual::routes())
+}
+
+/// What the document does not tell of: paths that stand for an id too, and what is refused in words.
+fn untold(router: OpenApiRouter<RouterState>) -> OpenApiRouter<RouterState> {
+    router
         // `batch` and `bulk` are ids that a run may have.
         .route("/v1/workflows/batch", axum::routing::get(workflows::get).delete(commands::delete))
         .route("/v1/workflows/bulk", axum::routing::get(workflows::get).delete(commands::delete))

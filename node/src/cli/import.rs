@@ -47,10 +47,10 @@ pub(crate) struct Import {
     #[arg(long, value_name = "FILE")]
     opcode_db: Option<String>,
     /// Start its workflows that have not ended anew, from their beginning, under their ids
-    #[arg(long, requires = "opcode_db")]
+    #[arg(long)]
     restart_running: bool,
     /// File of its vault's passphrase (OPCODE_VAULT_KEY), to take its secrets along
-    #[arg(long, value_name = "FILE", requires = "opcode_db")]
+    #[arg(long, value_name = "FILE")]
     secrets_passphrase_file: Option<std::path::PathBuf>,
 }
 
@@ -62,6 +62,10 @@ pub(crate) async fn run(args: Import, context: &Context) -> Result<(), Failure> 
             passphrase_file: args.secrets_passphrase_file.clone(),
         };
         return opcode_db::run(file, &wanted, context).await;
+    }
+    if args.restart_running || args.secrets_passphrase_file.is_some() {
+        let message = "--restart-running and --secrets-passphrase-file are of --opcode-db";
+        return Err(Failure::Usage(message.into()));
     }
     let file = args.file.as_deref().unwrap_or("-");
     let mut lines = Lines::open(file)?;

@@ -295,7 +295,7 @@ mod tests {
         let mut wrong = Vec::new();
         for (document, text) in documents {
             let lines = command_lines(text);
-            assert!(lines.len() > 5, "{document} has commands");
+            assert!(!lines.is_empty(), "{document} has commands");
             for line in lines {
                 let Err(error) = crate::Cli::command().try_get_matches_from(words(&line)) else { continue };
                 // In the middle of a sentence only the command is named.

@@ -33,7 +33,10 @@ impl NodeBuilder {
         Self {
             data_dir: data_dir.to_path_buf(),
             args: vec!["--allow-private-network".into(), "--log-level".into(), "warn".into()],
-            env: vec![("OPCODE_LOG_SEGMENT_BYTES".into(), "4194304".into())],
+            env: vec![
+                ("OPCODE_LOG_SEGMENT_BYTES".into(), "4194304".into()),
+                ("OPCODE_SCRATCH_DIR".into(), data_dir.with_extension("scratch").display().to_string()),
+            ],
             working_dir: data_dir.parent().unwrap_or(data_dir).to_path_buf(),
             log: None,
         }

@@ -220,10 +220,33 @@ fn the_unit_is_hardened_and_the_package_has_its_files() {
 fn the_configuration_file_names_every_key() {
     let annotated = text_of("opcode.toml");
     let shown = content(opcode().arg("config").current_dir(tempfile::tempdir().unwrap().path()));
-    for key in shown.lines().skip(1).filter_map(|line| line.split_whitespace().next()) {
+    let keys: Vec<_> = shown.lines().skip(1).map_while(|line| line.split_whitespace().next()).collect();
+    assert!(keys.len() > 20, "{shown}");
+    // What follows is another table.
+    for key in keys.into_iter().take_while(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')) {
         let stands = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
         assert!(annotated.lines().any(stands), "opcode.toml does not name {key}");
     }
+}
+
+/// Codes that our sources give to problems themselves.
+fn codes() -> BTreeSet<String> {
+    let mut files = Vec::new();
+    crate::observability::sources(&root().join("router/src"), &mut files);
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).expect("a source");
+        for after in text.split("StatusCode::").skip(1) {
+            // `NAME, "CODE"`, as an error is made of.
+            let mut parts = after.splitn(3, '"');
+            let (before, code) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let is_code = code.len() > 3 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+            if is_code && before.trim_end().ends_with(',') && !before.contains([';', '(', ')']) {
+                found.insert(code.to_owned());
+            }
+        }
+    }
+    found
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,6 +271,11 @@ async fn a_probe_tells_whether_a_node_serves_and_an_agent_finds_its_way() {
         if link != "/mcp" {
             assert!(!text(link).await.is_empty(), "{link}");
         }
+    }
+    let codes = codes();
+    assert!(codes.contains("OVERLOADED") && codes.contains("STORAGE_FULL"), "{codes:?}");
+    for code in codes {
+        assert!(text(&format!("/errors/{code}")).await.contains("## Fix"), "{code}");
     }
     let skill = text("/skill.md").await;
     assert!(skill.starts_with("---\nname: opcode\ndescription: "));

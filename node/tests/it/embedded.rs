@@ -300,7 +300,7 @@ fn settled(cluster: &Value) -> Option<Vec<String>> {
 }
 
 /// The folders of the replicas that a node keeps.
-fn copies(data_dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn copies(data_dir: &Path) -> Vec<PathBuf> {
     let below = |dir: &Path| {
         let entries = std::fs::read_dir(dir).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
@@ -309,7 +309,7 @@ fn copies(data_dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Runs in a replica; none while it is not there or not sound.
-async fn runs_in(copy: &Path) -> libsql::Result<u64> {
+pub(crate) async fn runs_in(copy: &Path) -> libsql::Result<u64> {
     let flags = libsql::OpenFlags::SQLITE_OPEN_READ_ONLY;
     let database = libsql::Builder::new_local(copy.join("tables.db")).flags(flags).build().await?;
     let mut rows = database.connect()?.query("SELECT count(*) FROM workflows", ()).await?;

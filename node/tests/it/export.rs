@@ -13,7 +13,7 @@ use crate::cluster::{Node, NodeBuilder, assert_tables_equal_fold};
 pub(crate) async fn import(node: &Node, query: &str, lines: impl Into<reqwest::Body>) -> (u16, Value) {
     let request = node.request(Method::POST, &format!("/v1/import{query}"));
     let request = request.header("content-type", "application/x-ndjson").body(lines);
-    let response = request.send().await.expect("the node answers");
+    let response = request.send().await.unwrap_or_else(|error| panic!("no answer: {error:?}"));
     (response.status().as_u16(), response.json().await.expect("JSON"))
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Node, NodeBuilder, PATIENCE};
 use crate::many::{Builders, Load, all_complete, all_shards, in_sync, wait_for};
+use crate::observability::metrics;
 
 pub(crate) fn leads_most(cluster: &Value) -> usize {
     let leads = |node: usize| {
@@ -35,6 +36,10 @@ async fn the_busiest_leader_dies_under_load_and_comes_back() {
     let acknowledged = load.end().await;
     eprintln!("{} runs acknowledged, the longest pause {:?}", acknowledged.ids.len(), acknowledged.longest);
     all_complete(&nodes.iter().collect::<Vec<_>>(), &acknowledged.ids).await;
+    let told = metrics(&nodes[0]).await;
+    let told_of = |name: &str| told.lines().find(|line| line.starts_with(name) && !line.ends_with(" 0"));
+    assert!(told_of("opcode_leader_changes_total{").is_some(), "no metric tells of the failover");
+    assert!(told.contains("opcode_replica_lag_seconds{"), "no metric tells how far followers are");
 
     let back = builders.0[victim].start();
     wait_for(&back, "the node has caught up", |cluster| {

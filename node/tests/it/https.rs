@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::cli;
 use crate::cluster::{Node, NodeBuilder, PATIENCE, opcode};
+use crate::embedded::{copies, runs_in};
 use crate::many::free_port;
 
 /// Longest time that a node gives a handshake, and some more.
@@ -221,17 +222,22 @@ async fn nodes_join_and_keep_replicas_over_https() {
         let answer = http.post(format!("{}/v1/workflows", second.url)).json(&body).send().await.unwrap();
         assert_eq!(answer.status(), 201);
     }
-    // What the second keeps of shards of the first has been fetched.
+    // What the second keeps of shards of the first is fetched, and read.
+    let list = format!("{}/v1/workflows?limit=100&consistency=eventual", second.url);
     let deadline = Instant::now() + PATIENCE;
-    let folder = home.path().join("n2/replicas");
-    let is_there = |dir: &Path| walk(dir).iter().any(|file| file.ends_with("tables.db") && size(file) > 0);
-    while !is_there(&folder) {
-        assert!(Instant::now() < deadline, "no replica is fetched: {:?}", walk(&folder));
+    loop {
+        let mut kept = 0;
+        for copy in copies(&home.path().join("n2")) {
+            kept += runs_in(&copy).await.unwrap_or(0);
+        }
+        let page: Value = http.get(&list).send().await.unwrap().json().await.unwrap();
+        let listed = page["items"].as_array().map_or(0, Vec::len);
+        if kept > 0 && listed == 20 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{kept} runs in replicas, {listed} listed: {page}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let list = format!("{}/v1/workflows?limit=100&consistency=eventual", second.url);
-    let page: Value = http.get(list).send().await.unwrap().json().await.unwrap();
-    assert_eq!(page["items"].as_array().map(Vec::len), Some(20), "{page}");
     // Who does not know the CA does not join, and is told why.
     let stranger = shown(&home.path().join("n3"));
     let join = ["serve", "--data-dir", &stranger, "--listen", "127.0.0.1:0", "--join", &first.url];
@@ -244,15 +250,4 @@ async fn nodes_join_and_keep_replicas_over_https() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-}
-
-fn size(file: &Path) -> u64 {
-    std::fs::metadata(file).map_or(0, |about| about.len())
-}
-
-/// Every file below a folder.
-fn walk(dir: &Path) -> Vec<PathBuf> {
-    let entries =
-        std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
-    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

@@ -142,8 +142,8 @@ pub(crate) const PAGES: &[Page] = &[
         code: "EVENTS_GONE",
         title: "The stream cannot go on from there: what came then is kept no more.",
         status: "410",
-        cause: "The Last-Event-ID is of events that have been purged from the log since, or of another cluster.",
-        fix: "Follow from now, without Last-Event-ID, and read what was missed from the runs: `GET /v1/workflows` \
+        cause: "The place that was asked for, by Last-Event-ID or `after`, is of events that the log has let go of.",
+        fix: "Follow from the place that `detail` names, and read what was missed from the runs: `GET /v1/workflows` \
               since the last time, then the events of each.",
         example: "GET /v1/events, Last-Event-ID: …\n410 {\"code\": \"EVENTS_GONE\"}",
     },

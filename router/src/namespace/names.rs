@@ -160,7 +160,7 @@ mod tests {
         );
         assert_eq!(data["params"], json!({"a": "x/y"}), "what is the author's stays");
         let outside = local_run(*inside).expect("it leaves");
-        let text = |run: PastRun| serde_json::to_value(&Line::Run(Box::new(run))).expect("JSON");
+        let text = |run: PastRun| serde_json::to_value(Line::Run(Box::new(run))).expect("JSON");
         let Line::Run(as_it_was) = parsed(&plain) else { panic!("a run") };
         assert_eq!(text(outside), text(*as_it_was));
     }

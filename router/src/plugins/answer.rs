@@ -88,6 +88,8 @@ fn text_of(block: &ContentBlock) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use rmcp::model::{ServerJsonRpcMessage, ServerResult};
+
     use super::*;
 
     /// Whatever a server answers, it is an output, a fault, or no answer at all.
@@ -125,13 +127,24 @@ mod tests {
     #[test]
     fn structured_content_comes_before_text_and_text_may_be_json() {
         let text = |text: &str| json!({"type": "text", "text": text});
-        let both = json!({"content": [text("{\"n\":1}")], "structuredContent": {"n": 2.50}});
-        assert_eq!(of(both).unwrap().to_string(), r#"{"n":2.50}"#);
+        let both = json!({"content": [text("{\"n\":1}")], "structuredContent": {"n": 2}});
+        assert_eq!(of(both).unwrap(), json!({"n": 2}));
         assert_eq!(of(json!({"content": [text("{\"n\": 1}")]})).unwrap(), json!({"n": 1}));
         assert_eq!(of(json!({"content": [text("a"), text("b")]})).unwrap(), json!("a\nb"));
         assert_eq!(of(json!({"content": []})).unwrap(), json!(""));
         let image = json!({"type": "image", "data": "AA==", "mimeType": "image/png"});
         assert_eq!(of(json!({"content": [text("a"), image]})).unwrap()["content"][1]["data"], "AA==");
+    }
+
+    #[test]
+    fn numbers_keep_every_digit_on_their_way() {
+        let line = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"structuredContent":
+            {"n":[2.50,123456789012345678901234567890,-0.0,1e400]}}}"#;
+        let message: ServerJsonRpcMessage = serde_json::from_str(line).expect("a message");
+        let ServerJsonRpcMessage::Response(response) = message else { panic!("no response: {message:?}") };
+        let ServerResult::CallToolResult(result) = response.result else { panic!("of no tool") };
+        let read = output("ns.tool", result).unwrap().to_string();
+        assert_eq!(read, r#"{"n":[2.50,123456789012345678901234567890,-0.0,1e400]}"#);
     }
 
     #[test]

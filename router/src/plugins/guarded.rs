@@ -60,12 +60,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for Guarded<R> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
-        if let Poll::Ready(Ok(())) = polled {
-            if !self.is_taken(&buffer.filled()[before..], Instant::now()) {
-                self.flooded.store(true, Ordering::Relaxed);
-                buffer.set_filled(before);
-                return Poll::Ready(Err(io::Error::other("it floods")));
-            }
+        if let Poll::Ready(Ok(())) = polled
+            && !self.is_taken(&buffer.filled()[before..], Instant::now())
+        {
+            self.flooded.store(true, Ordering::Relaxed);
+            buffer.set_filled(before);
+            return Poll::Ready(Err(io::Error::other("it floods")));
         }
         polled
     }

@@ -70,6 +70,16 @@ impl ClusterControl for Alone {
     }
 }
 
+fn about(node_id: u64) -> NodeInfo {
+    NodeInfo {
+        node_id: node_id.to_string(),
+        cluster_id: "test".into(),
+        addr: "127.0.0.1:4100".into(),
+        peer_addr: None,
+        version: "0.0.0".into(),
+    }
+}
+
 impl Node {
     /// A node that leads all shards.
     pub(crate) async fn start() -> Self {
@@ -135,13 +145,7 @@ impl Node {
             cluster: Arc::new(Alone),
             vault,
             plugins,
-            node: NodeInfo {
-                node_id: node_id.to_string(),
-                cluster_id: "test".into(),
-                addr: "127.0.0.1:4100".into(),
-                peer_addr: None,
-                version: "0.0.0".into(),
-            },
+            node: about(node_id),
             ready,
             shutdown,
             metrics: Arc::new(|| "# no metrics\n".to_owned()),

@@ -32,7 +32,7 @@ fn line() -> Value {
     let mut events = decision.events;
     events.extend(run.handle(Command::Cancel(Reason::default()), Timestamp(2_000)).unwrap().events);
     let records = events.iter().map(|event| EventRecord::encode(RunNo(3), event)).collect();
-    let past = PastRun::new(run.id().clone(), &[definition.source.clone()], records).unwrap();
+    let past = PastRun::new(run.id().clone(), std::slice::from_ref(&definition.source), records).unwrap();
     let bytes = Line::Run(Box::new(past)).write().unwrap();
     assert_eq!(bytes.iter().position(|byte| *byte == b'\n'), Some(bytes.len() - 1), "one line");
     serde_json::from_slice(&bytes).unwrap()

@@ -15,7 +15,8 @@ use nix::unistd::Pid;
 
 use super::Limits;
 
-/// What every group of ours begins with; behind it the node's process and a number.
+/// What every group of ours begins with; behind it the node's PID namespace, its process in it, and a
+/// number.
 const PREFIX: &str = "opcode-";
 /// Where version 2 wants the node itself, once there are groups beside it.
 const OWN: &str = "opcode-node";
@@ -79,7 +80,7 @@ impl Cgroups {
             return Ok(None);
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        let name = format!("{}{number}", own_prefix(std::process::id()));
         let mut cgroup = Cgroup { folders: Vec::new() };
         for folder in &self.folders {
             let path = folder.path.join(&name);
@@ -161,7 +162,7 @@ fn prepare(folder: &Folder) -> io::Result<Folder> {
             return Err(error);
         }
     }
-    let trial = path.join(format!("{PREFIX}{}-trial", std::process::id()));
+    let trial = path.join(format!("{}trial", own_prefix(std::process::id())));
     fs::create_dir(&trial)?;
     fs::remove_dir(&trial)?;
     Ok(folder)
@@ -178,13 +179,23 @@ fn describe(folders: &[Folder], why: &[String]) -> String {
     }
 }
 
+/// What the groups of a node begin with that is this process of this PID namespace.
+fn own_prefix(node: u32) -> String {
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let digits: String = namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    format!("{PREFIX}{digits}-{node}-")
+}
+
 /// Ends and takes away groups of nodes that are no more.
 fn sweep(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let node = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
-        if node.is_some_and(|node: u32| !Path::new(&format!("/proc/{node}")).exists()) {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let node = name.split('-').nth(2).and_then(|node| node.parse().ok());
+        // Of processes of another namespace nobody here can say that they are no more.
+        let is_left =
+            |node: u32| name.starts_with(&own_prefix(node)) && !Path::new(&format!("/proc/{node}")).exists();
+        if node.is_some_and(is_left) {
             drop(Cgroup { folders: vec![entry.path()] });
         }
     }

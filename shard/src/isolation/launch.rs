@@ -138,6 +138,7 @@ pub fn launch_main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Confines this process. An error is a layer that was wanted and is not to be had.
 fn confine(plan: &Plan) -> Result<Found, String> {
+    close_what_is_not_ours().map_err(|error| format!("open files: {error}"))?;
     for door in &plan.cgroups {
         // Zero is whoever writes it.
         std::fs::write(door, "0").map_err(|error| format!("cgroup {}: {error}", door.display()))?;
@@ -158,6 +159,20 @@ fn confine(plan: &Plan) -> Result<Found, String> {
         return Err("the node has ended".to_owned());
     }
     Ok(Found { mounts, landlock, no_new_privs: true, capabilities })
+}
+
+/// Closes all but the standard streams. What the node opens is closed by itself; what was left open to
+/// the node by whoever started it is not.
+fn close_what_is_not_ours() -> io::Result<()> {
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|file| *file > 2)
+        .collect();
+    for file in open {
+        // The one that told of the others is closed already.
+        let _ = nix::unistd::close(file);
+    }
+    Ok(())
 }
 
 /// One layer: left out when it is not wanted; when it is and fails, an error, but in a probe.

@@ -232,9 +232,7 @@ impl Request {
             // back.
             Self::Submit(submissions) => {
                 let submitted = handle.submit(submissions).await?;
-                if !submitted.iter().all(|one| one.as_ref().is_ok_and(|run| !run.was_there)) {
-                    lead.confirm().await?;
-                }
+                confirm_unless_new(lead, &submitted, |run| !run.was_there).await?;
                 Answer::Submitted(submitted)
             }
             Self::Command(id, command) => surely(lead, handle.command(&id, command).await).await?,
@@ -242,9 +240,7 @@ impl Request {
             Self::Purge(id, at) => surely(lead, handle.purge(&id, at).await).await?,
             Self::Import(lines) => {
                 let imported = handle.import(lines).await?;
-                if !imported.iter().all(|one| one.as_ref().is_ok_and(|imported| imported.is_new)) {
-                    lead.confirm().await?;
-                }
+                confirm_unless_new(lead, &imported, |imported| imported.is_new).await?;
                 Answer::Imported(imported)
             }
             Self::History(id) => Answer::History(Box::new(handle.history(&id).await?)),
@@ -277,9 +273,7 @@ impl Request {
             }
             Self::DefineTemplate { name, source, definition } => {
                 let (record, is_new) = handle.define_template(name, source, definition).await?;
-                if !is_new {
-                    lead.confirm().await?;
-                }
+                confirm_unless_new(lead, &[Ok::<_, ()>(is_new)], |is_new| *is_new).await?;
                 Answer::Defined(record, is_new)
             }
             Self::ChangeEntry(change) => {
@@ -305,6 +299,16 @@ impl Request {
             Self::Tail(after, wait) => Answer::Tail(handle.tail(after, wait.min(WAIT_MAX)).await?),
         })
     }
+}
+
+/// Makes sure of the lead, unless each of these was committed now.
+async fn confirm_unless_new<T, E>(
+    lead: &Lead<'_>,
+    all: &[Result<T, E>],
+    is_new: impl Fn(&T) -> bool,
+) -> Result<(), CallError> {
+    let are_new = all.iter().all(|one| one.as_ref().is_ok_and(&is_new));
+    if are_new { Ok(()) } else { lead.confirm().await }
 }
 
 /// The answer to a command, once it is sure to come from who leads.

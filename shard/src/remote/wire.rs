@@ -238,13 +238,8 @@ fn plain_request(request: &Request) -> Result<RequestV1, String> {
             | Command::Recover,
         ) => return Err("a command of the shard's own does not travel".into()),
         Request::Status(of) => RequestV1::Status(id(of)),
-        Request::Wait(of, wait, shown) => {
-            let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            match shown {
-                Shown::Document => RequestV1::Wait(id(of), ms),
-                Shown::Outcome => RequestV1::Outcome(id(of), ms),
-            }
-        }
+        Request::Wait(of, wait, Shown::Document) => RequestV1::Wait(id(of), millis(*wait)),
+        Request::Wait(of, wait, Shown::Outcome) => RequestV1::Outcome(id(of), millis(*wait)),
         Request::Why(of) => RequestV1::Why(id(of)),
         Request::Definition(of) => RequestV1::Definition(id(of)),
         Request::Events(of, after, limit) => RequestV1::Events(id(of), after.0, *limit),
@@ -264,10 +259,12 @@ fn plain_request(request: &Request) -> Result<RequestV1, String> {
         Request::Entries(kind, after, limit) => RequestV1::Entries(*kind, after.clone(), *limit),
         Request::Sql(query, limit) => RequestV1::Sql(query.clone(), *limit),
         Request::Info => RequestV1::Info,
-        Request::Tail(after, wait) => {
-            RequestV1::Tail(*after, u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
-        }
+        Request::Tail(after, wait) => RequestV1::Tail(*after, millis(*wait)),
     })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn text_of(definition: &Definition) -> Arc<str> {

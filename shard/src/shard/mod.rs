@@ -142,8 +142,7 @@ impl Shard {
         let (serving_in, serving) = watch::channel(None);
         let (queue_in, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let (inbox_in, inbox) = mpsc::unbounded_channel();
-        let gauges = Arc::new(Gauges::default());
-        let closed = Arc::new(AtomicBool::new(false));
+        let (gauges, closed) = (Arc::<Gauges>::default(), Arc::<AtomicBool>::default());
         let (stop, stopping) = watch::channel(false);
         let door = Door {
             id: options.shard,

@@ -369,20 +369,20 @@ fn a_secret_where_none_is_taken_any_more_fails_its_step_alone() {
 #[test]
 fn a_plugins_tool_is_an_action_that_waits_for_a_worker_and_takes_no_secret() {
     let steps =
-        |params| json!({"steps": [{"id": "a", "action": "files.read", "params": params}]}).to_string();
-    let files = [Arc::from("files")];
+        |params| json!({"steps": [{"id": "a", "action": "archive.fetch", "params": params}]}).to_string();
+    let files = [Arc::from("archive")];
     let refused = |text: &str, plugins| Definition::parse_with(text, plugins).expect_err("refused").problems;
     let alone = refused(&steps(json!({})), Plugins::Of(&[]));
     assert_eq!(alone[0].pointer, "/steps/0/action");
-    assert!(alone[0].message.contains("no plugin brings the namespace \"files\""), "{}", alone[0].message);
-    let others = [Arc::from("filez")];
+    assert!(alone[0].message.contains("no plugin brings the namespace \"archive\""), "{}", alone[0].message);
+    let others = [Arc::from("archives")];
     let near = refused(&steps(json!({})), Plugins::Of(&others));
-    assert!(near[0].message.ends_with("did you mean \"filez\"?"), "{}", near[0].message);
+    assert!(near[0].message.ends_with("did you mean \"archives\"?"), "{}", near[0].message);
     let secret = refused(&steps(json!({"key": "${{secrets.K}}"})), Plugins::Of(&files));
     assert!(secret[0].message.contains("a plugin's tool takes no secret"), "{}", secret[0].message);
     let definition = Definition::parse_with(&steps(json!({"n": 1})), Plugins::Of(&files)).unwrap();
     assert_eq!(definition.plugin_namespaces(), files);
-    let mut world = World::of_stored(&json!({"steps": [{"id": "a", "action": "files.read"}]}));
+    let mut world = World::of_stored(&json!({"steps": [{"id": "a", "action": "archive.fetch"}]}));
     world.finish("a", json!({"text": "x"}));
     assert_eq!(world.output(), json!({"a": {"text": "x"}}));
 }

@@ -136,6 +136,7 @@ fn kinds_have_their_codes_and_names_for_ever() {
         (7, "namespace"),
         (8, "pause"),
         (9, "retention"),
+        (10, "webhook_failure"),
     ];
     assert_eq!(all, frozen);
     let mut unknown_kind = encode(&samples_v4()[1..], 1).unwrap();

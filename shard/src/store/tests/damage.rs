@@ -273,12 +273,11 @@ async fn a_scrub_finds_what_an_index_does_not_lead_to() {
     let path = options(&dir).path;
     let mut bytes = std::fs::read(&path).unwrap();
     // In the index by status the id stands behind the status and the time; in the row right behind it.
-    let places = bytes.windows(9).enumerate().filter(|(_, some)| *some == b"suspended");
+    let mut places = bytes.windows(9).enumerate().filter(|(_, some)| *some == b"suspended");
     let (at, _) = places
-        .filter(|(at, _)| {
+        .rfind(|(at, _)| {
             &bytes[at - 5..*at] != b"waits" && bytes[at + 9..at + 24].windows(5).any(|some| some == b"waits")
         })
-        .next_back()
         .expect("the entry of the index by status");
     bytes[at] = b't';
     std::fs::write(&path, bytes).unwrap();
