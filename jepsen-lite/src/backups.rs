@@ -16,6 +16,7 @@ use tokio::process::Command;
 use tokio::sync::{Mutex, watch};
 
 use crate::checkers::{REQUESTS_AT_A_TIME, now_ms, time_ms};
+use crate::client::namespace_of;
 use crate::cluster::{Cluster, LOOK_EVERY};
 use crate::history::{History, Outcome};
 use crate::node::{Node, NodeOptions, free_port};
@@ -196,7 +197,8 @@ async fn families_end(cluster: &Cluster, node: &Node) -> Result<()> {
 }
 
 async fn get(cluster: &Cluster, node: &Node, path: &str) -> Result<(u16, Value)> {
-    let response = cluster.client.get(node.url(path)).send().await?;
+    let request = cluster.client.get(node.url(path)).header("opcode-namespace", namespace_of(path));
+    let response = request.send().await?;
     Ok((response.status().as_u16(), response.json().await?))
 }
 

@@ -102,7 +102,16 @@ pub(crate) async fn run(loaded: Loaded, ready: impl FnOnce(&str)) -> Result<()> 
     };
     ready_in.send_replace(false);
     stop_in.send_replace(true);
-    let was_asked = outcome?;
+    let was_asked = match outcome {
+        Ok(was_asked) => was_asked,
+        Err(error) => {
+            // Whoever waits for an answer that there is gets it.
+            if !server.is_finished() {
+                let _ = tokio::time::timeout(REQUESTS_END_MAX, server).await;
+            }
+            return Err(error);
+        }
+    };
     stop(cluster, server, &mut signals, was_asked).await
 }
 

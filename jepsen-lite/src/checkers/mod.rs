@@ -13,6 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
 use crate::backups::Backups;
+use crate::client::namespace_of;
 use crate::cluster::Cluster;
 use crate::history::{History, Kind, Outcome, Submission};
 use crate::sink::{Call, Sink};
@@ -148,9 +149,14 @@ async fn sink(cluster: &Cluster, calls: &[Call], mut seen: Seen) -> Result<Strin
         seen.started.extend(of_run.started);
     }
     for call in calls {
-        let key = call.key.as_deref().context("a post came without a key")?;
-        let wanted = format!("{}/{}", call.run, call.step);
-        ensure!(key == wanted, "{key} is not the key of {wanted}");
+        let shown = call.key.as_deref().context("a post came without a key")?;
+        let key = &step_of(call);
+        // For those who are called, runs of different namespaces have different names.
+        let wanted = match namespace_of(&call.run) {
+            "default" => key.clone(),
+            namespace => format!("{namespace}/{key}"),
+        };
+        ensure!(shown == wanted, "{shown} is not the key of {wanted}");
         ensure!(seen.started.contains(key), "{key} was posted without a committed start");
         if let Some(at) = seen.recorded.get(key) {
             // The end has the time of a node, which may be off.
@@ -158,11 +164,16 @@ async fn sink(cluster: &Cluster, calls: &[Call], mut seen: Seen) -> Result<Strin
             ensure!(is_in_order, "{key} was posted again {} ms after it was recorded", call.at_ms - at);
         }
     }
-    let called: BTreeSet<&str> = calls.iter().filter_map(|call| call.key.as_deref()).collect();
+    let called: BTreeSet<String> = calls.iter().map(step_of).collect();
     for key in seen.recorded.keys() {
-        ensure!(called.contains(key.as_str()), "{key} is recorded and was never posted");
+        ensure!(called.contains(key), "{key} is recorded and was never posted");
     }
     Ok(format!("{} posts of {} steps, {} of them recorded", calls.len(), called.len(), seen.recorded.len()))
+}
+
+/// A call's step as the run's own namespace knows it.
+fn step_of(call: &Call) -> String {
+    format!("{}/{}", call.run, call.step)
 }
 
 /// Stops all nodes, compares each one's tables with the fold, starts them, and compares outcomes.

@@ -1,6 +1,7 @@
 //! Namespaces on the real binary: known on every node, kept over a crash, and used by the command line.
 
-use std::time::Instant;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::run;
 use crate::cluster::{Node, NodeBuilder, PATIENCE, assert_tables_equal_fold};
 use crate::many::Builders;
+use crate::receiver::{Behaviour, Receiver, SECRET};
 
 /// A request in a namespace: the status and the body.
 async fn ask(node: &Node, namespace: &str, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
@@ -122,4 +124,51 @@ async fn the_command_line_is_of_a_namespace() {
     told(&["namespace", "delete", "team-a"], 0);
     assert_eq!(told(&["namespace", "list", "-q"], 0), "default\n");
     assert!(node.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_are_told_and_runs_are_kept_by_namespace() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, key) = (home.path().join("data"), home.path().join("key"));
+    std::fs::write(&key, "c5".repeat(32)).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let builder = NodeBuilder::new(&data).arg("--secrets-key-file").arg(key.display().to_string());
+    let node = builder.arg("--retention-every-s").arg("1").start();
+    assert_eq!(ask(&node, "default", Method::PUT, "/v1/namespaces/team", None).await.0, 201);
+    let receivers = [Receiver::start(Behaviour::Take).await, Receiver::start(Behaviour::Take).await];
+    let places = ["default", "team"];
+    for (namespace, receiver) in places.into_iter().zip(&receivers) {
+        let body = json!({"id": "ends", "url": receiver.url, "secret": SECRET, "events": ["workflow.completed"],
+            "filter": {"template": "t"}});
+        assert_eq!(post(&node, namespace, "/v1/webhooks", body).await.0, 201);
+        let file = json!({"name": "t", "definition": {"steps": [{"id": "a", "action": "crypto.uuid"}]}});
+        assert_eq!(post(&node, namespace, "/v1/templates", file).await.0, 201);
+        let body = json!({"id": format!("of-{namespace}"), "template": "t"});
+        assert_eq!(post(&node, namespace, "/v1/workflows?wait=30s", body).await.1["status"], "completed");
+    }
+    for (namespace, receiver) in places.into_iter().zip(&receivers) {
+        let told = receiver.until("the end of a run", |seen| !seen.is_empty()).await;
+        let data = &told[0].body["data"];
+        let expected = format!("of-{namespace}");
+        assert_eq!((&data["workflow_id"], &data["template"]), (&json!(expected), &json!("t")), "{told:?}");
+        assert!(told.iter().all(|one| one.run() == expected && !one.body.to_string().contains("team/")));
+    }
+    // What is kept no longer in one namespace stays in the other.
+    let rule = json!({"archive_after": "1s"});
+    let set = ask(&node, "team", Method::PUT, "/v1/retention/templates/t", Some(&rule)).await;
+    assert_eq!(set.0, 200, "{}", set.1);
+    let deadline = Instant::now() + PATIENCE;
+    while get(&node, "team", "/v1/workflows/of-team").await.0 != 404 {
+        assert!(Instant::now() < deadline, "it stays");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(get(&node, "default", "/v1/workflows/of-default").await.0, 200);
+    let folder = data.join("archive/team/template-t");
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let packed = std::fs::read(file).unwrap();
+    let mut lines = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&packed[..]), &mut lines).unwrap();
+    assert!(lines.contains("\"of-team\"") && !lines.contains("team/"), "{lines}");
+    assert!(node.stop().success());
+    assert_tables_equal_fold(&data);
 }

@@ -13,9 +13,10 @@ use crate::many::{Builders, all_shards, in_sync, wait_for};
 /// Runs over all shards.
 const RUNS: usize = 24;
 
-fn waits() -> Value {
+/// Waits so long, and then goes on.
+fn waits(duration: &str) -> Value {
     json!({"steps": [
-        {"id": "pause", "type": "wait", "config": {"duration": "300ms"}},
+        {"id": "pause", "type": "wait", "config": {"duration": duration}},
         {"id": "after", "action": "workflow.log", "depends_on": ["pause"], "params": {"message": "m"}},
     ]})
 }
@@ -51,7 +52,7 @@ async fn what_was_said_to_runs_outlives_kills_of_the_node() {
     let data = home.path().join("data");
     let builder = NodeBuilder::new(&data);
     let node = builder.start();
-    node.submit(&json!({"id": "held", "definition": waits()})).await;
+    node.submit(&json!({"id": "held", "definition": waits("300ms")})).await;
     post(&node, "/v1/workflows/held/suspend", json!({"reason": "r"}), 202).await;
     post(&node, "/v1/templates", wants(1), 201).await;
     node.submit(&json!({"id": "again", "template": "wants", "params": {"x": 2}})).await;
@@ -90,7 +91,7 @@ async fn many_are_steered_by_any_node_while_the_busiest_leader_dies() {
     let mut builders = Builders::new(dir.path());
     let mut nodes = builders.start().await;
     for n in 0..RUNS {
-        let body = json!({"id": format!("w-{n}"), "definition": waits(), "labels": {"team": "red"}});
+        let body = json!({"id": format!("w-{n}"), "definition": waits("8s"), "labels": {"team": "red"}});
         nodes[n % 3].submit(&body).await;
     }
     let bulk = async |node: &Node, action: &str, wanted: usize| {

@@ -1,5 +1,7 @@
 //! Workflows: submission alone and in batches, reading, lists, commands.
 
+use std::time::{Duration, Instant};
+
 use axum::body::Body;
 use axum::http::Method;
 use serde_json::{Value, json};
@@ -37,6 +39,31 @@ async fn a_run_is_submitted_once_by_its_id() {
     assert_eq!(run.header("opcode-lag-ms"), "0");
     assert_eq!(node.get("/v1/workflows/run-1/definition").await.json(), hash());
     assert_eq!(node.get("/v1/workflows/run-1/why").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_run_that_leaves_memory_while_another_is_looked_up_is_found_all_the_same() {
+    const RUNS: usize = 100;
+    let node = Node::start().await;
+    let item = |id: String| json!({"id": id, "definition": hash(), "params": {"x": "1"}});
+    let same: Vec<Value> = (0..RUNS).map(|n| item(format!("same-{n}"))).collect();
+    let statuses = async |items: &[Value]| {
+        let answer = node.post("/v1/workflows/batch", &json!({ "workflows": items })).await;
+        let results = answer.json()["results"].as_array().expect("results").clone();
+        results.iter().map(|result| result["status"].as_u64().expect("a status")).collect::<Vec<_>>()
+    };
+    assert_eq!(statuses(&same).await, [201; RUNS]);
+    // They are let go half a second after their end. Until all are, new ones come with them.
+    let until = Instant::now() + Duration::from_millis(1_500);
+    for round in 0.. {
+        let new = (0..6).map(|n| item(format!("new-{round}-{n}")));
+        let both: Vec<Value> = same.iter().cloned().chain(new).collect();
+        let (known, new) = (vec![200; RUNS], vec![201; 6]);
+        assert_eq!(statuses(&both).await, [known, new].concat(), "round {round}");
+        if Instant::now() > until {
+            return;
+        }
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ type Answer = Reply<Vec<Result<Imported, Rejected>>>;
 /// Items whose ids have been looked up in the tables.
 pub(super) struct LookedUp {
     items: Vec<Checked>,
-    /// What was looked up.
+    /// What is kept in memory until then.
     ids: Vec<WorkflowId>,
     found: Result<Vec<Run>, ShardError>,
     reply: Answer,
@@ -37,28 +37,28 @@ impl Loop {
             Checked::Run(run) => Some(run.run.id().clone()),
             Checked::Template(_) => None,
         };
-        let is_unknown = |id: &WorkflowId| !self.runs.ids.contains_key(id);
-        let unknown: Vec<_> = items.iter().filter_map(id_of).filter(is_unknown).collect();
+        let ids: Vec<_> = items.iter().filter_map(id_of).collect();
+        let is_unknown = |id: &&WorkflowId| !self.runs.ids.contains_key(*id);
+        let unknown: Vec<_> = ids.iter().filter(is_unknown).cloned().collect();
         if unknown.is_empty() {
             return self.import_all(items, reply);
         }
-        self.runs.pin(&unknown);
+        // Those in memory too: one that went meanwhile would be taken in again.
+        self.runs.pin(&ids);
         let (store, definitions) = (self.store.clone(), self.definitions.clone());
         let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
         tokio::spawn(async move {
             let found = async {
                 let mut found = Vec::new();
-                for stored in store.load_runs(unknown.clone()).await? {
+                for stored in store.load_runs(unknown).await? {
                     found.push(definitions.replay(&store, stored).await?);
                 }
                 Ok(found)
             }
             .await;
             // A loop that is gone has dropped every reply with it.
-            let _ = inbox.send(Inbox::LookedUp {
-                looked_up: Box::new(LookedUp { items, ids: unknown, found, reply }),
-                epoch,
-            });
+            let _ = inbox
+                .send(Inbox::LookedUp { looked_up: Box::new(LookedUp { items, ids, found, reply }), epoch });
         });
     }
 

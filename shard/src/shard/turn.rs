@@ -51,7 +51,7 @@ impl Ask {
 /// A submission whose ids have been looked up in the tables.
 pub(super) struct CheckedSubmission {
     submissions: Vec<Submission>,
-    /// What was looked up.
+    /// What is kept in memory until then.
     ids: Vec<WorkflowId>,
     found: Result<Vec<Run>, ShardError>,
     reply: Reply<Vec<Result<Submitted, Rejected>>>,
@@ -339,28 +339,28 @@ impl Loop {
 
     /// Takes submissions; those with ids from clients are looked up in the tables first.
     fn on_submit(&mut self, submissions: Vec<Submission>, reply: Reply<Vec<Result<Submitted, Rejected>>>) {
-        let unknown: Vec<_> = submissions
-            .iter()
-            .filter(|s| (s.body_hash.is_some() || s.parent.is_some()) && !self.runs.ids.contains_key(&s.id))
-            .map(|s| s.id.clone())
-            .collect();
+        let named = submissions.iter().filter(|s| s.body_hash.is_some() || s.parent.is_some());
+        let named: Vec<_> = named.map(|s| s.id.clone()).collect();
+        let is_unknown = |id: &&WorkflowId| !self.runs.ids.contains_key(*id);
+        let unknown: Vec<_> = named.iter().filter(is_unknown).cloned().collect();
         if unknown.is_empty() {
             self.start_all(submissions, reply);
             return;
         }
-        self.runs.pin(&unknown);
+        // Those in memory too: one that went meanwhile would be started again.
+        self.runs.pin(&named);
         let (store, definitions) = (self.store.clone(), self.definitions.clone());
         let (inbox, epoch) = (self.inbox_in.clone(), self.epoch);
         tokio::spawn(async move {
             let found = async {
                 let mut found = Vec::new();
-                for stored in store.load_runs(unknown.clone()).await? {
+                for stored in store.load_runs(unknown).await? {
                     found.push(definitions.replay(&store, stored).await?);
                 }
                 Ok(found)
             }
             .await;
-            let submission = CheckedSubmission { submissions, ids: unknown, found, reply };
+            let submission = CheckedSubmission { submissions, ids: named, found, reply };
             // A loop that is gone has dropped every reply with it.
             let _ = inbox.send(Inbox::Checked { submission, epoch });
         });

@@ -1,6 +1,7 @@
 //! Namespaces: the same names in each are each's own, and another's are names of nothing.
 
 mod confined;
+mod history;
 mod kept;
 mod others;
 mod streams;

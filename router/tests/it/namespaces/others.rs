@@ -13,6 +13,10 @@ async fn filled(node: &Node) -> At<'_> {
     assert_eq!(team.post("/v1/templates", file).await.status, 201);
     let schedule = json!({"id": "only", "template": "only", "cron": "0 0 1 1 *"});
     assert_eq!(team.post("/v1/schedules", schedule).await.status, 201);
+    let webhook = json!({"id": "only", "url": "https://example.com/hook", "events": ["workflow.completed"]});
+    assert_eq!(team.post("/v1/webhooks", webhook).await.status, 201);
+    let rule = json!({"delete_after": "365d"});
+    assert_eq!(team.put("/v1/retention/templates/only", rule).await.status, 200);
     assert_eq!(team.put("/v1/secrets/ONLY", json!({"value": "a long value"})).await.status, 201);
     for (id, definition) in [("only", asks()), ("ended", says("x"))] {
         let body = json!({"id": id, "definition": definition, "agent_id": "bot", "labels": {"l": "1"}});
@@ -64,6 +68,15 @@ fn calls() -> Vec<(Method, String, Option<Value>)> {
     calls.push((POST, "/v1/schedules/only/backfill".into(), Some(range)));
     calls.push((DELETE, "/v1/schedules/only".into(), None));
     calls.push((DELETE, "/v1/secrets/ONLY".into(), None));
+    calls.push((GET, "/v1/webhooks/only".into(), None));
+    calls.push((PATCH, "/v1/webhooks/only".into(), Some(json!({"active": false}))));
+    calls.push((POST, "/v1/webhooks/only/test".into(), Some(json!({}))));
+    calls.push((GET, "/v1/webhooks/only/failures".into(), None));
+    calls.push((DELETE, "/v1/webhooks/only/failures/evt_0_1_1".into(), None));
+    calls.push((POST, "/v1/webhooks/only/failures/evt_0_1_1/retry".into(), Some(json!({}))));
+    calls.push((DELETE, "/v1/webhooks/only".into(), None));
+    calls.push((GET, "/v1/retention/templates/only".into(), None));
+    calls.push((DELETE, "/v1/retention/templates/only".into(), None));
     calls
 }
 
@@ -89,6 +102,8 @@ async fn anothers_id_is_not_found_by_any_call() {
     assert_eq!(team.get("/v1/templates/only").await.json()["paused"], false);
     assert_eq!(team.get("/v1/schedules/only").await.json()["revision"], 1);
     assert_eq!(team.listed("/v1/secrets", "key").await, ["ONLY"]);
+    assert_eq!(team.get("/v1/webhooks/only").await.json()["active"], true);
+    assert_eq!(team.get("/v1/retention/templates/only").await.json()["delete_after"], "365d");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,6 +119,8 @@ async fn a_name_with_its_namespace_is_no_name() {
         ("/v1/templates/team-a%2Fonly/diagram", 404),
         ("/v1/schedules/team-a%2Fonly", 404),
         ("/v1/schedules/team-a%2Fonly/next", 404),
+        ("/v1/webhooks/team-a%2Fonly", 404),
+        ("/v1/retention/templates/team-a%2Fonly", 404),
     ] {
         assert_eq!(at.get(path).await.status, status, "{path}");
     }
@@ -127,6 +144,7 @@ async fn a_name_with_its_namespace_is_no_name() {
         "/v1/decisions?workflow_id=only",
         "/v1/decisions?agent_id=bot",
         "/v1/schedules",
+        "/v1/webhooks",
         "/v1/templates",
         "/v1/secrets",
         "/v1/agents",

@@ -85,7 +85,13 @@ async fn a_runs_stream_shows_what_its_list_shows() {
     }
     let decision = json!({"type": "decision", "step_id": "ask", "payload": {"choice": "yes"}});
     assert_eq!(team.post("/v1/workflows/s/signals", decision).await.status, 202);
-    assert_eq!(stream.next().await["data"]["decision_id"], "s:ask:1", "live");
+    let live = loop {
+        let event = stream.next().await;
+        if event["type"] == "decision_resolved" {
+            break event;
+        }
+    };
+    assert_eq!(live["data"]["decision_id"], "s:ask:1", "{live}");
 }
 
 /// A request of MCP in a namespace, and in a session once there is one.
