@@ -87,19 +87,7 @@ pub(crate) async fn run(loaded: Loaded, ready: impl FnOnce(&str)) -> Result<()> 
     ready(&format!("{}://{address}", if https.is_some() { "https" } else { "http" }));
     crate::memory::forget_start();
 
-    let outcome = tokio::select! {
-        () = signals.stop() => Ok(true),
-        ended = cluster.agent.run() => match ended {
-            Ended::Failed(error) => Err(error),
-            Ended::Removed => {
-                say_removed(&cluster.identity, &config.data_dir);
-                Ok(false)
-            }
-        },
-        result = &mut server => {
-            Err(anyhow::anyhow!("the HTTP server ended by itself: {result:?}"))
-        }
-    };
+    let outcome = until_stopped(&mut cluster, &mut server, &mut signals, &config).await;
     ready_in.send_replace(false);
     stop_in.send_replace(true);
     let was_asked = match outcome {
@@ -113,6 +101,28 @@ pub(crate) async fn run(loaded: Loaded, ready: impl FnOnce(&str)) -> Result<()> 
         }
     };
     stop(cluster, server, &mut signals, was_asked).await
+}
+
+/// Waits until the node is told to stop: true; or was taken out of its cluster: false; or has failed.
+async fn until_stopped(
+    cluster: &mut Cluster,
+    server: &mut JoinHandle<std::io::Result<()>>,
+    signals: &mut Signals,
+    config: &Config,
+) -> Result<bool> {
+    tokio::select! {
+        () = signals.stop() => Ok(true),
+        ended = cluster.agent.run() => match ended {
+            Ended::Failed(error) => Err(error),
+            Ended::Removed => {
+                say_removed(&cluster.identity, &config.data_dir);
+                Ok(false)
+            }
+        },
+        result = server => {
+            Err(anyhow::anyhow!("the HTTP server ended by itself: {result:?}"))
+        }
+    }
 }
 
 /// Who this node is.

@@ -61,7 +61,7 @@ pub(super) fn when_if(time: Option<&String>) -> Markup {
 fn told(ms: i64) -> String {
     match ms {
         -1_999..=0 => "just now".to_owned(),
-        ..0 => format!("{} ago", span(ms.unsigned_abs())),
+        ..-1_999 => format!("{} ago", span(ms.unsigned_abs())),
         1.. => format!("in {}", span(ms.unsigned_abs())),
     }
 }

@@ -138,7 +138,7 @@ pub(super) struct TabLink {
 }
 
 enum Tab {
-    Steps(Steps),
+    Steps(Box<Steps>),
     Events(Events),
     Text(Vec<(&'static str, String)>),
 }
@@ -253,7 +253,7 @@ async fn tab(visit: &Visit, path: &str, run: &Run, chosen: &str) -> Result<(Tab,
             let from = visit.asked("from").and_then(|from| from.parse().ok()).unwrap_or(0);
             let events = events?;
             after = events.items.last().map_or(0, |event| event.sequence);
-            Tab::Steps(steps(run, &events, diagram(&drawn?), from))
+            Tab::Steps(Box::new(steps(run, &events, diagram(&drawn?), from)))
         }
     };
     Ok((tab, after))

@@ -163,7 +163,7 @@ fn bar(stretches: &[Stretch], (begin, length): (i64, f64)) -> Markup {
 
 /// The stretches of every step, by what the events say; one that is not over goes on until `end`.
 fn stretches(events: &[Event], end: i64) -> BTreeMap<&str, Vec<Stretch>> {
-    let mut steps: BTreeMap<&str, (Vec<Stretch>, Option<(Kind, i64)>)> = BTreeMap::new();
+    let mut steps = BTreeMap::<&str, (Vec<Stretch>, Option<_>)>::new();
     for event in events {
         let (Some(step), Some(at)) = (event.step_id.as_deref(), time(Some(&event.timestamp))) else {
             continue;
