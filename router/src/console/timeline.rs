@@ -134,6 +134,10 @@ fn row(run: &Run, id: &str, step: &Step, known: Option<&Vec<Stretch>>, scale: (i
 }
 
 fn bar(stretches: &[Stretch], (begin, length): (i64, f64)) -> Markup {
+    // Of a step that has not begun there is nothing to draw, and nothing to say of it.
+    if stretches.is_empty() {
+        return Markup::default();
+    }
     let mut text = format!(
         "<svg class=\"bar\" viewBox=\"0 0 {WIDTH} 14\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\""
     );
