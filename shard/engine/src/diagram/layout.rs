@@ -15,6 +15,8 @@ const GAP_Y: f64 = 46.0;
 const COLUMNS_MAX: usize = 10;
 /// Most bends of one picture; further long edges are straight lines.
 const BENDS_MAX: usize = 20_000;
+/// Places nearer to each other than this are the same, in pixels.
+const SAME: f64 = 1.0;
 /// How often order and places are gone through.
 const SWEEPS: usize = 8;
 
@@ -164,6 +166,9 @@ impl Graph {
             let mut order: Vec<(f64, usize)> =
                 self.rows[row].iter().map(|&place| (middle(place), place)).collect();
             order.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+            let is_bend = |place: usize| self.places[place].node.is_none();
+            order =
+                order.chunk_by(|(a, _), (b, _)| b - a < SAME).flat_map(|run| around(run, is_bend)).collect();
             let wanted: Vec<f64> = order.iter().map(|(x, _)| *x).collect();
             self.rows[row] = order.into_iter().map(|(_, place)| place).collect();
             self.settle(row, &wanted);
@@ -230,6 +235,15 @@ impl Graph {
         layout.lines.extend(straight.map(|&(a, b)| line(&self.places[a], &self.places[b])));
         layout
     }
+}
+
+/// Those of a row that want the same place: bends go in the middle, or what hangs on them in the next row
+/// would stand further aside than this row does, and so on.
+fn around(run: &[(f64, usize)], is_bend: impl Fn(usize) -> bool) -> Vec<(f64, usize)> {
+    let (bends, mut nodes): (Vec<_>, Vec<_>) = run.iter().partition(|(_, place)| is_bend(*place));
+    let half = nodes.len() / 2;
+    nodes.splice(half..half, bends);
+    nodes
 }
 
 /// Places in order that lie `offsets` apart at least, nearest to those that are wanted by the least
